@@ -1,0 +1,200 @@
+#include "math/logit_loss.h"
+
+#include <cstdlib>
+
+#include "cpu/ops.h"
+#include "cpu/parallel.h"
+
+namespace fairtat {
+namespace FAIRTAT_ISA {
+namespace {
+
+constexpr int kLanes = 16;  // fixed, so that sums have one order on every instruction set
+
+template <typename In>
+void load_row(float* __restrict row, const void* source, int64_t sample, int64_t classes) {
+  const In* in = static_cast<const In*>(source) + sample * classes;
+  for (int64_t j = 0; j < classes; ++j) row[j] = to_float(in[j]);
+}
+
+void load(float* row, const void* source, DType dtype, int64_t sample, int64_t classes) {
+  switch (dtype) {
+    case DType::float32: return load_row<float>(row, source, sample, classes);
+    case DType::bfloat16: return load_row<BFloat16>(row, source, sample, classes);
+    case DType::float16: return load_row<Float16>(row, source, sample, classes);
+  }
+}
+
+template <typename Out>
+void save_row(void* out, const float* row, int64_t sample, int64_t classes) {
+  Out* to = static_cast<Out*>(out) + sample * classes;
+  for (int64_t j = 0; j < classes; ++j) store(to + j, row[j]);
+}
+
+void save(const LogitLossArgs& a, const float* row, int64_t sample) {
+  switch (a.logits_dtype) {
+    case DType::float32: return save_row<float>(a.dlogits, row, sample, a.classes);
+    case DType::bfloat16: return save_row<BFloat16>(a.dlogits, row, sample, a.classes);
+    case DType::float16: return save_row<Float16>(a.dlogits, row, sample, a.classes);
+  }
+}
+
+// Index of the first largest value in [begin, end); a NaN counts as largest.
+int64_t argmax(const float* z, int64_t begin, int64_t end) {
+  float best[kLanes];
+  bool nan = false;
+  for (int k = 0; k < kLanes; ++k) best[k] = z[begin];
+  int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) {
+    for (int k = 0; k < kLanes; ++k) {
+      best[k] = z[j + k] > best[k] ? z[j + k] : best[k];
+      nan |= z[j + k] != z[j + k];
+    }
+  }
+  for (; j < end; ++j) {
+    best[0] = z[j] > best[0] ? z[j] : best[0];
+    nan |= z[j] != z[j];
+  }
+  float top = best[0];
+  for (int k = 1; k < kLanes; ++k) top = best[k] > top ? best[k] : top;
+  for (j = begin; j < end; ++j) {
+    if (nan ? z[j] != z[j] : z[j] == top) return j;
+  }
+  return begin;
+}
+
+// The best class other than `skip`.
+int64_t argmax_other(const float* z, int64_t classes, int64_t skip) {
+  if (skip == 0) return argmax(z, 1, classes);
+  const int64_t low = argmax(z, 0, skip);
+  if (skip + 1 == classes) return low;
+  const int64_t high = argmax(z, skip + 1, classes);
+  return comes_before(z[high], z[low]) ? high : low;
+}
+
+float sum_row(const float* row, int64_t n) {
+  float lanes[kLanes] = {};
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    for (int k = 0; k < kLanes; ++k) lanes[k] += row[j + k];
+  }
+  for (; j < n; ++j) lanes[j % kLanes] += row[j];
+  float sum = 0.0f;
+  for (int k = 0; k < kLanes; ++k) sum += lanes[k];
+  return sum;
+}
+
+// exp(z - z[best]) into e, with e[best] = 0; returns their sum, so that the normaliser is 1 + sum.
+float exp_others(float* __restrict e, const float* __restrict z, int64_t classes, int64_t best) {
+  const float top = z[best];
+  for (int64_t j = 0; j < classes; ++j) e[j] = exp_nonpositive(z[j] - top);
+  e[best] = 0.0f;
+  return sum_row(e, classes);
+}
+
+// dz holds softmax(z) - onehot(t); the target's entry is minus the sum of the others, so that a confident
+// sample keeps a gradient where p_t - 1 would round to 0.
+float cross_entropy(float* __restrict dz, const float* __restrict z, int64_t classes, int64_t best, int64_t target) {
+  const float rest = exp_others(dz, z, classes, best);
+  dz[best] = 1.0f;
+  const float scale = 1.0f + rest;
+  for (int64_t j = 0; j < classes; ++j) dz[j] = dz[j] / scale;
+  dz[target] = 0.0f;
+  dz[target] = -sum_row(dz, classes);
+  return log1pf(rest) + (z[best] - z[target]);
+}
+
+// sum_j p_j (log p_j - log q_j) with p from the clean logits; dz = q - p. `p` starts as the clean logits.
+float divergence(float* __restrict dz, float* __restrict p, const float* __restrict z, float* __restrict terms,
+                 int64_t classes, int64_t best) {
+  const int64_t clean_best = argmax(p, 0, classes);
+  const float clean_top = p[clean_best], top = z[best];
+  const float clean_rest = exp_others(terms, p, classes, clean_best);
+  terms[clean_best] = 1.0f;
+  const float rest = exp_others(dz, z, classes, best);
+  dz[best] = 1.0f;
+  const float log_scales = log1pf(rest) - log1pf(clean_rest);
+  for (int64_t j = 0; j < classes; ++j) {
+    const float pj = terms[j] / (1.0f + clean_rest);
+    dz[j] = dz[j] / (1.0f + rest) - pj;
+    const float log_ratio = (p[j] - clean_top) - (z[j] - top) + log_scales;
+    terms[j] = pj > 0.0f || pj != pj ? pj * log_ratio : 0.0f;
+  }
+  return sum_row(terms, classes);
+}
+
+// The largest `count` logits in descending order, the lower index first among equals.
+void top_indices(const float* z, int64_t classes, int count, int64_t* order) {
+  int filled = 0;
+  for (int64_t j = 0; j < classes; ++j) {
+    int at = filled;
+    while (at > 0 && comes_before(z[j], z[order[at - 1]])) --at;
+    if (at == count) continue;
+    for (int k = (filled < count ? filled : count - 1); k > at; --k) order[k] = order[k - 1];
+    order[at] = j;
+    if (filled < count) ++filled;
+  }
+}
+
+// (z_plus - z_minus), over the spread of the leading logits for DLR.
+float difference(const LogitLossArgs& a, float* dz, const float* z, int64_t plus, int64_t minus, bool targeted) {
+  for (int64_t j = 0; j < a.classes; ++j) dz[j] = 0.0f;
+  const float gap = z[plus] - z[minus];
+  if (a.kind == LossKind::margin) {
+    dz[plus] += 1.0f;
+    dz[minus] -= 1.0f;
+    return gap;
+  }
+  int64_t order[4];
+  top_indices(z, a.classes, targeted ? 4 : 3, order);
+  const float low = targeted ? 0.5f * (z[order[2]] + z[order[3]]) : z[order[2]];
+  const float scale = z[order[0]] - low + kDlrEps;
+  const float slope = gap / (scale * scale);
+  dz[plus] += 1.0f / scale;
+  dz[minus] -= 1.0f / scale;
+  dz[order[0]] -= slope;
+  dz[order[2]] += targeted ? 0.5f * slope : slope;
+  if (targeted) dz[order[3]] += 0.5f * slope;
+  return gap / scale;
+}
+
+// `work` has room for four rows.
+void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
+  const int64_t classes = a.classes, target = a.target[s];
+  float *z = work, *dz = work + classes;
+  load(z, a.logits, a.logits_dtype, s, classes);
+  const int64_t best = argmax(z, 0, classes);
+  a.pred[s] = best;
+  a.reached[s] = best == target;
+  if (a.kind == LossKind::ce) {
+    a.loss[s] = cross_entropy(dz, z, classes, best, target);
+  } else if (a.kind == LossKind::kl) {
+    float* p = work + 2 * classes;
+    load(p, a.clean_logits, a.clean_dtype, s, classes);
+    a.loss[s] = divergence(dz, p, z, work + 3 * classes, classes, best);
+  } else {
+    const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
+    a.loss[s] = difference(a, dz, z, targeted ? a.y[s] : argmax_other(z, classes, target), target, targeted);
+  }
+  save(a, dz, s);
+}
+
+}  // namespace
+
+BadIndex logit_loss(const LogitLossArgs& a) {
+  BadIndex bad = check_indices("target", a.target, a.n, a.classes);
+  if (bad.argument == nullptr && a.y != nullptr) bad = check_indices("y", a.y, a.n, a.classes);
+  if (bad.argument != nullptr || a.n == 0) return bad;
+  const int team = team_size(a.threads, a.n * a.classes, a.n);
+#pragma omp parallel num_threads(team) if (team > 1)
+  {
+    float* work = static_cast<float*>(malloc(static_cast<size_t>(4 * a.classes) * sizeof(float)));
+#pragma omp for schedule(static)
+    for (int64_t s = 0; s < a.n; ++s) one_sample(a, s, work);
+    free(work);
+  }
+  return bad;
+}
+
+}  // namespace FAIRTAT_ISA
+}  // namespace fairtat

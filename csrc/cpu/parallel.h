@@ -1,0 +1,33 @@
+// Helpers that the CPU loops share.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "math/common.h"
+
+namespace fairtat {
+namespace FAIRTAT_ISA {
+
+// Waking a second thread costs some microseconds: below this much work one thread is faster.
+constexpr int64_t kParallelElements = 16384;
+
+FAIRTAT_FN int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+FAIRTAT_FN int team_size(int threads, int64_t elements, int64_t pieces) {
+  if (elements < kParallelElements) return 1;
+  return static_cast<int>(min_of(threads, pieces < 1 ? 1 : pieces));
+}
+
+FAIRTAT_FN BadIndex check_indices(const char* argument, const int64_t* index, int64_t n, int64_t classes) {
+  // The common case is one vectorised pass; only a bad batch is searched for its first offender.
+  bool bad = false;
+  for (int64_t i = 0; i < n; ++i) bad |= static_cast<uint64_t>(index[i]) >= static_cast<uint64_t>(classes);
+  if (bad) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (index[i] < 0 || index[i] >= classes) return {argument, index[i]};
+    }
+  }
+  return {};
+}
+
+}  // namespace FAIRTAT_ISA
+}  // namespace fairtat

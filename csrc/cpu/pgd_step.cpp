@@ -1,0 +1,211 @@
+#include "math/pgd_step.h"
+
+#include <cstdlib>
+
+#include "cpu/ops.h"
+#include "cpu/parallel.h"
+
+namespace fairtat {
+namespace FAIRTAT_ISA {
+namespace {
+
+// Elements of x_adv, grad and x that are worked on while they are in the first-level cache, so that writing
+// the model input from x_adv costs no second pass over memory.
+constexpr int64_t kBlock = 2048;
+
+template <typename Grad>
+void linf_block(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n, float eps,
+                float towards, float lo, float hi) {
+  for (int64_t i = 0; i < n; ++i) {
+    x_adv[i] = linf_step(x_adv[i], to_float(grad[i]), x[i], eps, towards, lo, hi);
+  }
+}
+
+template <typename Grad>
+bool any_sign(const Grad* grad, int64_t n) {
+  bool any = false;
+  for (int64_t i = 0; i < n; ++i) any |= has_sign(to_float(grad[i]));
+  return any;
+}
+
+// Sums in eight fixed lanes: the same order, and so the same bits, on every instruction set.
+template <typename Term>
+double sum_lanes(int64_t n, Term term) {
+  double lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int k = 0; k < 8; ++k) lanes[k] += term(i + k);
+  }
+  for (; i < n; ++i) lanes[i % 8] += term(i);
+  double sum = 0.0;
+  for (int k = 0; k < 8; ++k) sum += lanes[k];
+  return sum;
+}
+
+template <typename Grad>
+void l2_sample(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n, float eps,
+               float towards, float lo, float hi) {
+  const double norm = sqrt(sum_lanes(n, [=](int64_t i) {
+    const double g = l2_gradient(to_float(grad[i]));
+    return g * g;
+  }));
+  const double unit = static_cast<double>(towards) / (norm + 1e-12);
+  const double length = sqrt(sum_lanes(n, [=](int64_t i) {
+    const double offset = l2_offset(x_adv[i], to_float(grad[i]), x[i], unit);
+    return offset * offset;
+  }));
+  const double shrink = length > static_cast<double>(eps) ? static_cast<double>(eps) / length : 1.0;
+  for (int64_t i = 0; i < n; ++i) {
+    x_adv[i] = l2_project(l2_offset(x_adv[i], to_float(grad[i]), x[i], unit), shrink, x[i], lo, hi);
+  }
+}
+
+template <typename Out>
+void cast_run(const float* x_adv, Out* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) store(out + i, x_adv[i]);
+}
+
+template <typename Out>
+void normalise_run(const float* x_adv, Out* out, int64_t n, float mean, float std) {
+  for (int64_t i = 0; i < n; ++i) store(out + i, normalise(x_adv[i], mean, std));
+}
+
+// Channels innermost: their values repeat along memory, a few at a time.
+template <typename Out>
+void normalise_interleaved(const PgdStepArgs& a, const float* x_adv, Out* out, int64_t first, int64_t n) {
+  constexpr int64_t kPattern = 1024;
+  float mean[kPattern], std[kPattern];
+  if (a.channels > kPattern) {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t c = (first + i) % a.channels;
+      store(out + i, normalise(x_adv[i], a.mean[c], a.std[c]));
+    }
+    return;
+  }
+  const int64_t period = kPattern / a.channels * a.channels;
+  const int64_t filled = min_of(period, n);
+  int64_t c = first % a.channels;
+  for (int64_t i = 0; i < filled; ++i) {
+    mean[i] = a.mean[c];
+    std[i] = a.std[c];
+    c = c + 1 == a.channels ? 0 : c + 1;
+  }
+  for (int64_t start = 0; start < n; start += period) {
+    const int64_t count = min_of(period, n - start);
+    for (int64_t i = 0; i < count; ++i) store(out + start + i, normalise(x_adv[start + i], mean[i], std[i]));
+  }
+}
+
+// Elements [first, first + n) of a sample that starts at `sample`.
+template <typename Out>
+void write_input(const PgdStepArgs& a, int64_t sample, int64_t first, int64_t n) {
+  const float* x_adv = a.x_adv + sample + first;
+  Out* out = static_cast<Out*>(a.model_input) + sample + first;
+  if (a.mean == nullptr) {
+    cast_run(x_adv, out, n);
+  } else if (a.channel_stride == 1 && a.channels > 1) {
+    normalise_interleaved(a, x_adv, out, first, n);
+  } else {
+    for (int64_t i = 0; i < n;) {
+      const int64_t run = (first + i) / a.channel_stride;
+      const int64_t count = min_of(n - i, (run + 1) * a.channel_stride - first - i);
+      const int64_t c = run % a.channels;
+      normalise_run(x_adv + i, out + i, count, a.mean[c], a.std[c]);
+      i += count;
+    }
+  }
+}
+
+void write_model_input(const PgdStepArgs& a, int64_t sample, int64_t first, int64_t n) {
+  if (a.model_input == nullptr) return;
+  switch (a.input_dtype) {
+    case DType::float32: return write_input<float>(a, sample, first, n);
+    case DType::bfloat16: return write_input<BFloat16>(a, sample, first, n);
+    case DType::float16: return write_input<Float16>(a, sample, first, n);
+  }
+}
+
+struct Radii {
+  float eps, towards;
+};
+
+Radii radii_of(const PgdStepArgs& a, int64_t sample) {
+  const float step = a.step_n ? a.step_n[sample] : a.step;
+  return {a.eps_n ? a.eps_n[sample] : a.eps, a.targeted ? step : -step};
+}
+
+// Elements [begin, end) of the whole batch. With one radius for all and nothing counted or normalised by
+// sample, the caller passes d = n*d: the batch is then one long sample.
+template <typename Grad>
+void linf_range(const PgdStepArgs& a, int64_t d, int64_t begin, int64_t end, uint8_t* moved) {
+  const Grad* grad = static_cast<const Grad*>(a.grad);
+  for (int64_t i = begin; i < end;) {
+    const int64_t sample = i / d;
+    const int64_t first = i - sample * d;
+    const int64_t count = min_of(min_of(end - i, d - first), kBlock);
+    const Radii r = radii_of(a, sample);
+    linf_block(a.x_adv + i, grad + i, a.x + i, count, r.eps, r.towards, a.lo, a.hi);
+    // Threads that share a sample write the same value, so a relaxed store suffices.
+    if (moved != nullptr && any_sign(grad + i, count)) __atomic_store_n(moved + sample, uint8_t{1}, __ATOMIC_RELAXED);
+    write_model_input(a, sample * d, first, count);
+    i += count;
+  }
+}
+
+template <typename Grad>
+void linf(const PgdStepArgs& a, uint8_t* moved) {
+  const int64_t total = a.n * a.d;
+  const bool by_sample = a.eps_n || a.step_n || moved || (a.model_input && a.mean);
+  const int64_t d = by_sample ? a.d : total;
+  const int team = team_size(a.threads, total, total / kBlock);
+  if (team == 1) return linf_range<Grad>(a, d, 0, total, moved);
+  // Equal parts in whole cache lines.
+  const int64_t part = (total / team + 15) / 16 * 16;
+#pragma omp parallel for num_threads(team) schedule(static, 1)
+  for (int t = 0; t < team; ++t) {
+    linf_range<Grad>(a, d, min_of(total, t * part), t + 1 == team ? total : min_of(total, (t + 1) * part), moved);
+  }
+}
+
+template <typename Grad>
+void l2(const PgdStepArgs& a, uint8_t* moved) {
+  const int team = team_size(a.threads, a.n * a.d, a.n);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (int64_t s = 0; s < a.n; ++s) {
+    const int64_t at = s * a.d;
+    const Grad* grad = static_cast<const Grad*>(a.grad) + at;
+    const Radii r = radii_of(a, s);
+    if (moved != nullptr) moved[s] = any_sign(grad, a.d);
+    l2_sample(a.x_adv + at, grad, a.x + at, a.d, r.eps, r.towards, a.lo, a.hi);
+    write_model_input(a, at, 0, a.d);
+  }
+}
+
+template <typename Grad>
+void step(const PgdStepArgs& a, uint8_t* moved) {
+  if (a.norm == Norm::linf) {
+    linf<Grad>(a, moved);
+  } else {
+    l2<Grad>(a, moved);
+  }
+}
+
+}  // namespace
+
+void pgd_step(const PgdStepArgs& a) {
+  if (a.n == 0 || a.d == 0) return;
+  uint8_t* moved = nullptr;  // (N,): the sample's gradient has a nonzero element
+  if (a.zero_grad != nullptr) moved = static_cast<uint8_t*>(calloc(static_cast<size_t>(a.n), 1));
+  switch (a.grad_dtype) {
+    case DType::float32: step<float>(a, moved); break;
+    case DType::bfloat16: step<BFloat16>(a, moved); break;
+    case DType::float16: step<Float16>(a, moved); break;
+  }
+  if (moved != nullptr) {
+    for (int64_t s = 0; s < a.n; ++s) a.zero_grad[s] += moved[s] == 0;
+    free(moved);
+  }
+}
+
+}  // namespace FAIRTAT_ISA
+}  // namespace fairtat

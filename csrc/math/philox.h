@@ -1,0 +1,50 @@
+// Philox4x32-10 (Salmon et al., SC 2011): four 32-bit words as a pure function of a counter and a key.
+#pragma once
+
+#include "math/common.h"
+
+namespace fairtat {
+namespace FAIRTAT_ISA {
+
+// Positions outside any image, so that a sample's radius and target share no word with its pixels.
+constexpr uint32_t kRadiusPosition = 0xfffffffeu;
+constexpr uint32_t kTargetPosition = 0xffffffffu;
+
+struct Words {
+  uint32_t w[4];
+};
+
+// counter = (position, stream, sample id low, sample id high), key = (seed low, seed high)
+FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, uint64_t seed) {
+  uint32_t c0 = position, c1 = stream;
+  uint32_t c2 = static_cast<uint32_t>(sample_id), c3 = static_cast<uint32_t>(sample_id >> 32);
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = static_cast<uint64_t>(0xd2511f53u) * c0;
+    const uint64_t p1 = static_cast<uint64_t>(0xcd9e8d57u) * c2;
+    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    c1 = static_cast<uint32_t>(p1);
+    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c3 = static_cast<uint32_t>(p0);
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+// U[-1, 1): exact in float, so every backend gets the same bits.
+FAIRTAT_FN float symmetric_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-23f - 1.0f; }
+
+// (0, 1], the argument of a logarithm or of a radius
+FAIRTAT_FN float positive_uniform(uint32_t word) { return static_cast<float>((word >> 8) + 1u) * 0x1p-24f; }
+
+// Two standard normal numbers by Box-Muller.
+FAIRTAT_FN void normal_pair(uint32_t word_a, uint32_t word_b, float* first, float* second) {
+  const float radius = sqrtf(-2.0f * logf(positive_uniform(word_a)));
+  const float angle = 6.283185307179586f * (static_cast<float>(word_b >> 8) * 0x1p-24f);
+  *first = radius * cosf(angle);
+  *second = radius * sinf(angle);
+}
+
+}  // namespace FAIRTAT_ISA
+}  // namespace fairtat

@@ -1,0 +1,137 @@
+"""Which kernels are present, which one serves a call, and why.
+
+``reference`` is plain PyTorch and always there; ``cpu`` is the compiled core ``fairtat._C``; ``cuda`` and
+``triton`` serve GPU tensors. ``FAIRTAT_BACKEND`` names the backend that ``backend="auto"`` stands for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fairtat import reference
+from fairtat.backends import cpu
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
+
+_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
+    "reference": {
+        "pgd_init": reference.pgd_init,
+        "pgd_step": reference.pgd_step_,
+        "logit_loss": reference.logit_loss,
+        "sample_targets": reference.sample_targets,
+        "class_stats": reference.class_stats_,
+    },
+    "cpu": {
+        "pgd_init": cpu.pgd_init,
+        "pgd_step": cpu.pgd_step_,
+        "logit_loss": cpu.logit_loss,
+        "sample_targets": cpu.sample_targets,
+        "class_stats": cpu.class_stats_,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend can be used in this process, and the reason in words."""
+
+    available: bool
+    reason: str
+
+
+def status() -> dict[str, Status]:
+    """Backend name -> :class:`Status`, for every backend, fastest first."""
+    return {
+        "cuda": Status(False, "this version of fairtat has no CUDA kernels"),
+        "triton": Status(False, "this version of fairtat has no Triton kernels"),
+        "cpu": Status(cpu.MISSING is None, cpu.MISSING or f"compiled core, {cpu.core().isa()} instructions"),
+        "reference": Status(True, "plain PyTorch, any device and float64"),
+    }
+
+
+def native_info() -> dict[str, Any] | None:
+    """What the compiled core reports of itself, or None where it is absent."""
+    if cpu.MISSING is not None:
+        return None
+    core = cpu.core()
+    return {
+        "version": core.__version__,
+        "compiler": core.compiler,
+        "isa": core.isa(),
+        "isas": list(core.isas()),
+        "openmp": core.openmp,
+        "cuda": core.cuda,
+    }
+
+
+def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "auto") -> str:
+    """The backend that serves ``op`` for tensors of this device and dtype.
+
+    ``auto`` takes ``FAIRTAT_BACKEND`` where it is set and can serve the tensor, else the fastest backend that can:
+    on a CPU the compiled core for everything but float64, which the reference serves.
+
+    Raises:
+        ValueError: an unknown backend, one that is not present here, or one that cannot serve this
+            device or dtype.
+    """
+    if backend == "auto":
+        preferred = os.environ.get("FAIRTAT_BACKEND") or "auto"
+        if preferred != "auto":
+            _check_present(preferred, "FAIRTAT_BACKEND")
+            if _objection(preferred, device, dtype) is None:
+                return preferred
+        if cpu.MISSING is None and _objection("cpu", device, dtype) is None:
+            return "cpu"
+        return "reference"
+    _check_present(backend, "backend")
+    objection = _objection(backend, device, dtype)
+    if objection is not None:
+        raise ValueError(f"backend={backend!r} cannot run {op} here: {objection}; use backend='auto'")
+    return backend
+
+
+def kernel(op: str, backend: str) -> Callable[..., Any]:
+    """The raw kernel below the dispatcher, for hot loops whose arguments are already validated."""
+    return _KERNELS[backend][op]
+
+
+def describe() -> str:
+    """What is present, what ``auto`` takes for each op, and why, as text for a person."""
+    lines = ["backends:"]
+    for name, state in status().items():
+        lines.append(f"  {name:<10} {'yes' if state.available else 'no ':<4} {state.reason}")
+    override = os.environ.get("FAIRTAT_BACKEND")
+    if override:
+        lines.append(f"  FAIRTAT_BACKEND={override} is what backend='auto' prefers")
+    lines.append("backend='auto' takes (device, dtype):")
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    for device in devices:
+        for dtype in (torch.float32, torch.float64):
+            chosen = {choose(op, torch.device(device), dtype) for op in OPS}
+            lines.append(f"  {device}, {str(dtype).removeprefix('torch.')}: {', '.join(sorted(chosen))}")
+    return "\n".join(lines)
+
+
+def _check_present(backend: str, source: str) -> None:
+    state = status().get(backend)
+    if state is None:
+        raise ValueError(f"{source} must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+    if not state.available:
+        raise ValueError(f"{source}={backend!r} is not available: {state.reason}")
+
+
+def _objection(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend that is present cannot serve such a tensor, or None."""
+    if backend == "reference":
+        return None
+    if device.type != "cpu":
+        return f"it serves CPU tensors, got {device}"
+    if dtype == torch.float64:
+        return "float64 is served by the reference alone"
+    return None

@@ -1,0 +1,140 @@
+"""The compiled core on CPU tensors: unpacks tensors into pointers and sizes, and nothing else.
+
+The core knows no PyTorch. Callers have validated shapes, dtypes, devices and memory formats.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch  # first: the core shares the OpenMP runtime that PyTorch has loaded
+from torch import Tensor
+
+from fairtat._version import __version__
+
+MISSING: str | None = None  # why the core cannot be used, or None
+_core: ModuleType | None = None
+try:
+    from fairtat import _C as _core  # type: ignore[attr-defined,no-redef]  # absent in a pure-Python install
+except ImportError as error:
+    MISSING = f"the compiled core is not installed ({error}); reinstall where a C++ compiler is present"
+else:
+    if _core.__version__ != __version__:
+        MISSING = f"the compiled core is of version {_core.__version__}, not {__version__}: reinstall fairtat"
+
+_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NORM = {"linf": 0, "l2": 1}
+_INIT = {"uniform": 0, "normal": 1, "zero": 2}
+_KIND = {"ce": 0, "margin": 1, "dlr": 2, "kl": 3}
+_LOW64 = (1 << 64) - 1
+
+
+def core() -> ModuleType:
+    """The module ``fairtat._C``; only where :data:`MISSING` is None."""
+    assert _core is not None, MISSING
+    return _core
+
+
+def _pointer(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def pgd_init(
+    out: Tensor,
+    x: Tensor,
+    eps_n: Tensor | None,
+    eps: float,
+    sample_ids: Tensor | None,
+    seed: int,
+    stream: int,
+    init: str,
+    norm: str,
+    lo: float,
+    hi: float,
+) -> None:
+    sizes, strides = _inner_layout(x)
+    core().pgd_init(
+        out.data_ptr(), x.data_ptr(), x.shape[0], sizes, strides, _pointer(eps_n), eps, _pointer(sample_ids),
+        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def pgd_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    eps_n: Tensor | None,
+    eps: float,
+    step_n: Tensor | None,
+    step: float,
+    targeted: bool,
+    norm: str,
+    lo: float,
+    hi: float,
+    model_input: Tensor | None,
+    mean: Tensor | None,
+    std: Tensor | None,
+    zero_grad: Tensor | None,
+) -> None:
+    n = x.shape[0]
+    input_dtype, channels, channel_stride = 0, 1, 1
+    if model_input is not None:
+        input_dtype = _DTYPE[model_input.dtype]
+        if mean is not None:
+            channels, channel_stride = x.shape[1], x.stride(1)
+    core().pgd_step(
+        x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
+        _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
+        _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
+        _pointer(zero_grad), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def logit_loss(
+    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, classes = logits.shape
+    loss = torch.empty(n)
+    dlogits = torch.empty((n, classes), dtype=logits.dtype)
+    pred = torch.empty(n, dtype=torch.int64)
+    reached = torch.empty(n, dtype=torch.bool)
+    core().logit_loss(
+        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
+        _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],
+        loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return loss, dlogits, pred, reached
+
+
+def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed: int, stream: int) -> Tensor:
+    target = torch.empty_like(label)
+    core().sample_targets(
+        label.data_ptr(), table.data_ptr(), label.shape[0], table.shape[-1], table.ndim == 2,
+        _pointer(sample_ids), seed & _LOW64, stream, target.data_ptr(),
+    )  # fmt: skip
+    return target
+
+
+def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
+    core().class_stats(
+        buffer.data_ptr(), buffer.shape[1], label.shape[0], pred.data_ptr(), label.data_ptr(),
+        _pointer(loss), _pointer(target),
+    )  # fmt: skip
+
+
+def _inner_layout(x: Tensor) -> tuple[list[int], list[int]]:
+    """Sizes and strides of a sample's dimensions in logical order, adjacent ones merged where dense."""
+    if x.is_contiguous():
+        return [x[:1].numel()], [1]
+    sizes: list[int] = []
+    strides: list[int] = []
+    for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True):
+        if size == 1:
+            continue
+        if sizes and strides[-1] == size * stride:
+            sizes[-1] *= size
+            strides[-1] = stride
+        else:
+            sizes.append(size)
+            strides.append(stride)
+    return (sizes, strides) if sizes else ([1], [1])

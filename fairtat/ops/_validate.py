@@ -1,0 +1,133 @@
+"""Checks that the ops share: each message names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+
+
+def check_dtype(name: str, value: Tensor, allowed: Iterable[torch.dtype]) -> None:
+    allowed = tuple(allowed)
+    if value.dtype not in allowed:
+        expected = " or ".join(str(d).removeprefix("torch.") for d in allowed)
+        raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def check_device(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on the device of {like_name} ({like.device}), got {value.device}")
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
+    if tuple(value.shape) != tuple(expected):
+        raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(value.shape)}")
+
+
+def check_images(name: str, x: Tensor) -> None:
+    """A batch (N, ...) of float32 or float64 images, dense and with the batch outermost in memory."""
+    check_tensor(name, x)
+    check_dtype(name, x, (torch.float32, torch.float64))
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have a batch and at least one more dimension, got shape {tuple(x.shape)}")
+    if not is_dense_by_sample(x):
+        raise ValueError(
+            f"{name} must be dense with the batch outermost, got shape {tuple(x.shape)} with strides "
+            f"{x.stride()}; call {name}.contiguous() or {name}.contiguous(memory_format=torch.channels_last)"
+        )
+
+
+def is_dense_by_sample(x: Tensor) -> bool:
+    """Whether the samples lie one after another and each fills its memory, in any order of its dimensions."""
+    if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return True
+    if x.shape[0] > 1 and x.stride(0) != x[0].numel():
+        return False
+    expected = 1
+    for stride, size in sorted((st, s) for s, st in zip(x.shape[1:], x.stride()[1:], strict=True) if s > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def check_same_layout(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+    check_shape(name, value, like.shape)
+    if value.stride() == like.stride() or (value.is_contiguous() and like.is_contiguous()):
+        return
+    for size, ours, theirs in zip(value.shape, value.stride(), like.stride(), strict=True):
+        if size > 1 and ours != theirs:
+            raise ValueError(
+                f"{name} must have the memory format of {like_name} (strides {like.stride()}), got strides "
+                f"{value.stride()}; call .contiguous(memory_format=...) on one of them"
+            )
+
+
+def check_labels(name: str, value: object, n: int, like_name: str, like: Tensor) -> None:
+    """Class indices (N,) int64 on the device of ``like``; contiguous, for the kernels take plain pointers."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    check_dtype(name, value, (torch.int64,))
+    check_shape(name, value, (n,))
+    check_device(name, value, like_name, like)
+
+
+def per_sample(name: str, value: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
+    """A radius or step as the kernels take it: (tensor (N,), unused) or (None, number)."""
+    if isinstance(value, Tensor):
+        if value.ndim == 0:
+            value = value.expand(x.shape[0])
+        check_shape(name, value, (x.shape[0],))
+        check_device(name, value, "x", x)
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {value.dtype}")
+        return value.to(x.dtype).contiguous(), 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
+    if not 0.0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    return None, float(value)
+
+
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    try:
+        lo, hi = (float(b) for b in bounds)
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
+    if not lo < hi:
+        raise ValueError(f"bounds must be (low, high) with low < high, got {bounds!r}")
+    return lo, hi
+
+
+def check_seed(seed: int, stream: int) -> int:
+    """The seed as the signed 64-bit integer that an op schema can hold."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must lie in [-2**63, 2**64), got {seed}")
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream must lie in [0, 2**32), got {stream}")
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_sample_ids(sample_ids: Tensor | None, n: int, like_name: str, like: Tensor) -> Tensor | None:
+    if sample_ids is None:
+        return None
+    check_labels("sample_ids", sample_ids, n, like_name, like)
+    return sample_ids.contiguous()

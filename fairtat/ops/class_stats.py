@@ -1,0 +1,95 @@
+"""class_stats_: add a batch to per-class counts, losses and the confusion matrix, in place."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fairtat import backends
+from fairtat.ops._library import mark_written, register
+from fairtat.ops._validate import check_device, check_dtype, check_labels, check_shape, check_tensor
+from fairtat.reference.class_stats import HEADER
+
+
+class StatsBuffer(Protocol):
+    """Anything that owns a statistics buffer; :class:`fairtat.ClassStats` does."""
+
+    buffer: Tensor  # (5 + C, C) int64
+
+
+Stats = TypeVar("Stats", bound=StatsBuffer)
+
+
+def class_stats_(
+    stats: Stats,
+    pred: Tensor,  # (N,)
+    label: Tensor,  # (N,)
+    *,
+    loss: Tensor | None = None,  # (N,)
+    target: Tensor | None = None,  # (N,)
+    backend: str = "auto",
+) -> Stats:
+    """Count a batch into ``stats``: confusion[label, pred], losses by label, and hits of the target.
+
+    A finite loss is added as the integer ``round(loss * 2**32)``, so the sum depends neither on order, batch
+    split, backend nor the number of ranks. A loss that is not finite, or of magnitude 2**31 or more, is
+    counted in ``nonfinite`` and not added. Integers only, no allocation on the compiled backend, and no
+    host synchronisation: on a GPU a sample whose index is out of range is left out, while on a CPU it raises
+    before anything is counted.
+
+    Args:
+        stats: A :class:`fairtat.ClassStats` (anything with ``.buffer``, (5 + C, C) int64); updated.
+        pred: Predicted classes (N,) int64.
+        label: True classes (N,) int64.
+        loss: Losses (N,), floating point.
+        target: The attack's targets (N,) int64.
+        backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
+
+    Returns:
+        stats, the same object.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what was expected.
+    """
+    buffer = stats.buffer
+    check_tensor("stats.buffer", buffer)
+    check_dtype("stats.buffer", buffer, (torch.int64,))
+    if buffer.ndim != 2 or buffer.shape[0] != HEADER + buffer.shape[1] or not buffer.is_contiguous():
+        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(buffer.shape)}")
+    check_tensor("label", label)
+    n = label.shape[0] if label.ndim else 0
+    check_labels("label", label, n, "stats.buffer", buffer)
+    check_labels("pred", pred, n, "stats.buffer", buffer)
+    if target is not None:
+        check_labels("target", target, n, "stats.buffer", buffer)
+        target = target.contiguous()
+    if loss is not None:
+        check_tensor("loss", loss)
+        check_shape("loss", loss, (n,))
+        check_device("loss", loss, "stats.buffer", buffer)
+        if not loss.is_floating_point():
+            raise TypeError(f"loss must be floating point, got {loss.dtype}")
+        # A float64 loss would be rounded twice by the float32 kernels.
+        loss = loss.detach().to(torch.float64 if loss.dtype == torch.float64 else torch.float32).contiguous()
+    dtype = torch.float32 if loss is None else loss.dtype
+    chosen = backends.choose("class_stats", buffer.device, dtype, backend)
+    torch.ops.fairtat.class_stats_(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
+    return stats
+
+
+def _run(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None, backend: str) -> None:
+    backends.kernel("class_stats", backend)(buffer, pred, label, loss, target)
+    mark_written(buffer)
+
+
+def _fake(*_: object) -> None:
+    return None
+
+
+register(
+    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target, str backend) -> ()",
+    _run,
+    _fake,
+)

@@ -1,0 +1,140 @@
+"""logit_loss: an attack's loss, its gradient with respect to the logits, and the prediction, in one pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairtat import backends
+from fairtat.ops._library import register
+from fairtat.ops._validate import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
+
+KINDS = ("ce", "margin", "dlr", "kl")
+
+
+class LogitLoss(NamedTuple):
+    """What :func:`logit_loss` returns."""
+
+    loss: Tensor  # (N,) float32 (float64 for float64 logits)
+    dlogits: Tensor  # (N, C) of the logits' dtype
+    pred: Tensor  # (N,) int64
+    reached: Tensor  # (N,) bool
+
+
+def min_classes(kind: str, with_y: bool) -> int:
+    """The fewest classes that a loss is defined for."""
+    return {"ce": 1, "kl": 1, "margin": 2, "dlr": 4 if with_y else 3}[kind]
+
+
+def check_classes(kind: str, with_y: bool, classes: int) -> None:
+    """Raise ValueError where ``kind`` is not defined for so few classes."""
+    needed = min_classes(kind, with_y)
+    if classes < needed:
+        advice = "; use kind 'margin'" if kind == "dlr" and classes >= 2 else ""
+        what = f"{kind!r} with y" if kind == "dlr" and with_y else repr(kind)
+        raise ValueError(f"loss {what} needs at least {needed} classes, got {classes}{advice}")
+
+
+def logit_loss(
+    logits: Tensor,  # (N, C)
+    target: Tensor,  # (N,)
+    *,
+    kind: str = "ce",
+    y: Tensor | None = None,  # (N,)
+    clean_logits: Tensor | None = None,  # (N, C)
+    backend: str = "auto",
+) -> LogitLoss:
+    """Return each sample's loss with respect to ``target``, its gradient, the prediction and whether it hit.
+
+    Every kind is large far from ``target``, so a targeted attack descends it and an untargeted one passes
+    the label as ``target`` and ascends it. With z the logits, t the target, and z_(1) >= z_(2) >= ...::
+
+        ce:          logsumexp(z) - z_t
+        margin:      max_{j != t} z_j - z_t
+        dlr:         (max_{j != t} z_j - z_t) / (z_(1) - z_(3) + 1e-12)            C >= 3
+        dlr with y:  (z_y - z_t) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)             C >= 4
+        kl:          KL(softmax(clean_logits) || softmax(z)); t decides only ``reached``
+
+    Sum reduction: a sample's gradient does not depend on its batch. The arithmetic is float32 for float32,
+    bfloat16 and float16 logits and float64 for float64.
+
+    Args:
+        logits: (N, C).
+        target: (N,) int64 in [0, C).
+        kind: "ce", "margin", "dlr" or "kl".
+        y: (N,) int64 true labels; for "dlr" only, where it selects the targeted form.
+        clean_logits: (N, C) logits or log-probabilities of the clean images; for "kl" only.
+        backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
+
+    Returns:
+        loss (N,), dlogits (N, C) of the logits' dtype, pred (N,) = argmax (the lowest index among equals),
+        reached (N,) = (pred == target).
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what was expected; for CPU tensors also
+            when a class index is out of range.
+
+    Source: Carlini & Wagner 2017 (margin), arXiv:1608.04644; Croce & Hein 2020 (DLR), arXiv:2003.01690; Zhang et
+    al. 2019 (TRADES, KL), arXiv:1901.08573.
+    """
+    check_tensor("logits", logits)
+    check_dtype("logits", logits, (*LOW_PRECISION, torch.float64))
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape (N, C), got {tuple(logits.shape)}")
+    check_choice("kind", kind, KINDS)
+    n, classes = logits.shape
+    check_labels("target", target, n, "logits", logits)
+    if y is not None:
+        if kind != "dlr":
+            raise ValueError(f"y is used by kind 'dlr' alone, got kind {kind!r}")
+        check_labels("y", y, n, "logits", logits)
+    if (clean_logits is not None) != (kind == "kl"):
+        raise ValueError(f"clean_logits goes with kind 'kl' and with no other, got kind {kind!r}")
+    if clean_logits is not None:
+        check_tensor("clean_logits", clean_logits)
+        check_dtype("clean_logits", clean_logits, (*LOW_PRECISION, torch.float64))
+        check_device("clean_logits", clean_logits, "logits", logits)
+        if clean_logits.shape != logits.shape:
+            raise ValueError(f"clean_logits must have shape {tuple(logits.shape)}, got {tuple(clean_logits.shape)}")
+        if clean_logits.dtype == torch.float64:
+            clean_logits = clean_logits.to(logits.dtype)
+        clean_logits = clean_logits.contiguous()
+    check_classes(kind, y is not None, classes)
+    chosen = backends.choose("logit_loss", logits.device, logits.dtype, backend)
+    return LogitLoss(
+        *torch.ops.fairtat.logit_loss(
+            logits.contiguous(), target.contiguous(), kind, None if y is None else y.contiguous(), clean_logits, chosen
+        )
+    )
+
+
+def _run(
+    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = backends.kernel("logit_loss", backend)(
+        logits, target, kind, y, clean_logits
+    )
+    return result
+
+
+def _fake(
+    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = logits.shape[0]
+    loss_dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return (
+        logits.new_empty(n, dtype=loss_dtype),
+        torch.empty_like(logits),
+        target.new_empty(n),
+        target.new_empty(n, dtype=torch.bool),
+    )
+
+
+register(
+    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)

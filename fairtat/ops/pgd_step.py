@@ -1,0 +1,156 @@
+"""pgd_step_: one projected gradient step, in place, in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairtat import backends
+from fairtat.ops._library import mark_written, register
+from fairtat.ops._validate import (
+    LOW_PRECISION,
+    check_bounds,
+    check_choice,
+    check_device,
+    check_dtype,
+    check_images,
+    check_labels,
+    check_same_layout,
+    check_tensor,
+    per_sample,
+)
+from fairtat.ops.pgd_init import NORMS
+
+
+def pgd_step_(
+    x_adv: Tensor,  # (N, ...)
+    grad: Tensor,  # (N, ...)
+    x: Tensor,  # (N, ...)
+    eps: float | Tensor,  # scalar or (N,)
+    step_size: float | Tensor,  # scalar or (N,)
+    *,
+    targeted: bool = True,
+    norm: str = "linf",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    model_input: Tensor | None = None,  # (N, ...)
+    mean: Tensor | Sequence[float] | None = None,  # (C,)
+    std: Tensor | Sequence[float] | None = None,  # (C,)
+    zero_grad: Tensor | None = None,  # (N,)
+    backend: str = "auto",
+) -> Tensor:
+    """Move ``x_adv`` one PGD step and project it on the eps-ball around ``x`` and on the bounds, in place.
+
+    With d = +1 towards a target and -1 away from a label::
+
+        linf:  v = x_adv - d*step*sign(grad)            sign(0) = sign(NaN) = 0
+               x_adv = min(max(v, max(x - eps, lo)), min(x + eps, hi))
+        l2:    v = x_adv - d*step*grad/(||grad|| + 1e-12) - x
+               x_adv = clip(x + v*min(1, eps/||v||), lo, hi)
+
+    In L2 a NaN counts as 0 and an infinity as the largest float32; norms are summed in float64. The same
+    pass can write the next model input, ``(x_adv - mean[c]) / std[c]`` in the model's dtype.
+
+    Args:
+        x_adv: Current adversarial images (N, ...), float32 or float64; overwritten.
+        grad: d loss / d x_adv (N, ...), float32, bfloat16 or float16 (float64 for float64 images).
+        x: Clean images (N, ...), of x_adv's dtype.
+        eps: Radius in pixel units, a number or (N,).
+        step_size: Step in pixel units, a number or (N,).
+        targeted: True descends the loss (towards a target), False ascends it.
+        norm: "linf" or "l2".
+        bounds: (low, high) of a valid pixel.
+        model_input: (N, ...) written in the same pass; float32, bfloat16 or float16.
+        mean, std: (C,) for dimension 1, given together and only with ``model_input``.
+        zero_grad: (N,) int64; 1 is added for each sample whose gradient is all zero (or NaN).
+        backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
+
+    x_adv, grad, x and model_input share one dense memory format with the batch outermost.
+
+    Returns:
+        x_adv, the same tensor.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what was expected.
+
+    Source: Madry et al. 2018, arXiv:1706.06083.
+    """
+    check_images("x_adv", x_adv)
+    for name, value in (("grad", grad), ("x", x)):
+        check_tensor(name, value)
+        check_device(name, value, "x_adv", x_adv)
+        check_same_layout(name, value, "x_adv", x_adv)
+    check_dtype("x", x, (x_adv.dtype,))
+    check_dtype("grad", grad, LOW_PRECISION if x_adv.dtype == torch.float32 else (*LOW_PRECISION, torch.float64))
+    check_choice("norm", norm, NORMS)
+    lo, hi = check_bounds(bounds)
+    eps_n, eps_value = per_sample("eps", eps, x)
+    step_n, step_value = per_sample("step_size", step_size, x)
+    mean_c = std_c = None
+    if model_input is not None:
+        check_tensor("model_input", model_input)
+        check_device("model_input", model_input, "x_adv", x_adv)
+        check_same_layout("model_input", model_input, "x_adv", x_adv)
+        check_dtype("model_input", model_input, (*LOW_PRECISION, *({x_adv.dtype} - set(LOW_PRECISION))))
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std must be given together, got only one of them")
+        if mean is not None and std is not None:
+            mean_c, std_c = channel_values("mean", mean, x), channel_values("std", std, x)
+    elif mean is not None or std is not None:
+        raise ValueError("mean and std need model_input, the tensor that the normalised images are written to")
+    if zero_grad is not None:
+        check_labels("zero_grad", zero_grad, x.shape[0], "x_adv", x_adv)
+        if not zero_grad.is_contiguous():
+            raise ValueError(f"zero_grad must be contiguous, got strides {zero_grad.stride()}")
+    chosen = backends.choose("pgd_step", x.device, x.dtype, backend)
+    torch.ops.fairtat.pgd_step_(
+        x_adv, grad, x, eps_n, eps_value, step_n, step_value, targeted, norm, lo, hi,
+        model_input, mean_c, std_c, zero_grad, chosen,
+    )  # fmt: skip
+    return x_adv
+
+
+def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Tensor:
+    """Per-channel numbers as a (C,) tensor of x's dtype and device."""
+    t = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if tuple(t.shape) != (x.shape[1],):
+        raise ValueError(f"{name} must have one value for each of the {x.shape[1]} channels, got {tuple(t.shape)}")
+    return t.contiguous()
+
+
+def _run(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    eps_n: Tensor | None,
+    eps: float,
+    step_n: Tensor | None,
+    step: float,
+    targeted: bool,
+    norm: str,
+    lo: float,
+    hi: float,
+    model_input: Tensor | None,
+    mean: Tensor | None,
+    std: Tensor | None,
+    zero_grad: Tensor | None,
+    backend: str,
+) -> None:
+    backends.kernel("pgd_step", backend)(
+        x_adv, grad, x, eps_n, eps, step_n, step, targeted, norm, lo, hi, model_input, mean, std, zero_grad
+    )
+    mark_written(x_adv, model_input, zero_grad)
+
+
+def _fake(*_: object) -> None:
+    return None
+
+
+register(
+    "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor? eps_n, float eps, Tensor? step_n, float step, "
+    "bool targeted, str norm, float lo, float hi, Tensor(b!)? model_input, Tensor? mean, Tensor? std, "
+    "Tensor(c!)? zero_grad, str backend) -> ()",
+    _run,
+    _fake,
+)

@@ -1,0 +1,77 @@
+"""logit_loss: an attack's loss, its gradient with respect to the logits, and the prediction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairtat.reference.indices import check_range
+
+DLR_EPS = 1e-12
+
+
+def logit_loss(
+    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(loss (N,), dlogits (N, C), pred (N,), reached (N,)); see :func:`fairtat.ops.logit_loss`."""
+    z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    n, classes = z.shape
+    if n == 0:
+        empty = target.new_empty(0)
+        return z.new_empty(0), torch.empty_like(logits), empty, empty.bool()
+    for name, index in (("target", target), ("y", y)):
+        if index is not None and index.device.type == "cpu":
+            check_range(name, index, classes)
+    pred = z.argmax(1)
+    column = target[:, None]
+    if kind == "ce":
+        loss, dz = _cross_entropy(z, column, pred[:, None])
+    elif kind == "kl":
+        assert clean_logits is not None
+        log_p = torch.log_softmax(clean_logits.to(z.dtype), 1)
+        log_q = torch.log_softmax(z, 1)
+        p = log_p.exp()
+        # A clean probability of exactly 0 contributes 0, although 0 * (-inf - finite) would be NaN.
+        loss = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+        dz = log_q.exp() - p
+    else:
+        # The best class other than the target; ties go to the lowest index.
+        others = z.scatter(1, column, -torch.inf)
+        best = others.argmax(1, keepdim=True) if classes > 1 else column
+        plus, minus = (best, column) if y is None or kind == "margin" else (y[:, None], column)
+        dz = torch.zeros_like(z)
+        dz.scatter_add_(1, plus, torch.ones_like(z[:, :1]))
+        dz.scatter_add_(1, minus, -torch.ones_like(z[:, :1]))
+        gap = z.gather(1, plus) - z.gather(1, minus)
+        if kind == "dlr":
+            order = torch.sort(z, dim=1, descending=True, stable=True).indices
+            top = z.gather(1, order)
+            if y is None:
+                scale = top[:, :1] - top[:, 2:3] + DLR_EPS
+                low_weights = [(2, 1.0)]
+            else:
+                scale = top[:, :1] - 0.5 * (top[:, 2:3] + top[:, 3:4]) + DLR_EPS
+                low_weights = [(2, 0.5), (3, 0.5)]
+            dz = dz / scale
+            slope = gap / (scale * scale)
+            dz.scatter_add_(1, order[:, :1], -slope)
+            for rank, weight in low_weights:
+                dz.scatter_add_(1, order[:, rank : rank + 1], slope * weight)
+            gap = gap / scale
+        loss = gap[:, 0]
+    return loss, dz.to(logits.dtype), pred, pred == target
+
+
+def _cross_entropy(z: Tensor, column: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
+    """``-log softmax(z)[t]`` and ``softmax(z) - onehot(t)`` without cancellation near p_t = 1.
+
+    The target's entry is minus the sum of the others, not p_t - 1: a confident sample keeps a
+    gradient where the difference rounds to 0. For the same reason the loss uses log1p.
+    """
+    top = z.gather(1, best)
+    e = torch.exp(z - top).scatter(1, best, 0.0)
+    rest = e.sum(1, keepdim=True)
+    loss = torch.log1p(rest) + (top - z.gather(1, column))
+    p = e.scatter(1, best, 1.0) / (1.0 + rest)
+    others = p.scatter(1, column, 0.0)
+    return loss[:, 0], others.scatter(1, column, -others.sum(1, keepdim=True))

@@ -1,0 +1,56 @@
+"""pgd_init: where an attack starts inside the ball around x."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairtat.reference.philox import RADIUS_POSITION, element_normals, element_words, philox4x32
+
+NORMAL_STD = 1e-3  # the start of TRADES (Zhang et al. 2019)
+
+
+def pgd_init(
+    out: Tensor,
+    x: Tensor,
+    eps_n: Tensor | None,
+    eps: float,
+    sample_ids: Tensor | None,
+    seed: int,
+    stream: int,
+    init: str,
+    norm: str,
+    lo: float,
+    hi: float,
+) -> None:
+    """Write the start into ``out``, which has the shape and strides of ``x`` (N, ...).
+
+    Linf: ``clip(x + eps*u)``, ``u = (r >> 8) * 2**-23 - 1``. L2: uniform in the ball by a normal direction
+    and the radius ``eps * U**(1/D)``. ``normal``: ``x + 1e-3*z`` kept inside the ball. ``zero``: x.
+    """
+    n = x.shape[0]
+    # reshape takes elements in logical order, so the noise does not depend on the memory format.
+    flat = x.reshape(n, -1)
+    d = flat.shape[1]
+    radius = eps if eps_n is None else eps_n[:, None]
+    ids = torch.arange(n, device=x.device) if sample_ids is None else sample_ids
+    if init == "zero" or d == 0:
+        start = flat
+    elif init == "uniform" and norm == "linf":
+        u = (element_words(d, stream, ids, seed) >> 8).to(x.dtype) * 2.0**-23 - 1.0
+        start = flat + radius * u
+    else:
+        z = element_normals(d, stream, ids, seed)
+        length = z.square().sum(1, keepdim=True).sqrt()
+        if init == "uniform":
+            word = philox4x32(torch.tensor([[RADIUS_POSITION]], device=x.device), stream, ids[:, None], seed)[0]
+            u = ((word >> 8) + 1).double() * 2.0**-24
+            start = (flat.double() + z * (radius * u ** (1.0 / d) / length)).to(x.dtype)
+        elif norm == "l2":
+            scale = (radius / length.clamp_min(1e-300)).clamp_max(NORMAL_STD)
+            start = (flat.double() + z * scale).to(x.dtype)
+        else:
+            start = (flat.double() + z * NORMAL_STD).to(x.dtype)
+            start = torch.minimum(torch.maximum(start, flat - radius), flat + radius)
+    start = torch.where(start < lo, lo, start)
+    out.copy_(torch.where(start > hi, hi, start).reshape(x.shape))
