@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -59,8 +59,9 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         native = switch("FAIRTAT_NATIVE")
         if native == "0":
-            self.extensions = []
-            return super().run()
+            self.extensions: list[Extension] = []
+            super().run()
+            return
         try:
             super().run()
         except (subprocess.CalledProcessError, OSError) as error:
@@ -68,7 +69,6 @@ class CMakeBuild(build_ext):
                 raise SystemExit(f"FAIRTAT_NATIVE=1, but the compiled core did not build: {error}") from error
             self.warn(f"the compiled core did not build ({error}); installing fairtat as pure Python")
             self.extensions = []
-        return None
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
@@ -117,4 +117,11 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build)], check=True)
 
 
-setup(ext_modules=[Extension("fairtat._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    # kernels/ is a folder of its own in the tree and fairtat.kernels once installed. In a checkout
+    # fairtat/kernels links to it, for type checkers; the sdist has no links.
+    packages=[*find_packages(include=["fairtat", "fairtat.*"], exclude=["fairtat.kernels*"]), "fairtat.kernels"],
+    package_dir={"fairtat.kernels": "kernels"},
+    ext_modules=[Extension("fairtat._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

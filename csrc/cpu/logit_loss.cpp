@@ -42,25 +42,27 @@ void save(const LogitLossArgs& a, const float* row, int64_t sample) {
 // Index of the first largest value in [begin, end); a NaN counts as largest.
 int64_t argmax(const float* z, int64_t begin, int64_t end) {
   float best[kLanes];
-  bool nan = false;
   for (int k = 0; k < kLanes; ++k) best[k] = z[begin];
   int64_t j = begin;
   for (; j + kLanes <= end; j += kLanes) {
+#pragma omp simd
     for (int k = 0; k < kLanes; ++k) {
-      best[k] = z[j + k] > best[k] ? z[j + k] : best[k];
-      nan |= z[j + k] != z[j + k];
+      // Keeps a NaN that it meets, as no comparison with one is true.
+      best[k] = z[j + k] <= best[k] || best[k] != best[k] ? best[k] : z[j + k];
     }
   }
-  for (; j < end; ++j) {
-    best[0] = z[j] > best[0] ? z[j] : best[0];
-    nan |= z[j] != z[j];
-  }
+  for (; j < end; ++j) best[0] = z[j] <= best[0] || best[0] != best[0] ? best[0] : z[j];
   float top = best[0];
-  for (int k = 1; k < kLanes; ++k) top = best[k] > top ? best[k] : top;
-  for (j = begin; j < end; ++j) {
-    if (nan ? z[j] != z[j] : z[j] == top) return j;
+  for (int k = 1; k < kLanes; ++k) top = comes_before(best[k], top) ? best[k] : top;
+  const bool nan = top != top;
+  for (j = begin; j + kLanes <= end; j += kLanes) {  // skip blocks without it
+    int hits = 0;
+#pragma omp simd reduction(+ : hits)
+    for (int k = 0; k < kLanes; ++k) hits += z[j + k] == top || (nan && z[j + k] != z[j + k]);
+    if (hits != 0) break;
   }
-  return begin;
+  while (j + 1 < end && z[j] != top && !(nan && z[j] != z[j])) ++j;
+  return j;
 }
 
 // The best class other than `skip`.
@@ -76,6 +78,7 @@ float sum_row(const float* row, int64_t n) {
   float lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
+#pragma omp simd
     for (int k = 0; k < kLanes; ++k) lanes[k] += row[j + k];
   }
   for (; j < n; ++j) lanes[j % kLanes] += row[j];
@@ -127,6 +130,7 @@ float divergence(float* __restrict dz, float* __restrict p, const float* __restr
 void top_indices(const float* z, int64_t classes, int count, int64_t* order) {
   int filled = 0;
   for (int64_t j = 0; j < classes; ++j) {
+    if (filled == count && z[j] <= z[order[count - 1]]) continue;  // most of a long row
     int at = filled;
     while (at > 0 && comes_before(z[j], z[order[at - 1]])) --at;
     if (at == count) continue;
@@ -147,8 +151,10 @@ float difference(const LogitLossArgs& a, float* dz, const float* z, int64_t plus
   }
   int64_t order[4];
   top_indices(z, a.classes, targeted ? 4 : 3, order);
-  const float low = targeted ? 0.5f * (z[order[2]] + z[order[3]]) : z[order[2]];
-  const float scale = z[order[0]] - low + kDlrEps;
+  // Differences first: a large offset common to all logits then costs no accuracy.
+  const float to_third = z[order[0]] - z[order[2]];
+  const float spread = targeted ? 0.5f * (to_third + (z[order[0]] - z[order[3]])) : to_third;
+  const float scale = spread + kDlrEps;
   const float slope = gap / (scale * scale);
   dz[plus] += 1.0f / scale;
   dz[minus] -= 1.0f / scale;

@@ -18,8 +18,11 @@ void fill_words(uint32_t* __restrict words, uint32_t group, uint32_t stream, uin
   }
 }
 
-void fill_normals(float* normals, const uint32_t* words) {
-  for (int64_t i = 0; i < kChunk; i += 2) normal_pair(words[i], words[i + 1], normals + i, normals + i + 1);
+void fill_normals(float* __restrict normals, const uint32_t* __restrict words) {
+#pragma omp simd
+  for (int64_t i = 0; i < kChunk / 2; ++i) {
+    normal_pair(words[2 * i], words[2 * i + 1], normals + 2 * i, normals + 2 * i + 1);
+  }
 }
 
 // Calls body(k, offset, stride, count) for runs of elements [first, first + n), in logical order: k is the index

@@ -34,6 +34,7 @@ double sum_lanes(int64_t n, Term term) {
   double lanes[8] = {};
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {
+#pragma omp simd
     for (int k = 0; k < 8; ++k) lanes[k] += term(i + k);
   }
   for (; i < n; ++i) lanes[i % 8] += term(i);

@@ -1,8 +1,8 @@
 // Where an attack starts, for one element: see fairtat/reference/pgd_init.py for the definition.
 #pragma once
 
+#include "math/normal.h"
 #include "math/pgd_step.h"
-#include "math/philox.h"
 
 namespace fairtat {
 namespace FAIRTAT_ISA {
@@ -20,7 +20,8 @@ FAIRTAT_FN float start_normal(float x, float normal, float eps, float lo, float 
 // The factor on a sample's normal direction of length `length` that makes it uniform in the L2 ball.
 FAIRTAT_FN double l2_uniform_scale(uint32_t word, double eps, double length, double elements) {
   const double u = static_cast<double>(positive_uniform(word));
-  return eps * pow(u, 1.0 / elements) / length;
+  // A direction of one or two elements can come out as zero: it stays zero instead of NaN.
+  return length > 0.0 ? eps * pow(u, 1.0 / elements) / length : 0.0;
 }
 
 // The factor for the normal start, shortened to the ball where it would leave it.

@@ -35,16 +35,8 @@ FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, 
 // U[-1, 1): exact in float, so every backend gets the same bits.
 FAIRTAT_FN float symmetric_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-23f - 1.0f; }
 
-// (0, 1], the argument of a logarithm or of a radius
+// (0, 1]: a radius or the argument of a logarithm
 FAIRTAT_FN float positive_uniform(uint32_t word) { return static_cast<float>((word >> 8) + 1u) * 0x1p-24f; }
-
-// Two standard normal numbers by Box-Muller.
-FAIRTAT_FN void normal_pair(uint32_t word_a, uint32_t word_b, float* first, float* second) {
-  const float radius = sqrtf(-2.0f * logf(positive_uniform(word_a)));
-  const float angle = 6.283185307179586f * (static_cast<float>(word_b >> 8) * 0x1p-24f);
-  *first = radius * cosf(angle);
-  *second = radius * sinf(angle);
-}
 
 }  // namespace FAIRTAT_ISA
 }  // namespace fairtat

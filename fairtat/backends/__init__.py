@@ -37,6 +37,12 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
+_NOT_BUILT = {
+    "cuda": "this version of fairtat has no CUDA kernels",
+    "triton": "this version of fairtat has no Triton kernels",
+}
+
+
 @dataclass(frozen=True)
 class Status:
     """Whether a backend can be used in this process, and the reason in words."""
@@ -47,12 +53,11 @@ class Status:
 
 def status() -> dict[str, Status]:
     """Backend name -> :class:`Status`, for every backend, fastest first."""
-    return {
-        "cuda": Status(False, "this version of fairtat has no CUDA kernels"),
-        "triton": Status(False, "this version of fairtat has no Triton kernels"),
-        "cpu": Status(cpu.MISSING is None, cpu.MISSING or f"compiled core, {cpu.core().isa()} instructions"),
-        "reference": Status(True, "plain PyTorch, any device and float64"),
-    }
+    states = {}
+    for name in BACKENDS:
+        missing = _missing(name)
+        states[name] = Status(False, missing) if missing else Status(True, _about(name))
+    return states
 
 
 def native_info() -> dict[str, Any] | None:
@@ -119,11 +124,22 @@ def describe() -> str:
 
 
 def _check_present(backend: str, source: str) -> None:
-    state = status().get(backend)
-    if state is None:
+    if backend not in BACKENDS:
         raise ValueError(f"{source} must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
-    if not state.available:
-        raise ValueError(f"{source}={backend!r} is not available: {state.reason}")
+    missing = _missing(backend)
+    if missing:
+        raise ValueError(f"{source}={backend!r} is not available: {missing}")
+
+
+def _missing(backend: str) -> str | None:
+    """Why a backend cannot be used in this process, or None. Asks the core nothing: torch.compile traces this."""
+    return cpu.MISSING if backend == "cpu" else _NOT_BUILT.get(backend)
+
+
+def _about(backend: str) -> str:
+    if backend == "cpu":
+        return f"compiled core, {cpu.core().isa()} instructions"
+    return "plain PyTorch, any device and float64"
 
 
 def _objection(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -5,6 +5,7 @@ The core knows no PyTorch. Callers have validated shapes, dtypes, devices and me
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch  # first: the core shares the OpenMP runtime that PyTorch has loaded
@@ -12,15 +13,20 @@ from torch import Tensor
 
 from fairtat._version import __version__
 
-MISSING: str | None = None  # why the core cannot be used, or None
-_core: ModuleType | None = None
-try:
-    from fairtat import _C as _core  # type: ignore[attr-defined,no-redef]  # absent in a pure-Python install
-except ImportError as error:
-    MISSING = f"the compiled core is not installed ({error}); reinstall where a C++ compiler is present"
-else:
-    if _core.__version__ != __version__:
-        MISSING = f"the compiled core is of version {_core.__version__}, not {__version__}: reinstall fairtat"
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    """The core, or why it cannot be used."""
+    try:
+        # By name: `from fairtat import _C` would import the package that imports this module.
+        core = importlib.import_module("fairtat._C")
+    except ImportError as error:
+        return None, f"the compiled core is not installed ({error}); reinstall where a C++ compiler is present"
+    if core.__version__ != __version__:
+        return None, f"the compiled core is of version {core.__version__}, not {__version__}: reinstall fairtat"
+    return core, None
+
+
+_core, MISSING = _load()  # MISSING: why the core cannot be used, or None
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NORM = {"linf": 0, "l2": 1}
@@ -81,7 +87,9 @@ def pgd_step_(
     if model_input is not None:
         input_dtype = _DTYPE[model_input.dtype]
         if mean is not None:
-            channels, channel_stride = x.shape[1], x.stride(1)
+            channels = x.shape[1]
+            # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
+            channel_stride = x.stride(1) if channels > 1 else max(x.numel() // max(n, 1), 1)
     core().pgd_step(
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
@@ -94,10 +102,11 @@ def logit_loss(
     logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
-    loss = torch.empty(n)
-    dlogits = torch.empty((n, classes), dtype=logits.dtype)
-    pred = torch.empty(n, dtype=torch.int64)
-    reached = torch.empty(n, dtype=torch.bool)
+    # Everything is named: the default dtype and device are the user's to set.
+    loss = logits.new_empty(n, dtype=torch.float32)
+    dlogits = logits.new_empty((n, classes))
+    pred = target.new_empty(n)
+    reached = target.new_empty(n, dtype=torch.bool)
     core().logit_loss(
         logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
         _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from fairtat.errors import nearest
 
 LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -18,9 +19,10 @@ def check_tensor(name: str, value: object) -> None:
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
+        listed = ", ".join(map(repr, choices))
+        near = nearest(str(value), choices)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}{hint}")
 
 
 def check_dtype(name: str, value: Tensor, allowed: Iterable[torch.dtype]) -> None:
@@ -121,6 +123,8 @@ def check_seed(seed: int, stream: int) -> int:
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must lie in [-2**63, 2**64), got {seed}")
+    if isinstance(stream, bool) or not isinstance(stream, int):
+        raise TypeError(f"stream must be an int, got {type(stream).__name__}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must lie in [0, 2**32), got {stream}")
     return seed - 2**64 if seed >= 2**63 else seed

@@ -87,7 +87,7 @@ def _fake(x: Tensor, *_: object) -> Tensor:
 
 
 register(
-    "pgd_init(Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, int seed, int stream, str init, str norm, "
+    "pgd_init(Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, SymInt seed, SymInt stream, str init, str norm, "
     "float lo, float hi, str backend) -> Tensor",
     _run,
     _fake,

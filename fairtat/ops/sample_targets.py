@@ -113,7 +113,7 @@ def _fake(label: Tensor, *_: object) -> Tensor:
 
 
 register(
-    "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, int seed, int stream, str backend) -> Tensor",
+    "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, SymInt seed, SymInt stream, str backend) -> Tensor",
     _run,
     _fake,
 )

@@ -21,6 +21,7 @@ LOSS_SCALE = 2.0**32
 LOSS_LIMIT = 2.0**31  # |loss| from here on does not fit int64 at this scale
 
 
+@torch.no_grad()
 def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
     """Add a batch to ``buffer`` (5 + C, C) int64; see :func:`fairtat.ops.class_stats_`."""
     if label.shape[0] == 0:

@@ -10,6 +10,7 @@ from fairtat.reference.indices import check_range
 DLR_EPS = 1e-12
 
 
+@torch.no_grad()
 def logit_loss(
     logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -32,7 +33,7 @@ def logit_loss(
         log_q = torch.log_softmax(z, 1)
         p = log_p.exp()
         # A clean probability of exactly 0 contributes 0, although 0 * (-inf - finite) would be NaN.
-        loss = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+        loss = torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(1)
         dz = log_q.exp() - p
     else:
         # The best class other than the target; ties go to the lowest index.
@@ -50,7 +51,8 @@ def logit_loss(
                 scale = top[:, :1] - top[:, 2:3] + DLR_EPS
                 low_weights = [(2, 1.0)]
             else:
-                scale = top[:, :1] - 0.5 * (top[:, 2:3] + top[:, 3:4]) + DLR_EPS
+                # Differences first: a large offset common to all logits then costs no accuracy.
+                scale = 0.5 * ((top[:, :1] - top[:, 2:3]) + (top[:, :1] - top[:, 3:4])) + DLR_EPS
                 low_weights = [(2, 0.5), (3, 0.5)]
             dz = dz / scale
             slope = gap / (scale * scale)

@@ -8,8 +8,10 @@ from torch import Tensor
 from fairtat.reference.philox import RADIUS_POSITION, element_normals, element_words, philox4x32
 
 NORMAL_STD = 1e-3  # the start of TRADES (Zhang et al. 2019)
+TINY = 1e-300  # a direction of one or two elements can come out as zero; it then stays zero instead of NaN
 
 
+@torch.no_grad()
 def pgd_init(
     out: Tensor,
     x: Tensor,
@@ -45,9 +47,9 @@ def pgd_init(
         if init == "uniform":
             word = philox4x32(torch.tensor([[RADIUS_POSITION]], device=x.device), stream, ids[:, None], seed)[0]
             u = ((word >> 8) + 1).double() * 2.0**-24
-            start = (flat.double() + z * (radius * u ** (1.0 / d) / length)).to(x.dtype)
+            start = (flat.double() + z * (radius * u ** (1.0 / d) / length.clamp_min(TINY))).to(x.dtype)
         elif norm == "l2":
-            scale = (radius / length.clamp_min(1e-300)).clamp_max(NORMAL_STD)
+            scale = (radius / length.clamp_min(TINY)).clamp_max(NORMAL_STD)
             start = (flat.double() + z * scale).to(x.dtype)
         else:
             start = (flat.double() + z * NORMAL_STD).to(x.dtype)

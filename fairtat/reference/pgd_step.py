@@ -8,6 +8,7 @@ from torch import Tensor
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
+@torch.no_grad()
 def pgd_step_(
     x_adv: Tensor,
     grad: Tensor,

@@ -1,0 +1,65 @@
+# make demo    adversarial training and FAIR-TAT on handwritten digits, compared class by class
+# make test    everything CI runs: lint, types, import layers, all tests
+# make quick   the tests without the slow ones
+# make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
+#
+# Each target sets itself up in .venv on a fresh machine; PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+DEMO   := runs/demo
+SHELL  := bash
+.SHELLFLAGS := -eu -o pipefail -c
+# CMake and Ninja come from PyPI into the environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
+
+.PHONY: demo test quick lint format bench readme clean
+
+$(VENV)/.base: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip -c constraints.txt
+	$(PIP) install -q -c constraints.txt setuptools wheel cmake ninja pybind11 torch
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base $(native)
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[train,eval]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base $(native) benchmarks/peers.txt
+	FAIRTAT_NATIVE=1 FAIRTAT_WERROR=1 $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -q --no-deps -r benchmarks/peers.txt
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	rm -rf $(DEMO)
+	$(BIN)/fairtat train --config configs/digits_at.yaml --output $(DEMO)/at
+	$(BIN)/fairtat train --config configs/digits_fairtat.yaml --output $(DEMO)/fairtat
+	$(BIN)/fairtat evaluate $(DEMO)/at
+	$(BIN)/fairtat evaluate $(DEMO)/fairtat
+	$(BIN)/fairtat compare $(DEMO)/at $(DEMO)/fairtat --output $(DEMO)/comparison
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fairtat/_C*.so

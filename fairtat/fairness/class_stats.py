@@ -1,0 +1,258 @@
+"""Per-class statistics that stay on their device and sum to the same integers in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from fairtat import ops
+from fairtat.fairness import _checks
+from fairtat.ops._validate import check_labels, check_tensor
+from fairtat.reference import class_stats as layout
+
+_STATE_KEYS = ("num_classes", "buffer")
+
+
+class ClassStats:
+    """Counts, errors, losses and the confusion matrix of every class, in one int64 buffer.
+
+    For class k over the samples seen so far: ``n_k`` samples have label k, ``tp_k`` of them were predicted k,
+    ``fp_k`` wrong predictions landed on k, ``fn_k`` samples of k were missed, ``err = sum(fp) = sum(fn)``:
+
+        accuracy_k = tp_k / n_k        cfps_k = fp_k / err        cfns_k = fn_k / err
+
+    The target-relative twins take ``pred == target`` as the hit, over the samples that came with a target:
+
+        target_rob_k = reached_k / (reached_k + target_fn_k)
+        target_cfps_k = target_fp_k / sum(target_fp)        target_cfns_k = target_fn_k / sum(target_fn)
+
+    What has no samples is NaN (the accuracy of an absent class), and shares of no errors are 0, not NaN.
+
+    Everything is integers (losses in fixed point of 2**-32), so the order of samples, batches and ranks does not
+    matter and one collective sums it all. All attributes are tensors on the device of the buffer and cost no host
+    synchronisation; `worst` alone reads back. A class's loss sum may reach 2**31 before it wraps.
+
+    Args:
+        num_classes: C >= 2.
+        device: where the buffer lives.
+
+    Raises:
+        TypeError, ValueError: num_classes is not an int, or is below 2.
+
+    Source: the statistics of FAIR-TAT (Medi, Jung, Keuper, WACV 2025, arXiv:2410.23142), with class accuracy divided
+    by the class's own count so that imbalanced data is right.
+    """
+
+    buffer: Tensor  # (5 + C, C) int64, rows as in fairtat.reference.class_stats
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.num_classes = _checks.integer("num_classes", num_classes, low=2)
+        shape = (layout.HEADER + self.num_classes, self.num_classes)
+        self.buffer = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def __repr__(self) -> str:
+        return f"ClassStats(num_classes={self.num_classes}, device={str(self.device)!r})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.buffer.device
+
+    @property
+    def confusion(self) -> Tensor:
+        """(C, C) int64 view: samples by [label, prediction]."""
+        return self.buffer[layout.CONFUSION :]
+
+    @property
+    def count(self) -> Tensor:
+        """(C,) int64: samples of each class."""
+        return self.confusion.sum(dim=1)
+
+    @property
+    def correct(self) -> Tensor:
+        """(C,) int64: samples of each class that were predicted right."""
+        return self.confusion.diagonal().clone()
+
+    @property
+    def false_positive(self) -> Tensor:
+        """(C,) int64: wrong predictions that landed on each class."""
+        return self.confusion.sum(dim=0) - self.confusion.diagonal()
+
+    @property
+    def false_negative(self) -> Tensor:
+        """(C,) int64: samples of each class that were predicted as another."""
+        return self.count - self.confusion.diagonal()
+
+    @property
+    def reached(self) -> Tensor:
+        """(C,) int64 view: samples of each class that were predicted as their target."""
+        return self.buffer[layout.REACHED]
+
+    @property
+    def target_false_positive(self) -> Tensor:
+        """(C,) int64 view: predictions that landed on each class while the target was another."""
+        return self.buffer[layout.TARGET_FP]
+
+    @property
+    def target_false_negative(self) -> Tensor:
+        """(C,) int64 view: samples of each class that were not predicted as their target."""
+        return self.buffer[layout.TARGET_FN]
+
+    @property
+    def target_count(self) -> Tensor:
+        """(C,) int64: samples of each class that came with a target."""
+        return self.reached + self.target_false_negative
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """(C,) int64 view: samples of each class whose loss was NaN, infinite or too large for the fixed point."""
+        return self.buffer[layout.NONFINITE]
+
+    @property
+    def loss_sum(self) -> Tensor:
+        """(C,) float64: sum of the finite losses of each class."""
+        return self.buffer[layout.LOSS].double() / layout.LOSS_SCALE
+
+    @property
+    def loss_mean(self) -> Tensor:
+        """(C,) float64: mean of the finite losses of each class; NaN where there are none."""
+        return self.loss_sum / (self.count - self.nonfinite)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """(C,) float64: tp_k / n_k; NaN for a class without samples."""
+        return self.correct.double() / self.count
+
+    @property
+    def mean_accuracy(self) -> Tensor:
+        """() float64: mean of `accuracy` over the classes that have samples, each class weighing the same."""
+        return self.accuracy.nanmean()
+
+    @property
+    def overall_accuracy(self) -> Tensor:
+        """() float64: right samples over all samples; equals `mean_accuracy` on balanced data."""
+        return self.correct.sum().double() / self.count.sum()
+
+    @property
+    def cfps(self) -> Tensor:
+        """(C,) float64: class-wise false positive score fp_k / err, summing to 1; all 0 without errors."""
+        return _share(self.false_positive)
+
+    @property
+    def cfns(self) -> Tensor:
+        """(C,) float64: class-wise false negative score fn_k / err, summing to 1; all 0 without errors."""
+        return _share(self.false_negative)
+
+    @property
+    def target_rob(self) -> Tensor:
+        """(C,) float64: share of a class's targeted samples that reached their target; NaN where there are none."""
+        return self.reached.double() / self.target_count
+
+    @property
+    def target_cfps(self) -> Tensor:
+        """(C,) float64: target-relative `cfps`; all 0 when every sample reached its target."""
+        return _share(self.target_false_positive)
+
+    @property
+    def target_cfns(self) -> Tensor:
+        """(C,) float64: target-relative `cfns`; all 0 when every sample reached its target."""
+        return _share(self.target_false_negative)
+
+    def worst(self) -> tuple[int, float]:
+        """The class of the lowest accuracy and that accuracy, among the classes that have samples.
+
+        Of several such classes it is the first. The answer is a pair of Python numbers, so this reads back from the
+        device: for the end of an epoch, not for every batch.
+
+        Raises:
+            ValueError: no samples have been counted.
+        """
+        accuracy = self.accuracy
+        value, index = torch.where(accuracy.isnan(), torch.inf, accuracy).min(dim=0)
+        lowest = float(value)
+        if lowest == float("inf"):
+            raise ValueError("worst() needs at least one sample; these statistics are empty")
+        return int(index), lowest
+
+    def update(self, logits: Tensor, label: Tensor, target: Tensor | None = None) -> ClassStats:
+        """Count a batch: cross-entropy and prediction come from the logits, no gradient is kept, nothing waits.
+
+        Args:
+            logits: (N, C) of any floating dtype.
+            label: (N,) int64, the true classes.
+            target: (N,) int64, the classes that the attack moved towards, if there were any.
+
+        Raises:
+            TypeError, ValueError: as `ops.logit_loss` and `ops.class_stats_`.
+        """
+        check_tensor("logits", logits)
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must have shape (N, {self.num_classes}), got {tuple(logits.shape)}")
+        check_labels("label", label, logits.shape[0], "logits", logits)
+        result = ops.logit_loss(logits, label)
+        ops.class_stats_(self, result.pred, label, loss=result.loss, target=target)
+        return self
+
+    def __iadd__(self, other: ClassStats) -> ClassStats:
+        """Add the counts of `other`: as if its samples had been counted here."""
+        if not isinstance(other, ClassStats):
+            return NotImplemented
+        if other.num_classes != self.num_classes:
+            raise ValueError(f"other must have num_classes={self.num_classes}, got {other.num_classes}")
+        self.buffer += other.buffer.to(self.device)
+        return self
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> ClassStats:
+        """Replace the counts by their sum over all processes, in one collective; a no-op in a single process.
+
+        Call it once for a set of counts: a second call would sum the sums.
+        """
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.buffer, op=dist.ReduceOp.SUM, group=group)
+        return self
+
+    def reset(self) -> ClassStats:
+        """Forget every sample."""
+        self.buffer.zero_()
+        return self
+
+    def to(self, device: torch.device | str) -> ClassStats:
+        """These statistics on `device`: the same object if they are there already, otherwise a copy."""
+        buffer = self.buffer.to(device)
+        if buffer is self.buffer:
+            return self
+        moved = ClassStats(self.num_classes, device=buffer.device)
+        moved.buffer = buffer
+        return moved
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state: ``num_classes`` and ``buffer``, which torch.load(weights_only=True) reads."""
+        return {"num_classes": self.num_classes, "buffer": self.buffer.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict`, from any device; on an error nothing has changed.
+
+        Raises:
+            TypeError, ValueError: the state has other keys, another number of classes, or a buffer of another shape
+                or dtype.
+        """
+        _checks.state_keys("ClassStats", state, _STATE_KEYS)
+        num_classes, buffer = state["num_classes"], state["buffer"]
+        if num_classes != self.num_classes:
+            raise ValueError(f"ClassStats state must have num_classes={self.num_classes}, got {num_classes!r}")
+        if not isinstance(buffer, Tensor):
+            raise TypeError(f"ClassStats state buffer must be a tensor, got {type(buffer).__name__}")
+        if buffer.shape != self.buffer.shape or buffer.dtype != torch.int64:
+            expected = f"int64 of shape {tuple(self.buffer.shape)}"
+            raise ValueError(
+                f"ClassStats state buffer must be {expected}, got {buffer.dtype} of shape {tuple(buffer.shape)}"
+            )
+        self.buffer.copy_(buffer)
+
+
+def _share(errors: Tensor) -> Tensor:
+    """errors / sum(errors) (C,) in float64; 0 / 0 is 0, for there is nothing to share out."""
+    return errors.double() / errors.sum().clamp(min=1)

@@ -1,0 +1,251 @@
+"""The rules of FAIR-TAT for a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairtat import ops
+from fairtat.fairness import _checks
+from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
+from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
+from fairtat.ops._validate import check_labels, check_seed, check_tensor
+
+_STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last")
+
+
+class FairTAT:
+    """Targets and radii that follow, epoch by epoch, how the classes fared under attack.
+
+    From the training adversarial examples of the previous epoch, with t != y:
+
+        p(t | y) ~ exp(tau * CFPS_t)        eps_k = (lam + A_k) * eps
+
+    and likewise for the other rules of `target_weight` and `class_radii`. Until `begin` epochs have finished, targets
+    are uniform over the other classes and every radius is the plain eps. A loop is::
+
+        fair = fairtat.FairTAT(num_classes=10)
+        for epoch in range(epochs):
+            for x, y, sample_ids in loader:
+                target = fair.sample_targets(y, sample_ids)
+                x_adv = fairtat.fast_targeted_pgd(model, x, target, y=y, eps=fair.eps_for(y))
+                logits = model(x_adv)
+                ...                                  # loss, backward, optimiser step
+                fair.update(logits, y, target)
+            fair.end_epoch()
+
+    Nothing but `end_epoch` waits for the device. Within an epoch a sample's target depends on the seed and on its label
+    and id: not on its batch or rank.
+
+    Args:
+        num_classes: C >= 2.
+        eps: plain radius >= 0, in pixel units.
+        targets: "none" (untargeted attacks), "random", "cfps" or "confusion".
+        margins: "fixed", "G-rob", "G-cfps", "G-cfns", "T-rob", "T-cfps", "T-cfns", or a sequence of them.
+        lam: lambda >= 0 of the radii.
+        tau: temperature of the targets, |tau| <= 700.
+        combine: "avg" or "min", for several margins.
+        clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
+        begin: how many epochs finish before the rules apply, >= 1.
+        seed: of the targets, in [-2**63, 2**64).
+        device: where statistics, radii and targets live.
+
+    Attributes:
+        stats: the `ClassStats` of the running epoch.
+        last: that of the last finished epoch, over all processes; None before there is one.
+        class_eps: (C,) float32, the radius of each class.
+        target_weight: (C,) or (C, C) float64, unnormalised; None for targets="none".
+        epoch: how many epochs have finished.
+
+    Raises:
+        TypeError, ValueError: a setting of the wrong type or out of range, an unknown rule (the nearest one is named),
+            or a T- margin together with targets="none".
+
+    Source: FAIR-TAT (Medi, Jung, Keuper, WACV 2025, arXiv:2410.23142); targets="none" with margins="G-rob" and
+    begin=10 are the radii of CFA (Wei et al., CVPR 2023, arXiv:2303.14460).
+    """
+
+    stats: ClassStats
+    last: ClassStats | None
+    class_eps: Tensor
+    target_weight: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        eps: float = 8 / 255,
+        *,
+        targets: str = "cfps",
+        margins: str | Sequence[str] = "G-rob",
+        lam: float = 0.5,
+        tau: float = 2.0,
+        combine: str = "avg",
+        clamp: Sequence[float] | None = None,
+        begin: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.stats = ClassStats(num_classes, device=device)
+        self.last = None
+        self.eps = _checks.real("eps", eps, low=0.0)
+        self.targets = check_targets(targets)
+        self.margins = check_margins(margins)
+        self.lam = _checks.real("lam", lam, low=0.0)
+        self.tau = check_tau(tau)
+        self.combine = check_combine(combine)
+        self.clamp = check_clamp(clamp)
+        self.begin = _checks.integer("begin", begin, low=1)
+        check_seed(seed, stream=0)
+        self.seed = seed
+        self.epoch = 0
+        self._next_sample_id = 0
+        self._needs_target = any(name.startswith("T-") for name in self.margins)
+        if self._needs_target and self.targets == UNTARGETED:
+            raise ValueError(
+                f"margins {list(self.margins)} are relative to the target, so targets must be random, cfps or "
+                f"confusion, got targets={self.targets!r}"
+            )
+        self._apply_rules()
+
+    @property
+    def num_classes(self) -> int:
+        return self.stats.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        return self.stats.device
+
+    def __repr__(self) -> str:
+        return (
+            f"FairTAT(num_classes={self.num_classes}, eps={self.eps:.6g}, targets={self.targets!r}, "
+            f"margins={'+'.join(self.margins)!r}, lam={self.lam:g}, tau={self.tau:g}, combine={self.combine!r}, "
+            f"clamp={self.clamp}, begin={self.begin}, seed={self.seed}, device={str(self.device)!r}, "
+            f"epoch={self.epoch})"
+        )
+
+    def sample_targets(self, y: Tensor, sample_ids: Tensor | None = None) -> Tensor | None:
+        """A target for each sample, never its own label; None for targets="none".
+
+        Each epoch draws anew for the same ids. Without ids, samples are numbered in the order in which they come within
+        the epoch, so two batches do not get the same draws, and the numbering is part of `state_dict`. Several
+        processes would all number theirs from 0: there, pass the samples' indices in the data set.
+
+        Args:
+            y: (N,) int64 labels.
+            sample_ids: (N,) int64.
+
+        Returns:
+            (N,) int64.
+
+        Raises:
+            TypeError, ValueError: y is not (N,) int64 on the device of these rules, or as `ops.sample_targets`.
+        """
+        self._check_labels(y)
+        if self._table is None:
+            return None
+        numbered = sample_ids is None
+        if sample_ids is None:
+            first = self._next_sample_id
+            sample_ids = torch.arange(first, first + y.shape[0], device=self.device)
+        target = ops.sample_targets(y, self._table, seed=self.seed, sample_ids=sample_ids, stream=self.epoch)
+        if numbered:
+            self._next_sample_id += y.shape[0]
+        return target
+
+    def eps_for(self, y: Tensor) -> Tensor:
+        """The radius of each sample, by its true class: y (N,) int64 -> (N,) float32, in pixel units.
+
+        Raises:
+            TypeError, ValueError: y is not (N,) int64 on the device of these rules.
+        """
+        self._check_labels(y)
+        return self.class_eps.index_select(0, y)
+
+    def update(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> None:
+        """Count a batch of the running epoch: logits (N, C), y (N,) int64, target (N,) int64 as drawn, if any.
+
+        Raises:
+            ValueError: a T- margin is in use and no target is given.
+            TypeError, ValueError: as `ClassStats.update`.
+        """
+        self._check_labels(y)
+        if self._needs_target and target is None:
+            raise ValueError(f"target must be given: margins {list(self.margins)} are relative to it, got None")
+        self.stats.update(logits, y, target)
+
+    def end_epoch(self) -> None:
+        """Finish the epoch: sum over all processes, set targets and radii for the next one, start counting afresh.
+
+        One collective if torch.distributed is initialised, so every process must call it. Building the target table
+        checks values, the only time in an epoch that the host waits for the device.
+        """
+        self.last = self.stats.all_reduce()
+        self.stats = ClassStats(self.num_classes, device=self.device)
+        self.epoch += 1
+        self._next_sample_id = 0
+        self._apply_rules()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what the epochs have left, which torch.load(weights_only=True) reads.
+
+        It resumes to the same bits, also in the middle of an epoch. With several processes the running epoch is each
+        process's own, so a state from the middle of an epoch belongs to the rank that made it; between epochs the state
+        is the same on all.
+        """
+        return {
+            "num_classes": self.num_classes,
+            "epoch": self.epoch,
+            "next_sample_id": self._next_sample_id,
+            "stats": self.stats.state_dict(),
+            "last": None if self.last is None else self.last.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict`, from any device; on an error nothing has changed.
+
+        The settings stay those of the constructor: radii and targets are computed again, by them, from the state's
+        statistics.
+
+        Raises:
+            TypeError, ValueError: the state has other keys, another number of classes, or values that cannot be.
+        """
+        _checks.state_keys("FairTAT", state, _STATE_KEYS)
+        if state["num_classes"] != self.num_classes:
+            raise ValueError(f"FairTAT state must have num_classes={self.num_classes}, got {state['num_classes']!r}")
+        epoch = _checks.integer("FairTAT state epoch", state["epoch"], low=0)
+        next_sample_id = _checks.integer("FairTAT state next_sample_id", state["next_sample_id"], low=0)
+        if (epoch == 0) != (state["last"] is None):
+            raise ValueError(
+                f"FairTAT state must have statistics in 'last' after epoch 0 and only then, got epoch {epoch} with "
+                f"{'none' if state['last'] is None else 'some'}"
+            )
+        stats, last = self._loaded(state["stats"]), None if epoch == 0 else self._loaded(state["last"])
+
+        self.epoch, self._next_sample_id = epoch, next_sample_id
+        self.stats, self.last = stats, last
+        self._apply_rules()
+
+    def _check_labels(self, y: Tensor) -> None:
+        check_tensor("y", y)
+        check_labels("y", y, y.shape[0] if y.ndim else 0, "class_eps", self.class_eps)
+
+    def _loaded(self, state: Mapping[str, Any]) -> ClassStats:
+        stats = ClassStats(self.num_classes, device=self.device)
+        stats.load_state_dict(state)
+        return stats
+
+    def _apply_rules(self) -> None:
+        """Radii and targets of the running epoch from the last one. float64 throughout; only the result is rounded."""
+        if self.last is None or self.epoch < self.begin:
+            radii = torch.full((self.num_classes,), self.eps, dtype=torch.float64, device=self.device)
+            targets, stats = (UNTARGETED if self.targets == UNTARGETED else "random"), self.stats
+        else:
+            radii = class_radii(self.last, self.eps, self.margins, lam=self.lam, combine=self.combine, clamp=self.clamp)
+            targets, stats = self.targets, self.last
+        self.class_eps = radii.float()
+        self.target_weight = target_weight(stats, targets, tau=self.tau)
+        self._table = None if self.target_weight is None else ops.target_table(self.target_weight)

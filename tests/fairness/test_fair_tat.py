@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import io
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+
+from fairtat import ClassStats, FairTAT
+from fairtat.fairness import MARGIN_RULES, TARGET_RULES, class_radii, target_weight
+
+EPS = 8 / 255
+CLASSES = 5
+
+
+def epoch_batches(epoch: int, batches: int = 4, n: int = 33) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(logits, labels, sample ids) of an epoch: imbalanced, often wrong, class 4 rarely there."""
+    generator = torch.Generator().manual_seed(epoch)
+    total = batches * n
+    label = (torch.rand(total, generator=generator) ** 2 * CLASSES).long()
+    logits = torch.randn(total, CLASSES, generator=generator)
+    logits[torch.arange(total), label] += 1.0
+    ids = torch.randperm(total, generator=generator)
+    return list(zip(logits.split(n), label.split(n), ids.split(n), strict=True))
+
+
+def run_epoch(fair: FairTAT, batches: list[tuple[Tensor, Tensor, Tensor]], with_ids: bool = True) -> list[Tensor]:
+    """What a training loop asks for: the targets and radii of every batch, in order."""
+    seen = []
+    for logits, label, ids in batches:
+        target = fair.sample_targets(label, ids if with_ids else None)
+        fair.update(logits, label, target)
+        seen += [fair.eps_for(label)] if target is None else [target, fair.eps_for(label)]
+    return seen
+
+
+def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize("begin", [1, 3])
+def test_until_begin_targets_are_uniform_and_radii_plain(begin: int) -> None:
+    fair = FairTAT(CLASSES, EPS, begin=begin)
+    for epoch in range(begin):
+        assert fair.epoch == epoch
+        assert fair.class_eps.tolist() == torch.tensor([EPS] * CLASSES).tolist()
+        assert fair.target_weight is not None
+        assert fair.target_weight.tolist() == [1.0] * CLASSES
+        run_epoch(fair, epoch_batches(epoch))
+        fair.end_epoch()
+    assert fair.target_weight is not None
+    assert fair.class_eps.unique().numel() > 1
+    assert fair.target_weight.unique().numel() > 1
+
+
+def test_an_epoch_by_hand() -> None:
+    fair = FairTAT(3, EPS, lam=0.5, tau=2.0)
+    # 0: 3 of 4 right, one taken for 1; 1: 1 of 2 right, one taken for 2; 2: none of 2 right, both taken for 1.
+    label = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    pred = torch.tensor([0, 0, 0, 1, 1, 2, 1, 1])
+    fair.update(torch.eye(3)[pred], label, fair.sample_targets(label))
+    fair.end_epoch()
+    assert fair.class_eps.dtype == torch.float32
+    assert fair.class_eps.tolist() == pytest.approx([1.25 * EPS, 1.0 * EPS, 0.5 * EPS], rel=1e-6)
+    assert fair.target_weight is not None
+    assert fair.target_weight.tolist() == pytest.approx([1.0, math.exp(1.5), math.exp(0.5)], rel=1e-12)
+    assert fair.eps_for(torch.tensor([2, 0, 0])).tolist() == pytest.approx([0.5 * EPS, 1.25 * EPS, 1.25 * EPS])
+    assert fair.last is not None
+    assert fair.last.count.tolist() == [4, 2, 2]
+    assert fair.stats.count.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("targets", ["none", "random", "cfps", "confusion"])
+@pytest.mark.parametrize("margins", ["fixed", "G-rob", ["G-rob", "G-cfns"]])
+def test_settings_reach_the_rules(targets: str, margins: str | list[str]) -> None:
+    clamp = (4 / 255, 9 / 255)
+    fair = FairTAT(CLASSES, EPS, targets=targets, margins=margins, lam=0.7, tau=1.5, combine="min", clamp=clamp, seed=3)
+    run_epoch(fair, epoch_batches(0))
+    fair.end_epoch()
+    assert fair.last is not None
+    radii = class_radii(fair.last, EPS, margins, lam=0.7, combine="min", clamp=clamp)
+    assert torch.equal(fair.class_eps, radii.float())
+    expected = target_weight(fair.last, targets, tau=1.5)
+    if expected is None:
+        assert fair.target_weight is None
+        assert fair.sample_targets(torch.tensor([0, 1])) is None
+    else:
+        assert fair.target_weight is not None
+        assert torch.equal(fair.target_weight, expected)
+
+
+@pytest.mark.parametrize("targets", ["random", "cfps", "confusion"])
+def test_targets_are_never_the_label_and_differ_between_epochs_and_seeds(targets: str) -> None:
+    label, ids = torch.arange(CLASSES).repeat(200), torch.arange(CLASSES * 200)
+    fair, other = FairTAT(CLASSES, targets=targets, seed=1), FairTAT(CLASSES, targets=targets, seed=2)
+    drawn = []
+    for epoch in range(3):
+        target, again = fair.sample_targets(label, ids), fair.sample_targets(label, ids)
+        different = other.sample_targets(label, ids)
+        assert target is not None
+        assert again is not None
+        assert different is not None
+        assert not (target == label).any()
+        assert torch.equal(target, again)
+        assert not torch.equal(target, different)
+        drawn.append(target)
+        for each in (fair, other):
+            run_epoch(each, epoch_batches(epoch))
+            each.end_epoch()
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_a_sample_gets_the_same_target_in_any_batch() -> None:
+    fair = FairTAT(CLASSES)
+    label, ids = torch.arange(101) % CLASSES, torch.arange(101) * 7
+    whole = fair.sample_targets(label, ids)
+    assert whole is not None
+    order = torch.randperm(101, generator=torch.Generator().manual_seed(0))
+    for part in order.split([1, 60, 40]):
+        drawn = fair.sample_targets(label[part], ids[part])
+        assert drawn is not None
+        assert torch.equal(drawn, whole[part])
+
+
+def test_without_ids_samples_are_numbered_through_the_epoch() -> None:
+    label = torch.zeros(300, dtype=torch.int64)
+    fair, split = FairTAT(CLASSES), FairTAT(CLASSES)
+    first, second = fair.sample_targets(label), fair.sample_targets(label)
+    numbered = FairTAT(CLASSES).sample_targets(label.repeat(2), torch.arange(600))
+    assert first is not None
+    assert second is not None
+    assert numbered is not None
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.cat([first, second]), numbered)
+    parts = [split.sample_targets(part) for part in label.repeat(2).split([0, 7, 500, 93])]
+    assert torch.equal(torch.cat([part for part in parts if part is not None]), numbered)
+    fair.end_epoch()
+    afresh, from_zero = fair.sample_targets(label), fair.sample_targets(label, torch.arange(300))
+    assert afresh is not None
+    assert from_zero is not None
+    assert torch.equal(afresh, from_zero)
+
+
+def test_a_draw_that_failed_does_not_move_the_numbering() -> None:
+    fair, fresh = FairTAT(CLASSES), FairTAT(CLASSES)
+    with pytest.raises(ValueError, match=r"label must lie in \[0, 5\)"):
+        fair.sample_targets(torch.full((3,), CLASSES))
+    label = torch.zeros(50, dtype=torch.int64)
+    assert same([fair.sample_targets(label)], [fresh.sample_targets(label)])  # type: ignore[list-item]
+
+
+def test_an_empty_batch_and_an_empty_epoch() -> None:
+    fair = FairTAT(CLASSES, EPS)
+    empty = torch.zeros(0, dtype=torch.int64)
+    target = fair.sample_targets(empty)
+    assert target is not None
+    assert target.shape == fair.eps_for(empty).shape == (0,)
+    fair.update(torch.zeros(0, CLASSES), empty, target)
+    fair.end_epoch()
+    assert fair.epoch == 1
+    assert fair.class_eps.tolist() == torch.tensor([EPS] * CLASSES).tolist()
+    assert fair.target_weight is not None
+    assert fair.target_weight.tolist() == [1.0] * CLASSES
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("targets", ["none", "cfps", "confusion"])
+@pytest.mark.parametrize("stop", [0, 2, 4])
+def test_resuming_is_as_if_never_interrupted(targets: str, with_ids: bool, stop: int) -> None:
+    """Stopped in epoch 1 after `stop` of its four batches, and again between epochs."""
+    straight = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
+    expected = []
+    for epoch in range(3):
+        expected += run_epoch(straight, epoch_batches(epoch), with_ids)
+        straight.end_epoch()
+
+    def fresh(state: dict[str, Any]) -> FairTAT:
+        fair = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
+        fair.load_state_dict(saved_and_loaded(state))
+        return fair
+
+    fair = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
+    seen = run_epoch(fair, epoch_batches(0), with_ids)
+    fair.end_epoch()
+    seen += run_epoch(fair, epoch_batches(1)[:stop], with_ids)
+    fair = fresh(fair.state_dict())
+    seen += run_epoch(fair, epoch_batches(1)[stop:], with_ids)
+    fair.end_epoch()
+    fair = fresh(fair.state_dict())
+    seen += run_epoch(fair, epoch_batches(2), with_ids)
+    fair.end_epoch()
+    assert same(seen, expected)
+    assert fair.last is not None
+    assert straight.last is not None
+    assert torch.equal(fair.last.buffer, straight.last.buffer)
+    assert torch.equal(fair.class_eps, straight.class_eps)
+
+
+def test_a_state_is_a_copy() -> None:
+    fair = FairTAT(CLASSES)
+    run_epoch(fair, epoch_batches(0)[:2])
+    state = fair.state_dict()
+    before = state["stats"]["buffer"].clone()
+    run_epoch(fair, epoch_batches(0)[2:])
+    assert torch.equal(state["stats"]["buffer"], before)
+    restored = FairTAT(CLASSES)
+    restored.load_state_dict(state)
+    run_epoch(restored, epoch_batches(0)[2:])
+    assert torch.equal(state["stats"]["buffer"], before)
+
+
+def test_a_loaded_state_follows_the_settings_of_the_constructor() -> None:
+    fair = FairTAT(CLASSES, EPS, tau=2.0)
+    run_epoch(fair, epoch_batches(0))
+    fair.end_epoch()
+    other = FairTAT(CLASSES, EPS, margins="fixed", tau=0.0)
+    other.load_state_dict(fair.state_dict())
+    assert other.class_eps.tolist() == torch.tensor([EPS] * CLASSES).tolist()
+    assert other.target_weight is not None
+    assert other.target_weight.tolist() == [1.0] * CLASSES
+    assert other.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_classes": 4}, ValueError, "num_classes=5, got 4"),
+        ({"epoch": -1}, ValueError, "epoch must be an int and >= 0, got -1"),
+        ({"epoch": 1.5}, TypeError, "epoch must be an int, got 1.5"),
+        ({"next_sample_id": -3}, ValueError, "next_sample_id"),
+        ({"epoch": 0}, ValueError, "'last'"),
+        ({"last": None}, ValueError, "'last'"),
+        ({"last": {"num_classes": 5, "buffer": torch.zeros(9, 5, dtype=torch.int64)}}, ValueError, "buffer"),
+        ({"stats": None}, TypeError, "ClassStats state"),
+        ({"extra": 0}, ValueError, "unexpected"),
+    ],
+)
+def test_a_wrong_state_is_an_error_and_changes_nothing(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    source, fair = FairTAT(CLASSES), FairTAT(CLASSES)
+    for each, epochs in ((source, 2), (fair, 1)):
+        for epoch in range(epochs):
+            run_epoch(each, epoch_batches(epoch))
+            each.end_epoch()
+    run_epoch(fair, epoch_batches(7)[:1])
+    expected = run_epoch(fair, epoch_batches(8))
+    before = fair.state_dict()
+    with pytest.raises(error, match=message):
+        fair.load_state_dict({**source.state_dict(), **change})
+    assert fair.epoch == 1
+    assert torch.equal(fair.stats.buffer, before["stats"]["buffer"])
+    assert same(run_epoch(fair, epoch_batches(8)), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_classes": 1}, ValueError, "num_classes must be an int and >= 2, got 1"),
+        ({"eps": -0.1}, ValueError, "eps must be finite and >= 0.0, got -0.1"),
+        ({"eps": math.inf}, ValueError, "eps must be finite"),
+        ({"eps": "big"}, TypeError, "eps must be a real number"),
+        ({"targets": "confuson"}, ValueError, "did you mean 'confusion'"),
+        ({"margins": "G-robb"}, ValueError, "did you mean 'G-rob'"),
+        ({"margins": []}, ValueError, "at least one"),
+        ({"lam": math.nan}, ValueError, "lam must be finite"),
+        ({"tau": math.inf}, ValueError, "tau must be finite"),
+        ({"combine": "mean"}, ValueError, "combine must be one of 'avg', 'min'"),
+        ({"clamp": (0.1, 0.0)}, ValueError, "low <= high"),
+        ({"clamp": 0.1}, TypeError, "clamp must be None or a pair"),
+        ({"begin": 0}, ValueError, "begin must be an int and >= 1, got 0"),
+        ({"begin": 1.0}, TypeError, "begin must be an int, got 1.0"),
+        ({"seed": 2**64}, ValueError, "seed"),
+        ({"seed": "0"}, TypeError, "seed"),
+        ({"targets": "none", "margins": ["G-rob", "T-rob"]}, ValueError, "targets must be random, cfps or confusion"),
+    ],
+)
+def test_settings_that_cannot_be_are_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FairTAT(**{"num_classes": CLASSES, **options})
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_the_extreme_seeds_draw(seed: int) -> None:
+    label = torch.arange(CLASSES)
+    target = FairTAT(CLASSES, seed=seed).sample_targets(label)
+    assert target is not None
+    assert not (target == label).any()
+
+
+def test_target_relative_margins_ask_for_the_target() -> None:
+    fair = FairTAT(CLASSES, margins="T-rob")
+    with pytest.raises(ValueError, match="target must be given"):
+        fair.update(torch.zeros(2, CLASSES), torch.tensor([0, 1]))
+    assert fair.stats.count.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (torch.zeros(3), TypeError, "y must be int64, got float32"),
+        (torch.zeros(3, 1, dtype=torch.int64), ValueError, r"y must have shape \(3,\), got \(3, 1\)"),
+        (torch.tensor(1), ValueError, r"y must have shape \(0,\), got \(\)"),
+        (torch.zeros(3, dtype=torch.int64, device="meta"), ValueError, "y must be on the device of class_eps"),
+        ([0, 1, 2], TypeError, "y must be a tensor, got list"),
+    ],
+)
+def test_labels_of_a_wrong_kind_are_errors(y: Any, error: type[Exception], message: str) -> None:
+    fair = FairTAT(CLASSES)
+    for call in (fair.eps_for, fair.sample_targets, lambda y: fair.update(torch.zeros(3, CLASSES), y)):
+        with pytest.raises(error, match=message):
+            call(y)
+    assert fair.stats.count.sum() == 0
+
+
+def test_a_rule_of_ones_own_has_a_name_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGET_RULES, "worst", lambda stats, tau: torch.exp(-tau * stats.accuracy.nan_to_num(1.0)))
+    monkeypatch.setitem(MARGIN_RULES, "error", lambda stats: 1 - stats.accuracy)
+    fair = FairTAT(CLASSES, EPS, targets="worst", margins="error", tau=3.0, lam=0.0)
+    run_epoch(fair, epoch_batches(0))
+    fair.end_epoch()
+    assert fair.last is not None
+    assert fair.target_weight is not None
+    assert torch.equal(fair.target_weight, torch.exp(-3.0 * fair.last.accuracy))
+    assert torch.equal(fair.class_eps, ((1 - fair.last.accuracy) * EPS).float())
+
+
+def test_a_batch_never_waits_for_the_device() -> None:
+    """On fake tensors, which have no values, reading one back (.item(), bool(tensor), .tolist()) raises."""
+    fair = FairTAT(CLASSES)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y = torch.zeros(8, dtype=torch.int64)
+        target = fair.sample_targets(y)
+        assert isinstance(target, FakeTensor)
+        fair.update(torch.randn(8, CLASSES), y, target)
+        assert isinstance(fair.eps_for(y), FakeTensor)
+        fair.stats.buffer = torch.zeros_like(fair.stats.buffer)
+        for name, value in vars(ClassStats).items():
+            if isinstance(value, property) and name != "device":
+                assert isinstance(getattr(fair.stats, name), FakeTensor), name
+        with pytest.raises(DataDependentOutputException):
+            fair.stats.worst()
+
+
+def global_epoch(rank: int, world: int, epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The share of one rank in the same global batches."""
+    return [(z[rank::world], y[rank::world], ids[rank::world]) for z, y, ids in epoch_batches(epoch)]
+
+
+def train_two_epochs(rank: int, world: int) -> dict[str, Any]:
+    """Two epochs of statistics and the first targets and radii of a third, by sample id."""
+    fair = FairTAT(CLASSES, targets="confusion", margins=["G-rob", "T-cfns"], seed=4)
+    for epoch in range(2):
+        run_epoch(fair, global_epoch(rank, world, epoch))
+        fair.end_epoch()
+    assert fair.last is not None
+    _, label, ids = global_epoch(rank, world, 2)[0]
+    target = fair.sample_targets(label, ids)
+    return {"buffer": fair.last.buffer, "ids": ids, "target": target, "eps": fair.eps_for(label)}
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    """This file, run as a script, is one rank: gloo, one collective an epoch, the single process's integers."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    alone = train_two_epochs(0, 1)
+    by_id = {int(i): (int(t), float(e)) for i, t, e in zip(alone["ids"], alone["target"], alone["eps"], strict=True)}
+    for rank in range(2):
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert result["collectives"] == 2
+        assert torch.equal(result["buffer"], alone["buffer"])
+        for i, t, e in zip(result["ids"], result["target"], result["eps"], strict=True):
+            assert by_id.pop(int(i)) == (int(t), float(e))
+    assert not by_id
+
+
+def _rank_main(rank: int, folder: Path) -> None:
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    calls, all_reduce = [], dist.all_reduce
+
+    def counted_all_reduce(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return all_reduce(*args, **kwargs)
+
+    dist.all_reduce = counted_all_reduce
+    result = train_two_epochs(rank, 2)
+    torch.save({**result, "collectives": len(calls)}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _rank_main(int(sys.argv[1]), Path(sys.argv[2]))
