@@ -9,12 +9,25 @@ namespace fairtat {
 namespace FAIRTAT_ISA {
 namespace {
 
-constexpr int kLanes = 16;  // fixed, so that sums have one order on every instruction set
+// A row is worked on in blocks of sixteen: one order of summation on every instruction set, and whole vectors also for
+// ten classes. Copies of rows are padded to whole blocks, logits with -inf (so that nothing there is ever largest).
+constexpr int kLanes = 16;
+
+int64_t padded(int64_t classes) { return (classes + kLanes - 1) / kLanes * kLanes; }
+
+template <typename Body>
+void for_lanes(int64_t n, Body body) {
+  for (int64_t j = 0; j < n; j += kLanes) {
+#pragma omp simd
+    for (int k = 0; k < kLanes; ++k) body(j + k);
+  }
+}
 
 template <typename In>
 void load_row(float* __restrict row, const void* source, int64_t sample, int64_t classes) {
   const In* in = static_cast<const In*>(source) + sample * classes;
   for (int64_t j = 0; j < classes; ++j) row[j] = to_float(in[j]);
+  for (int64_t j = classes; j < padded(classes); ++j) row[j] = -INFINITY;
 }
 
 void load(float* row, const void* source, DType dtype, int64_t sample, int64_t classes) {
@@ -39,91 +52,102 @@ void save(const LogitLossArgs& a, const float* row, int64_t sample) {
   }
 }
 
-// Index of the first largest value in [begin, end); a NaN counts as largest.
-int64_t argmax(const float* z, int64_t begin, int64_t end) {
+// Index of the first largest of n padded values; a NaN counts as largest.
+int64_t argmax(const float* z, int64_t n) {
+  if (n == kLanes) {  // for few classes the reduction over lanes would cost more than a plain scan
+    int64_t at = 0;
+    float top = z[0];
+    for (int64_t j = 1; j < kLanes; ++j) {
+      const bool better = comes_before(z[j], top);
+      at = better ? j : at;
+      top = better ? z[j] : top;
+    }
+    return at;
+  }
   float best[kLanes];
-  for (int k = 0; k < kLanes; ++k) best[k] = z[begin];
-  int64_t j = begin;
-  for (; j + kLanes <= end; j += kLanes) {
+  for (int k = 0; k < kLanes; ++k) best[k] = z[k];
+  for (int64_t j = kLanes; j < n; j += kLanes) {
 #pragma omp simd
     for (int k = 0; k < kLanes; ++k) {
       // Keeps a NaN that it meets, as no comparison with one is true.
       best[k] = z[j + k] <= best[k] || best[k] != best[k] ? best[k] : z[j + k];
     }
   }
-  for (; j < end; ++j) best[0] = z[j] <= best[0] || best[0] != best[0] ? best[0] : z[j];
-  float top = best[0];
-  for (int k = 1; k < kLanes; ++k) top = comes_before(best[k], top) ? best[k] : top;
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) best[k] = comes_before(best[k + half], best[k]) ? best[k + half] : best[k];
+  }
+  const float top = best[0];
   const bool nan = top != top;
-  for (j = begin; j + kLanes <= end; j += kLanes) {  // skip blocks without it
+  int64_t j = 0;
+  for (; j + kLanes < n; j += kLanes) {  // skip blocks without it
     int hits = 0;
 #pragma omp simd reduction(+ : hits)
     for (int k = 0; k < kLanes; ++k) hits += z[j + k] == top || (nan && z[j + k] != z[j + k]);
     if (hits != 0) break;
   }
-  while (j + 1 < end && z[j] != top && !(nan && z[j] != z[j])) ++j;
+  while (j + 1 < n && z[j] != top && !(nan && z[j] != z[j])) ++j;
   return j;
 }
 
-// The best class other than `skip`.
-int64_t argmax_other(const float* z, int64_t classes, int64_t skip) {
-  if (skip == 0) return argmax(z, 1, classes);
-  const int64_t low = argmax(z, 0, skip);
-  if (skip + 1 == classes) return low;
-  const int64_t high = argmax(z, skip + 1, classes);
-  return comes_before(z[high], z[low]) ? high : low;
+// The best class other than `skip`; z is changed meanwhile.
+int64_t argmax_other(float* z, int64_t classes, int64_t skip) {
+  const float own = z[skip];
+  z[skip] = -INFINITY;
+  const int64_t best = argmax(z, padded(classes));
+  z[skip] = own;
+  if (best != skip && best < classes) return best;
+  return skip == 0 ? 1 : 0;  // all others are -inf
 }
 
 float sum_row(const float* row, int64_t n) {
   float lanes[kLanes] = {};
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
+  for (int64_t j = 0; j < n; j += kLanes) {
 #pragma omp simd
     for (int k = 0; k < kLanes; ++k) lanes[k] += row[j + k];
   }
-  for (; j < n; ++j) lanes[j % kLanes] += row[j];
-  float sum = 0.0f;
-  for (int k = 0; k < kLanes; ++k) sum += lanes[k];
-  return sum;
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) lanes[k] += lanes[k + half];
+  }
+  return lanes[0];
 }
 
 // exp(z - z[best]) into e, with e[best] = 0; returns their sum, so that the normaliser is 1 + sum.
-float exp_others(float* __restrict e, const float* __restrict z, int64_t classes, int64_t best) {
+float exp_others(float* __restrict e, const float* __restrict z, int64_t n, int64_t best) {
   const float top = z[best];
-  for (int64_t j = 0; j < classes; ++j) e[j] = exp_nonpositive(z[j] - top);
+  for_lanes(n, [=](int64_t j) { e[j] = exp_nonpositive(z[j] - top); });
   e[best] = 0.0f;
-  return sum_row(e, classes);
+  return sum_row(e, n);
 }
 
 // dz holds softmax(z) - onehot(t); the target's entry is minus the sum of the others, so that a confident
 // sample keeps a gradient where p_t - 1 would round to 0.
-float cross_entropy(float* __restrict dz, const float* __restrict z, int64_t classes, int64_t best, int64_t target) {
-  const float rest = exp_others(dz, z, classes, best);
+float cross_entropy(float* __restrict dz, const float* __restrict z, int64_t n, int64_t best, int64_t target) {
+  const float rest = exp_others(dz, z, n, best);
   dz[best] = 1.0f;
   const float scale = 1.0f + rest;
-  for (int64_t j = 0; j < classes; ++j) dz[j] = dz[j] / scale;
+  for_lanes(n, [=](int64_t j) { dz[j] = dz[j] / scale; });
   dz[target] = 0.0f;
-  dz[target] = -sum_row(dz, classes);
+  dz[target] = -sum_row(dz, n);
   return log1pf(rest) + (z[best] - z[target]);
 }
 
 // sum_j p_j (log p_j - log q_j) with p from the clean logits; dz = q - p. `p` starts as the clean logits.
 float divergence(float* __restrict dz, float* __restrict p, const float* __restrict z, float* __restrict terms,
-                 int64_t classes, int64_t best) {
-  const int64_t clean_best = argmax(p, 0, classes);
+                 int64_t n, int64_t best) {
+  const int64_t clean_best = argmax(p, n);
   const float clean_top = p[clean_best], top = z[best];
-  const float clean_rest = exp_others(terms, p, classes, clean_best);
+  const float clean_rest = exp_others(terms, p, n, clean_best);
   terms[clean_best] = 1.0f;
-  const float rest = exp_others(dz, z, classes, best);
+  const float rest = exp_others(dz, z, n, best);
   dz[best] = 1.0f;
   const float log_scales = log1pf(rest) - log1pf(clean_rest);
-  for (int64_t j = 0; j < classes; ++j) {
+  for_lanes(n, [=](int64_t j) {
     const float pj = terms[j] / (1.0f + clean_rest);
     dz[j] = dz[j] / (1.0f + rest) - pj;
     const float log_ratio = (p[j] - clean_top) - (z[j] - top) + log_scales;
     terms[j] = pj > 0.0f || pj != pj ? pj * log_ratio : 0.0f;
-  }
-  return sum_row(terms, classes);
+  });
+  return sum_row(terms, n);
 }
 
 // The largest `count` logits in descending order, the lower index first among equals.
@@ -141,8 +165,10 @@ void top_indices(const float* z, int64_t classes, int count, int64_t* order) {
 }
 
 // (z_plus - z_minus), over the spread of the leading logits for DLR.
-float difference(const LogitLossArgs& a, float* dz, const float* z, int64_t plus, int64_t minus, bool targeted) {
-  for (int64_t j = 0; j < a.classes; ++j) dz[j] = 0.0f;
+float difference(const LogitLossArgs& a, float* __restrict dz, const float* __restrict z, int64_t plus, int64_t minus,
+                 bool targeted) {
+  const int64_t n = padded(a.classes);
+  for_lanes(n, [=](int64_t j) { dz[j] = 0.0f; });
   const float gap = z[plus] - z[minus];
   if (a.kind == LossKind::margin) {
     dz[plus] += 1.0f;
@@ -155,32 +181,34 @@ float difference(const LogitLossArgs& a, float* dz, const float* z, int64_t plus
   const float to_third = z[order[0]] - z[order[2]];
   const float spread = targeted ? 0.5f * (to_third + (z[order[0]] - z[order[3]])) : to_third;
   const float scale = spread + kDlrEps;
-  const float slope = gap / (scale * scale);
-  dz[plus] += 1.0f / scale;
-  dz[minus] -= 1.0f / scale;
-  dz[order[0]] -= slope;
-  dz[order[2]] += targeted ? 0.5f * slope : slope;
-  if (targeted) dz[order[3]] += 0.5f * slope;
-  return gap / scale;
+  const float loss = gap / scale;
+  dz[plus] += 1.0f;
+  dz[minus] -= 1.0f;
+  dz[order[0]] -= loss;
+  dz[order[2]] += targeted ? 0.5f * loss : loss;
+  if (targeted) dz[order[3]] += 0.5f * loss;
+  // Last, so that 1 - 1 cancels exactly where gap equals scale.
+  for_lanes(n, [=](int64_t j) { dz[j] = dz[j] / scale; });
+  return loss;
 }
 
-// `work` has room for four rows.
+// `work` has room for four padded rows.
 void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
-  const int64_t classes = a.classes, target = a.target[s];
-  float *z = work, *dz = work + classes;
-  load(z, a.logits, a.logits_dtype, s, classes);
-  const int64_t best = argmax(z, 0, classes);
+  const int64_t target = a.target[s], n = padded(a.classes);
+  float *z = work, *dz = work + n;
+  load(z, a.logits, a.logits_dtype, s, a.classes);
+  const int64_t best = argmax(z, n);
   a.pred[s] = best;
   a.reached[s] = best == target;
   if (a.kind == LossKind::ce) {
-    a.loss[s] = cross_entropy(dz, z, classes, best, target);
+    a.loss[s] = cross_entropy(dz, z, n, best, target);
   } else if (a.kind == LossKind::kl) {
-    float* p = work + 2 * classes;
-    load(p, a.clean_logits, a.clean_dtype, s, classes);
-    a.loss[s] = divergence(dz, p, z, work + 3 * classes, classes, best);
+    float* p = work + 2 * n;
+    load(p, a.clean_logits, a.clean_dtype, s, a.classes);
+    a.loss[s] = divergence(dz, p, z, work + 3 * n, n, best);
   } else {
     const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
-    a.loss[s] = difference(a, dz, z, targeted ? a.y[s] : argmax_other(z, classes, target), target, targeted);
+    a.loss[s] = difference(a, dz, z, targeted ? a.y[s] : argmax_other(z, a.classes, target), target, targeted);
   }
   save(a, dz, s);
 }
@@ -194,7 +222,7 @@ BadIndex logit_loss(const LogitLossArgs& a) {
   const int team = team_size(a.threads, a.n * a.classes, a.n);
 #pragma omp parallel num_threads(team) if (team > 1)
   {
-    float* work = static_cast<float*>(malloc(static_cast<size_t>(4 * a.classes) * sizeof(float)));
+    float* work = static_cast<float*>(malloc(static_cast<size_t>(4 * padded(a.classes)) * sizeof(float)));
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < a.n; ++s) one_sample(a, s, work);
     free(work);

@@ -10,17 +10,18 @@ namespace {
 constexpr int64_t kGroups = 64;  // Philox counters at a time; four elements each
 constexpr int64_t kChunk = 4 * kGroups;
 
-// The words of elements [4*group, 4*(group + kGroups)).
-void fill_words(uint32_t* __restrict words, uint32_t group, uint32_t stream, uint64_t id, uint64_t seed) {
-  for (uint32_t g = 0; g < kGroups; ++g) {
+// The words of elements [first, first + n), first divisible by 4; a few past the end come with them.
+void fill_words(uint32_t* __restrict words, int64_t first, int64_t n, uint32_t stream, uint64_t id, uint64_t seed) {
+  const uint32_t group = static_cast<uint32_t>(first / 4);
+  for (uint32_t g = 0; g < static_cast<uint32_t>((n + 3) / 4); ++g) {
     const Words w = philox(group + g, stream, id, seed);
     for (int lane = 0; lane < 4; ++lane) words[4 * g + lane] = w.w[lane];
   }
 }
 
-void fill_normals(float* __restrict normals, const uint32_t* __restrict words) {
+void fill_normals(float* __restrict normals, const uint32_t* __restrict words, int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < kChunk / 2; ++i) {
+  for (int64_t i = 0; i < (n + 1) / 2; ++i) {
     normal_pair(words[2 * i], words[2 * i + 1], normals + 2 * i, normals + 2 * i + 1);
   }
 }
@@ -62,9 +63,10 @@ void linf_sample(const PgdInitArgs& a, float* out, const float* x, int64_t d, fl
   uint32_t words[kChunk];
   float normals[kChunk];
   for (int64_t first = 0; first < d; first += kChunk) {
-    fill_words(words, static_cast<uint32_t>(first / 4), a.stream, id, a.seed);
-    if (a.init == Init::normal) fill_normals(normals, words);
-    for_runs(a, first, min_of(kChunk, d - first), [&](int64_t k, int64_t offset, int64_t stride, int64_t count) {
+    const int64_t n = min_of(kChunk, d - first);
+    fill_words(words, first, n, a.stream, id, a.seed);
+    if (a.init == Init::normal) fill_normals(normals, words, n);
+    for_runs(a, first, n, [&](int64_t k, int64_t offset, int64_t stride, int64_t count) {
       if (a.init == Init::uniform) {
         write_run(out + offset, x + offset, stride, count,
                   [&](float xi, int64_t i) { return start_uniform(xi, words[k + i], eps, a.lo, a.hi); });
@@ -82,8 +84,8 @@ void l2_sample(const PgdInitArgs& a, float* out, const float* x, int64_t d, floa
   double squares = 0.0;
   for (int64_t first = 0; first < d; first += kChunk) {
     const int64_t n = min_of(kChunk, d - first);
-    fill_words(words, static_cast<uint32_t>(first / 4), a.stream, id, a.seed);
-    fill_normals(normals, words);
+    fill_words(words, first, n, a.stream, id, a.seed);
+    fill_normals(normals, words, n);
     for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(normals[i]) * static_cast<double>(normals[i]);
     for_runs(a, first, n, [&](int64_t k, int64_t offset, int64_t stride, int64_t count) {
       for (int64_t i = 0; i < count; ++i) out[offset + i * stride] = normals[k + i];

@@ -98,8 +98,8 @@ def logit_loss(
         check_device("clean_logits", clean_logits, "logits", logits)
         if clean_logits.shape != logits.shape:
             raise ValueError(f"clean_logits must have shape {tuple(logits.shape)}, got {tuple(clean_logits.shape)}")
-        if clean_logits.dtype == torch.float64:
-            clean_logits = clean_logits.to(logits.dtype)
+        if clean_logits.dtype == torch.float64 and logits.dtype != torch.float64:
+            clean_logits = clean_logits.float()  # the precision of the arithmetic
         clean_logits = clean_logits.contiguous()
     check_classes(kind, y is not None, classes)
     chosen = backends.choose("logit_loss", logits.device, logits.dtype, backend)

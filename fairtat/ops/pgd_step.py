@@ -81,6 +81,8 @@ def pgd_step_(
         check_tensor(name, value)
         check_device(name, value, "x_adv", x_adv)
         check_same_layout(name, value, "x_adv", x_adv)
+        if value is x_adv:
+            raise ValueError(f"{name} must not be x_adv itself, which is overwritten; pass a clone")
     check_dtype("x", x, (x_adv.dtype,))
     check_dtype("grad", grad, LOW_PRECISION if x_adv.dtype == torch.float32 else (*LOW_PRECISION, torch.float64))
     check_choice("norm", norm, NORMS)

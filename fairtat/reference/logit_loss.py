@@ -54,12 +54,11 @@ def logit_loss(
                 # Differences first: a large offset common to all logits then costs no accuracy.
                 scale = 0.5 * ((top[:, :1] - top[:, 2:3]) + (top[:, :1] - top[:, 3:4])) + DLR_EPS
                 low_weights = [(2, 0.5), (3, 0.5)]
-            dz = dz / scale
-            slope = gap / (scale * scale)
-            dz.scatter_add_(1, order[:, :1], -slope)
-            for rank, weight in low_weights:
-                dz.scatter_add_(1, order[:, rank : rank + 1], slope * weight)
             gap = gap / scale
+            dz.scatter_add_(1, order[:, :1], -gap)
+            for rank, weight in low_weights:
+                dz.scatter_add_(1, order[:, rank : rank + 1], gap * weight)
+            dz = dz / scale  # last, so that 1 - 1 cancels exactly where gap equals scale
         loss = gap[:, 0]
     return loss, dz.to(logits.dtype), pred, pred == target
 

@@ -31,8 +31,8 @@ def pgd_init(
     and the radius ``eps * U**(1/D)``. ``normal``: ``x + 1e-3*z`` kept inside the ball. ``zero``: x.
     """
     n = x.shape[0]
-    # reshape takes elements in logical order, so the noise does not depend on the memory format.
-    flat = x.reshape(n, -1)
+    # flatten takes elements in logical order, so the noise does not depend on the memory format.
+    flat = x.flatten(1)
     d = flat.shape[1]
     radius = eps if eps_n is None else eps_n[:, None]
     ids = torch.arange(n, device=x.device) if sample_ids is None else sample_ids

@@ -1,0 +1,185 @@
+"""Which backend is chosen, and what is said of those that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fairtat import backends
+from fairtat._version import __version__
+from fairtat.backends import BACKENDS, OPS, choose, describe, kernel, native_info, status
+
+CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
+FLOAT, DOUBLE, LABELS = torch.float32, torch.float64, torch.int64
+
+needs_core = pytest.mark.skipif(not status()["cpu"].available, reason="needs the compiled core")
+
+
+@pytest.fixture(autouse=True)
+def no_preference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FAIRTAT_BACKEND", raising=False)
+
+
+@pytest.fixture
+def no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairtat.backends.cpu.MISSING", "the compiled core is not installed (no compiler)")
+    monkeypatch.setattr("fairtat.backends.cpu._core", None)
+
+
+@needs_core
+@pytest.mark.parametrize("op", OPS)
+def test_auto_takes_the_core_for_what_it_serves(op: str) -> None:
+    for dtype in (FLOAT, torch.bfloat16, torch.float16, LABELS):
+        assert choose(op, CPU, dtype) == "cpu"
+    assert choose(op, CPU, DOUBLE) == "reference"
+    assert choose(op, CUDA, FLOAT) == "reference"
+    assert choose(op, META, FLOAT) == "reference"
+
+
+@pytest.mark.usefixtures("no_core")
+@pytest.mark.parametrize("op", OPS)
+def test_auto_takes_the_reference_without_a_core(op: str) -> None:
+    assert choose(op, CPU, FLOAT) == "reference"
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA, META], ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT, DOUBLE], ids=str)
+def test_the_reference_serves_everything_when_asked(device: torch.device, dtype: torch.dtype) -> None:
+    assert choose("pgd_step", device, dtype, "reference") == "reference"
+
+
+@needs_core
+@pytest.mark.parametrize(
+    ("device", "dtype", "objection"),
+    [
+        (CPU, DOUBLE, "float64 is served by the reference"),
+        (CUDA, FLOAT, "serves CPU tensors, got cuda:0"),
+        (META, FLOAT, "serves CPU tensors, got meta"),
+    ],
+)
+def test_a_backend_that_cannot_serve_the_tensor_says_so(
+    device: torch.device, dtype: torch.dtype, objection: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"backend='cpu' cannot run pgd_init here: .*{objection}.*backend='auto'"):
+        choose("pgd_init", device, dtype, "cpu")
+
+
+@pytest.mark.parametrize("name", [name for name, state in status().items() if not state.available])
+def test_an_absent_backend_says_why(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"backend='{name}' is not available: \w+"):
+        choose("pgd_init", CPU, FLOAT, name)
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match="backend must be 'auto' or one of cuda, triton, cpu, reference, got 'gpu'"):
+        choose("pgd_init", CPU, FLOAT, "gpu")
+
+
+@pytest.mark.usefixtures("no_core")
+def test_a_missing_core_says_why() -> None:
+    with pytest.raises(ValueError, match=r"backend='cpu' is not available: .*not installed \(no compiler\)"):
+        choose("pgd_init", CPU, FLOAT, "cpu")
+
+
+def test_the_environment_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRTAT_BACKEND", "reference")
+    assert choose("pgd_step", CPU, FLOAT) == "reference"
+    monkeypatch.setenv("FAIRTAT_BACKEND", "auto")
+    assert choose("pgd_step", CPU, DOUBLE) == "reference"
+    monkeypatch.setenv("FAIRTAT_BACKEND", "")
+    assert choose("pgd_step", CPU, DOUBLE) == "reference"
+
+
+@needs_core
+def test_the_environment_is_a_preference_not_a_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRTAT_BACKEND", "cpu")
+    assert choose("pgd_step", CPU, FLOAT) == "cpu"
+    assert choose("pgd_step", CPU, DOUBLE) == "reference"
+    assert choose("pgd_step", CUDA, FLOAT) == "reference"
+    monkeypatch.setenv("FAIRTAT_BACKEND", "reference")
+    assert choose("pgd_step", CPU, FLOAT, "cpu") == "cpu"  # the argument goes first
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("numba", "FAIRTAT_BACKEND must be 'auto' or one of .*got 'numba'"),
+        ("triton", "FAIRTAT_BACKEND='triton' is not available"),
+    ],
+)
+def test_a_useless_environment_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    monkeypatch.setenv("FAIRTAT_BACKEND", value)
+    with pytest.raises(ValueError, match=message):
+        choose("pgd_step", CPU, FLOAT)
+
+
+def test_every_backend_that_is_present_serves_every_op() -> None:
+    present = [name for name, state in status().items() if state.available]
+    assert "reference" in present
+    kernels = {kernel(op, name) for name in present for op in OPS}
+    assert len(kernels) == len(present) * len(OPS)
+    assert all(callable(k) for k in kernels)
+
+
+def test_status_gives_every_backend_a_reason() -> None:
+    assert tuple(status()) == BACKENDS
+    assert all(state.reason for state in status().values())
+
+
+@pytest.mark.usefixtures("no_core")
+def test_status_and_description_of_a_pure_python_install() -> None:
+    assert not status()["cpu"].available
+    assert native_info() is None
+    text = describe()
+    assert "not installed (no compiler)" in text
+    assert "cpu, float32: reference" in text
+
+
+def test_description_names_the_backends_and_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = describe()
+    assert all(name in text for name in BACKENDS)
+    assert f"cpu, float32: {choose('pgd_step', CPU, FLOAT)}" in text
+    assert "cpu, float64: reference" in text
+    assert "FAIRTAT_BACKEND" not in text
+    monkeypatch.setenv("FAIRTAT_BACKEND", "reference")
+    assert "FAIRTAT_BACKEND=reference" in describe()
+    assert "cpu, float32: reference" in describe()
+
+
+@needs_core
+def test_the_core_tells_what_it_is() -> None:
+    info = native_info()
+    assert info is not None
+    assert info["version"] == __version__
+    assert info["isas"][0] == "baseline"
+    assert info["isa"] in info["isas"]
+    assert info["compiler"].split()[0] in ("gcc", "clang")
+    assert {type(info["openmp"]), type(info["cuda"])} == {bool}
+    assert f"{info['isa']} instructions" in status()["cpu"].reason
+
+
+@pytest.fixture
+def restored_isa() -> Iterator[SimpleNamespace]:
+    core = backends.cpu.core()
+    before = core.isa()
+    yield core
+    core.set_isa(before)
+
+
+@needs_core
+def test_an_instruction_set_can_be_forced(restored_isa: SimpleNamespace) -> None:
+    for name in restored_isa.isas():
+        restored_isa.set_isa(name)
+        assert restored_isa.isa() == name
+        assert f"{name} instructions" in describe()
+
+
+@needs_core
+def test_an_unknown_instruction_set_changes_nothing(restored_isa: SimpleNamespace) -> None:
+    before = restored_isa.isa()
+    with pytest.raises(ValueError, match="cannot run mmx"):
+        restored_isa.set_isa("mmx")
+    assert restored_isa.isa() == before

@@ -1,0 +1,241 @@
+"""class_stats_ against loops over samples with Python's exact integers, and torchmetrics for the confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fairtat import backends
+from fairtat.ops import class_stats_
+from fairtat.reference.class_stats import CONFUSION, HEADER, LOSS, NONFINITE, REACHED, TARGET_FN, TARGET_FP
+
+INF, NAN = float("inf"), float("nan")
+
+
+@dataclass
+class Stats:
+    buffer: Tensor
+
+
+def empty(classes: int) -> Stats:
+    return Stats(torch.zeros(HEADER + classes, classes, dtype=torch.int64))
+
+
+def by_hand(
+    classes: int, pred: list[int], label: list[int], loss: list[float] | None = None, target: list[int] | None = None
+) -> list[list[int]]:
+    """The buffer's rows, one sample after another. Fraction rounds half to even, as the fixed point does."""
+    rows = [[0] * classes for _ in range(HEADER + classes)]
+    for i, (p, k) in enumerate(zip(pred, label, strict=True)):
+        rows[CONFUSION + k][p] += 1
+        if target is not None:
+            if p == target[i]:
+                rows[REACHED][k] += 1
+            else:
+                rows[TARGET_FP][p] += 1
+                rows[TARGET_FN][k] += 1
+        if loss is not None:
+            value = loss[i]
+            if value != value or abs(value) >= 2**31:
+                rows[NONFINITE][k] += 1
+            else:
+                rows[LOSS][k] += round(Fraction(value) * 2**32)
+    return rows
+
+
+def batch(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    pred, label, target = (torch.randint(classes, (n,), generator=g) for _ in range(3))
+    return pred, label, torch.randn(n, generator=g) * 20, target
+
+
+def count(
+    backend: str,
+    classes: int,
+    pred: Tensor,
+    label: Tensor,
+    loss: Tensor | None = None,
+    target: Tensor | None = None,
+    into: Stats | None = None,
+) -> Tensor:
+    stats = into or empty(classes)
+    assert class_stats_(stats, pred, label, loss=loss, target=target, backend=backend) is stats
+    return stats.buffer
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 10, 101])
+@pytest.mark.parametrize("n", [0, 1, 3, 257])
+@pytest.mark.parametrize("with_loss", [True, False], ids=["loss", "no loss"])
+@pytest.mark.parametrize("with_target", [True, False], ids=["target", "no target"])
+def test_counts_are_those_of_a_loop(backend: str, n: int, classes: int, with_loss: bool, with_target: bool) -> None:
+    pred, label, loss, target = batch(n, classes)
+    got = count(backend, classes, pred, label, loss if with_loss else None, target if with_target else None)
+    expected = by_hand(
+        classes,
+        pred.tolist(),
+        label.tolist(),
+        loss.tolist() if with_loss else None,
+        target.tolist() if with_target else None,
+    )
+    assert got.tolist() == expected
+
+
+def test_the_confusion_matrix_is_torchmetrics(backend: str) -> None:
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    pred, label, _, _ = batch(500, 9)
+    got = count(backend, 9, pred, label)[CONFUSION:]
+    assert torch.equal(got, multiclass_confusion_matrix(pred, label, num_classes=9))
+
+
+def test_classes_that_do_not_occur_stay_zero(backend: str) -> None:
+    got = count(backend, 6, torch.tensor([2, 4]), torch.tensor([4, 4]), torch.ones(2), torch.tensor([2, 2]))
+    assert got.tolist() == by_hand(6, [2, 4], [4, 4], [1.0, 1.0], [2, 2])
+    assert got[:, [0, 1, 3, 5]].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_losses_of_any_dtype_are_added_exactly(backend: str, dtype: torch.dtype) -> None:
+    if dtype == torch.float64 and backend != "reference":
+        pytest.skip("float64 is served by the reference")
+    largest = torch.finfo(dtype).max
+    below = torch.nextafter(torch.tensor(2.0**31, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
+    values = [0.0, -0.0, 1.0, -1.5, 1e-3, NAN, -NAN, INF, -INF, largest, -largest, 2.0**31, -(2.0**31), below, 1e-7]
+    # Halves of the last place go to the even neighbour, on both sides of zero.
+    values += [sign * k * 2.0**-33 for k in (1, 3, 5, 1023) for sign in (1, -1)]
+    values += [torch.finfo(dtype).tiny / 2, 40.0, 65504.0, -65504.0]
+    loss = torch.tensor(values, dtype=torch.float64).to(dtype)
+    # A class for each value, for the sum of several near 2**31 would not fit.
+    label = torch.arange(len(values))
+    got = count(backend, len(values), label, label, loss)
+    assert got.tolist() == by_hand(len(values), label.tolist(), label.tolist(), loss.double().tolist())
+
+
+def test_the_loss_of_a_class_is_a_sum_of_its_samples_only(backend: str) -> None:
+    loss = torch.tensor([0.25, NAN, 2.0, -1.0, INF])
+    got = count(backend, 3, torch.tensor([2, 2, 2, 2, 2]), torch.tensor([0, 0, 1, 1, 1]), loss)
+    assert (got[LOSS].double() / 2**32).tolist() == [0.25, 1.0, 0.0]
+    assert got[NONFINITE].tolist() == [1, 1, 0]
+    assert got[CONFUSION:].sum(1).tolist() == [2, 3, 0]  # such samples still count
+
+
+samples = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.integers(0, 4),
+        st.floats(-1e6, 1e6, width=32) | st.sampled_from([NAN, INF, 3e9]),
+        st.integers(0, 4),
+    ),
+    max_size=30,
+)
+
+
+@given(samples=samples, order=st.randoms(use_true_random=False), cut=st.integers(0, 30))
+def test_order_and_batch_split_change_no_integer(backend: str, samples: list[Any], order: Any, cut: int) -> None:
+    shuffled = list(samples)
+    order.shuffle(shuffled)
+
+    def columns(rows: list[Any]) -> tuple[Tensor, ...]:
+        pred, label, loss, target = zip(*rows, strict=True) if rows else ((), (), (), ())
+        integers = [torch.tensor(c, dtype=torch.int64) for c in (pred, label, target)]
+        return integers[0], integers[1], torch.tensor(loss, dtype=torch.float32), integers[2]
+
+    whole = count(backend, 5, *columns(samples))
+    pieces = empty(5)
+    for rows in (shuffled[:cut], shuffled[cut:]):
+        count(backend, 5, *columns(rows), into=pieces)
+    assert torch.equal(pieces.buffer, whole)
+    ranks = [count(backend, 5, *columns(samples[i::3])) for i in range(3)]
+    assert torch.equal(sum(ranks, torch.zeros_like(whole)), whole)
+
+
+@pytest.mark.parametrize("index", [-1, 4, 2**40, -(2**63)])
+@pytest.mark.parametrize("argument", ["label", "pred", "target"])
+@pytest.mark.parametrize("position", [0, 17])
+def test_a_bad_index_is_named_and_nothing_is_counted(backend: str, argument: str, index: int, position: int) -> None:
+    pred, label, loss, target = batch(18, 4)
+    stats = Stats(torch.arange(36).view(9, 4).clone())
+    arguments = {"pred": pred, "label": label, "target": target}
+    arguments[argument][position] = index
+    with pytest.raises(ValueError, match=rf"{argument} must lie in \[0, 4\), got .*{index}"):
+        class_stats_(stats, loss=loss, **arguments, backend=backend)
+    assert torch.equal(stats.buffer, torch.arange(36).view(9, 4))
+
+
+def test_any_strides_of_the_batch_are_served(backend: str) -> None:
+    pred, label, loss, target = batch(20, 6)
+    wide = torch.stack([pred, label, target], dim=1)
+    strided_loss = torch.stack([loss, loss + 1], dim=1)[:, 0].requires_grad_()
+    got = count(backend, 6, wide[:, 0], wide[:, 1], strided_loss, wide[:, 2])
+    assert torch.equal(got, count(backend, 6, pred, label, loss, target))
+    one_for_all = count(backend, 6, pred, label, torch.tensor(2.0).expand(20), torch.tensor(3).expand(20))
+    assert torch.equal(one_for_all, count(backend, 6, pred, label, torch.full((20,), 2.0), torch.full((20,), 3)))
+
+
+@pytest.mark.skipif(not backends.status()["cpu"].available, reason="needs the compiled core")
+def test_the_compiled_core_allocates_nothing() -> None:
+    pred, label, loss, target = batch(64, 100)
+    stats = empty(100)
+    address = stats.buffer.data_ptr()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(5):
+            class_stats_(stats, pred, label, loss=loss, target=target, backend="cpu")
+    allocated = [event for event in profiler.events() if event.cpu_memory_usage != 0]
+    assert not allocated
+    assert stats.buffer.data_ptr() == address
+
+
+BUFFER, INDEX = torch.zeros(8, 3, dtype=torch.int64), torch.tensor([0, 1])
+BAD = {
+    "buffer in int32": ({"stats": Stats(BUFFER.int())}, TypeError, "stats.buffer must be int64, got int32"),
+    "buffer of another shape": (
+        {"stats": Stats(BUFFER[:-1])}, ValueError,
+        r"stats.buffer must be contiguous of shape \(5 \+ C, C\), got \(7, 3\)",
+    ),
+    "buffer strided": (
+        {"stats": Stats(torch.zeros(8, 6, dtype=torch.int64)[:, ::2])}, ValueError, "stats.buffer must be contiguous",
+    ),
+    "buffer flat": ({"stats": Stats(BUFFER.view(-1))}, ValueError, "stats.buffer must be contiguous of shape"),
+    "buffer no tensor": ({"stats": Stats([[0]])}, TypeError, "stats.buffer must be a tensor, got list"),
+    "pred logits": ({"pred": torch.zeros(2, 3)}, TypeError, "pred must be int64, got float32"),
+    "pred for another batch": ({"pred": torch.arange(3)}, ValueError, r"pred must have shape \(2,\), got \(3,\)"),
+    "pred elsewhere": (
+        {"pred": INDEX.to("meta")}, ValueError, r"pred must be on the device of stats.buffer \(cpu\), got",
+    ),
+    "pred a list": ({"pred": [0, 1]}, TypeError, "pred must be a tensor, got list"),
+    "label in int32": ({"label": INDEX.int()}, TypeError, "label must be int64, got int32"),
+    "label a number": ({"label": torch.tensor(1)}, ValueError, r"label must have shape .* got \(\)"),
+    "label one-hot": ({"label": torch.zeros(2, 3).long()}, ValueError, r"label must have shape \(2,\), got \(2, 3\)"),
+    "label elsewhere": ({"label": INDEX.to("meta")}, ValueError, "label must be on the device of stats.buffer"),
+    "label missing": ({"label": None}, TypeError, "label must be a tensor, got NoneType"),
+    "target for another batch": ({"target": torch.arange(3)}, ValueError, r"target must have shape \(2,\), got \(3,\)"),
+    "target of floats": ({"target": torch.zeros(2)}, TypeError, "target must be int64, got float32"),
+    "loss reduced": ({"loss": torch.tensor(1.0)}, ValueError, r"loss must have shape \(2,\), got \(\)"),
+    "loss of integers": ({"loss": INDEX}, TypeError, "loss must be floating point, got torch.int64"),
+    "loss elsewhere": (
+        {"loss": torch.zeros(2, device="meta")}, ValueError, "loss must be on the device of stats.buffer",
+    ),
+    "loss a number": ({"loss": 1.0}, TypeError, "loss must be a tensor, got float"),
+    "backend unknown": ({"backend": "avx2"}, ValueError, "backend must be 'auto' or one of .*'avx2'"),
+    "backend absent": ({"backend": "triton"}, ValueError, "backend='triton' is not available"),
+    "float64 on the compiled core": (
+        {"loss": torch.zeros(2).double(), "backend": "cpu"}, ValueError,
+        "backend='cpu' (cannot run class_stats.*float64|is not)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"stats": Stats(BUFFER), "pred": INDEX, "label": INDEX, **change}
+    positional = [arguments.pop(name) for name in ("stats", "pred", "label")]
+    with pytest.raises(error, match=message):
+        class_stats_(*positional, **arguments)
