@@ -493,4 +493,4 @@ def test_x_adv_may_not_be_an_input_too(name: str) -> None:
     x_adv, other = images(), images()
     arguments = {"grad": other, "x": other, name: x_adv}
     with pytest.raises(ValueError, match=f"{name} must not be x_adv itself"):
-        ops.pgd_step_(x_adv, arguments["grad"], arguments["x"], 0.1, 0.1)
+        pgd_step_(x_adv, arguments["grad"], arguments["x"], 0.1, 0.1)

@@ -1,0 +1,6 @@
+"""The attacks: one loop, targeted and untargeted, around any PyTorch classifier."""
+
+from fairtat.attacks.pgd import TargetedPGD, fast_pgd, fast_targeted_pgd
+from fairtat.attacks.result import AttackResult
+
+__all__ = ["AttackResult", "TargetedPGD", "fast_pgd", "fast_targeted_pgd"]

@@ -1,0 +1,247 @@
+"""The batch of one attack: checked, on one device, in the dtypes and layouts that the kernels take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairtat.attacks.options import AttackOptions, PerChannel
+from fairtat.ops._validate import (
+    LOW_PRECISION,
+    check_device,
+    check_dtype,
+    check_labels,
+    check_shape,
+    check_tensor,
+    is_dense_by_sample,
+    per_sample,
+)
+from fairtat.ops.logit_loss import min_classes
+
+BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is no mistake
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one attack works on. Where a per-sample tensor is given, the number beside it is unused."""
+
+    x: Tensor  # (N, ...) float32 or float64, dense by sample
+    goal: Tensor  # (N,) int64: the class the loss is measured against (target, or label when untargeted)
+    y: Tensor | None  # (N,) int64, only where the loss needs it
+    clean_logits: Tensor | None  # (N, C), only for kl
+    start: Tensor | None  # (N, ...), the caller's starting x_adv
+    sample_ids: Tensor | None  # (N,) int64; None: arange(N)
+    eps_n: Tensor | None  # (N,)
+    eps: float
+    step_n: Tensor | None  # (N,)
+    step: float
+    mean: Tensor | None  # (C,) of the image
+    std: Tensor | None
+    classes_needed: int  # 1 + the largest class index, where values were checked
+    goal_name: str  # "target" or "y", for messages
+
+    def check_classes(self, logits: Tensor, options: AttackOptions) -> None:
+        """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
+        classes = logits.shape[1]
+        needed = min_classes(options.loss, self.y is not None)
+        if classes < needed:
+            advice = "; use loss='margin'" if options.loss == "dlr" and classes >= 2 else ""
+            kind = "targeted " if self.y is not None else ""
+            raise ValueError(
+                f"{kind}loss={options.loss!r} needs at least {needed} classes, the model has {classes}{advice}"
+            )
+        if self.classes_needed > classes:
+            raise ValueError(
+                f"{self.goal_name} and y must be below the model's {classes} classes, got {self.classes_needed - 1}"
+            )
+        if self.clean_logits is not None and self.clean_logits.shape[1] != classes:
+            raise ValueError(
+                f"clean_logits must have the model's {classes} classes, got shape {tuple(self.clean_logits.shape)}"
+            )
+
+
+def make_batch(
+    x: object,
+    goal: object,
+    options: AttackOptions,
+    *,
+    y: object = None,
+    clean_logits: object = None,
+    sample_ids: object = None,
+) -> Batch:
+    """Check the data of a call against the options. ``goal`` is the target, or the label when untargeted."""
+    goal_name = "target" if options.targeted else "y"
+    x = _images(x)
+    goal = _integers(goal_name, goal, x)
+    y = None if y is None else _integers("y", y, x)
+    if options.targeted and options.loss == "dlr" and y is None:
+        raise ValueError("loss='dlr' towards a target needs y, the true labels, got y=None")
+    if options.amp is not None and x.dtype == torch.float64:
+        raise ValueError("amp needs float32 images (autocast leaves float64 alone), got float64; call x.float()")
+    eps_n, eps = per_sample("eps", options.eps, x)
+    step_n, step = per_sample("step_size", options.step_size, x)
+    mean = std = None
+    if options.normalize is not None:
+        mean, std = (_per_channel(*pair, x) for pair in zip(("mean", "std"), options.normalize, strict=True))
+    start = options.init.detach() if isinstance(options.init, Tensor) else None
+    if start is not None:
+        check_shape("init", start, x.shape)
+        check_dtype("init", start, (x.dtype,))
+        check_device("init", start, "x", x)
+
+    classes_needed = 0
+    if options.check and x.numel():
+        values = _ValueChecks()
+        values.finite("x", x, *options.bounds, tolerance=BOUNDS_TOLERANCE)
+        values.class_indices(goal_name, goal)
+        if y is not None:
+            values.class_indices("y", y)
+            values.distinct(goal, y)
+        for name, tensor in (("eps", eps_n), ("step_size", step_n)):
+            if tensor is not None:
+                values.finite(name, tensor, 0.0)
+        if start is not None:
+            values.finite("init", start)
+        if options.normalize is not None:
+            for name, source, tensor in zip(("mean", "std"), options.normalize, (mean, std), strict=True):
+                if isinstance(source, Tensor) and tensor is not None:
+                    values.finite(f"normalize: {name}", tensor, positive=name == "std")
+        classes_needed = values.judge()
+
+    return Batch(
+        x=x,
+        goal=goal,
+        y=y if options.targeted and options.loss == "dlr" else None,
+        clean_logits=_clean_logits(clean_logits, options, x),
+        start=start,
+        sample_ids=None if sample_ids is None else _integers("sample_ids", sample_ids, x),
+        eps_n=eps_n,
+        eps=eps,
+        step_n=step_n,
+        step=step,
+        mean=mean,
+        std=std,
+        classes_needed=classes_needed,
+        goal_name=goal_name,
+    )
+
+
+def _images(x: object) -> Tensor:
+    check_tensor("x", x)
+    assert isinstance(x, Tensor)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        name = str(x.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"x must be float32 or float64, got {name}: eps is a few roundings of {name}; call x.float(), and let "
+            "amp= or the model's own dtype give the speed"
+        )
+    check_dtype("x", x, (torch.float32, torch.float64))
+    if x.ndim < 2:
+        raise ValueError(f"x must have shape (N, ...) with at least two dimensions, got {tuple(x.shape)}")
+    x = x.detach()
+    return x if is_dense_by_sample(x) else x.contiguous()
+
+
+def _integers(name: str, value: object, x: Tensor) -> Tensor:
+    """(N,) int64 on the device of x; narrower integers are widened."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    check_dtype(name, value, _INTEGERS)
+    value = value.detach().long()
+    check_labels(name, value, x.shape[0], "x", x)
+    return value.contiguous()
+
+
+def _per_channel(name: str, value: PerChannel, x: Tensor) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device).detach().reshape(-1)
+    if tensor.numel() != x.shape[1]:
+        raise ValueError(
+            f"normalize: {name} must have one value for each of the {x.shape[1]} channels (dimension 1 of x), "
+            f"got {tensor.numel()}"
+        )
+    return tensor.contiguous()
+
+
+def _clean_logits(value: object, options: AttackOptions, x: Tensor) -> Tensor | None:
+    if (value is not None) != (options.loss == "kl"):
+        given = "None" if value is None else "a value"
+        raise ValueError(f"clean_logits goes with loss='kl' and no other, got {given} with loss={options.loss!r}")
+    if value is None:
+        return None
+    check_tensor("clean_logits", value)
+    assert isinstance(value, Tensor)
+    check_dtype("clean_logits", value, (*LOW_PRECISION, torch.float64))
+    check_device("clean_logits", value, "x", x)
+    if value.ndim != 2 or value.shape[0] != x.shape[0]:
+        raise ValueError(f"clean_logits must have shape ({x.shape[0]}, C), got {tuple(value.shape)}")
+    value = value.detach()
+    # The float32 kernels know no float64; a float64 batch goes to the reference, which takes every dtype.
+    return (value.to(x.dtype) if value.dtype == torch.float64 else value).contiguous()
+
+
+class _ValueChecks:
+    """Facts about values, gathered as scalars on the device and read by the host together.
+
+    Reading them is the one synchronisation that checks cost; ``check=False`` saves it.
+    """
+
+    def __init__(self) -> None:
+        self._facts: list[Tensor] = []
+        self._judges: list[tuple[int, Callable[..., None]]] = []
+        self._classes_needed = 0
+
+    def finite(
+        self,
+        name: str,
+        tensor: Tensor,
+        low: float = -math.inf,
+        high: float = math.inf,
+        *,
+        tolerance: float = 0.0,
+        positive: bool = False,
+    ) -> None:
+        def judge(least: float, most: float) -> None:
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise ValueError(f"{name} must be finite, got NaN or infinite values")
+            if positive and least <= 0:
+                raise ValueError(f"{name} must be positive, got values from {least:.7g}")
+            if least < low - tolerance or most > high + tolerance:
+                expected = f"in [{low}, {high}]" if high < math.inf else f"at least {low}"
+                raise ValueError(f"{name} must be {expected}, got values from {least:.7g} to {most:.7g}")
+
+        self._add(judge, *torch.aminmax(tensor))  # aminmax hands on NaN
+
+    def class_indices(self, name: str, tensor: Tensor) -> None:
+        def judge(least: float, most: float) -> None:
+            if least < 0:
+                raise ValueError(f"{name} must be class indices of at least 0, got {least:.0f}")
+            self._classes_needed = max(self._classes_needed, int(most) + 1)
+
+        self._add(judge, *torch.aminmax(tensor))
+
+    def distinct(self, target: Tensor, y: Tensor) -> None:
+        def judge(equal: float) -> None:
+            if equal:
+                raise ValueError(
+                    f"target must be another class than y, got the true label for {equal:.0f} of {len(y)} samples; "
+                    "to move away from the label use fast_pgd"
+                )
+
+        self._add(judge, (target == y).sum())
+
+    def judge(self) -> int:
+        """Raise for the first bad value, in the order of the calls; return 1 + the largest class index."""
+        numbers = torch.stack([fact.double() for fact in self._facts]).tolist()
+        for count, judge in self._judges:
+            judge(*numbers[:count])
+            del numbers[:count]
+        return self._classes_needed
+
+    def _add(self, judge: Callable[..., None], *facts: Tensor) -> None:
+        self._facts.extend(facts)
+        self._judges.append((len(facts), judge))

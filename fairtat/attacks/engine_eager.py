@@ -1,0 +1,182 @@
+"""The eager engine: plain PyTorch passes of the model, and one fused kernel on either side of them.
+
+K steps cost K forwards and K backwards to the input. The gradient starts from the logits, so there is no
+autograd graph of the loss, and with frozen parameters none of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairtat import backends
+from fairtat.attacks.batch import Batch
+from fairtat.attacks.network import Network
+from fairtat.attacks.options import AttackOptions
+from fairtat.attacks.passes import Attack, Pass, empty_rows, laid_out_like, take
+from fairtat.attacks.result import AttackResult
+
+# Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
+# L2, which divides by the gradient's size, takes it out again.
+FLOAT16_SCALE = 2.0**10
+
+
+def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Tensor | AttackResult:
+    """Attack a batch; see :func:`fairtat.fast_targeted_pgd`."""
+    attack = Attack(network, batch, options, seed)
+    return attack.run(_Eager(attack).descend)
+
+
+class _Score(NamedTuple):
+    """One forward pass and what the loss kernel says of it."""
+
+    logits: Tensor
+    loss: Tensor
+    dlogits: Tensor
+    pred: Tensor
+    reached: Tensor  # untargeted: fooled
+
+
+class _Eager:
+    def __init__(self, attack: Attack) -> None:
+        self.attack = attack
+        self.network = attack.network
+        self.batch = attack.batch
+        self.options = attack.options
+        self._loss_kernel: Callable[..., Any] | None = None
+
+    def descend(self, work: Pass) -> AttackResult | None:
+        """Run the steps of one pass, in place."""
+        o = self.options
+        leaving = o.early_stop and o.bn_mode == "eval"
+        halt = _Halt(work, self.batch.step) if o.early_stop and not leaving else None
+        outcome = _Outcome(work.x_adv, self.attack.scored)
+        for k in range(o.steps):
+            leaf = work.model_input.detach().requires_grad_()
+            score = self._score(self.network(leaf), work)
+            left = None
+            if leaving:
+                # The one synchronisation of a step: the host has to know the size of the next pass.
+                left = (~score.reached).nonzero()[:, 0]
+                if len(left) == len(score.reached):
+                    left = None
+                else:
+                    outcome.record(work, score.reached.nonzero()[:, 0], score, k)
+                    if len(left) == 0:
+                        return outcome.result
+            elif halt is not None:
+                halt.note(score.reached)
+            grad = self._gradient(score, leaf)
+            del leaf, score  # so that the graph is gone before the next one grows
+            if left is not None:
+                grad = take(grad, left)
+                work.keep(left)
+            if halt is None:
+                self.attack.step(work, grad, work.step_n, self.batch.step)
+            else:
+                halt.step(self.attack, work, grad)
+        if self.attack.scored:
+            with torch.no_grad(), self.network.state.statistics_held():
+                score = self._score(self.network(work.model_input), work)
+            outcome.record(work, None, score, o.steps if halt is None else halt.steps)
+        elif work.row is not None:
+            outcome.record(work, None, None, o.steps)
+        return outcome.result
+
+    def _score(self, logits: Tensor, work: Pass) -> _Score:
+        z = logits.detach()
+        if z.dtype == torch.float16:
+            z = z.float()  # a confident sample's gradient is below what float16 can hold
+        if self._loss_kernel is None:
+            self.batch.check_classes(z, self.options)
+            chosen = backends.choose("logit_loss", z.device, z.dtype, self.options.backend)
+            self._loss_kernel = backends.kernel("logit_loss", chosen)
+        loss, dlogits, pred, reached = self._loss_kernel(
+            z.contiguous(), work.goal, self.options.loss, work.y, work.clean_logits
+        )
+        return _Score(logits, loss, dlogits, pred, reached if self.options.targeted else ~reached)
+
+    def _gradient(self, score: _Score, leaf: Tensor) -> Tensor:
+        """d loss / d x_adv, up to a positive factor where only the sign counts, laid out like x_adv."""
+        logits, dlogits = score.logits, score.dlogits
+        if not logits.requires_grad:
+            raise RuntimeError(
+                "the model's output has no gradient with respect to its input: its forward must not run under "
+                "torch.no_grad() or detach what it returns"
+            )
+        scaled = self.network.float16 or logits.dtype == torch.float16
+        if scaled:
+            dlogits = (dlogits * FLOAT16_SCALE).to(logits.dtype)
+        (grad,) = torch.autograd.grad(logits, leaf, dlogits)
+        if self.options.norm == "l2":
+            if scaled:
+                grad = grad.float() / FLOAT16_SCALE
+            if self.batch.std is not None:
+                grad = grad / self.batch.std.view(-1, *[1] * (grad.ndim - 2))
+        return laid_out_like(grad, leaf)
+
+
+class _Halt:
+    """Early stopping where a sample may not leave: batch statistics must not change, so it stays, unmoved.
+
+    Nothing here asks the device, and no pass is left out, so ranks that share statistics stay in step.
+    """
+
+    def __init__(self, work: Pass, step: float) -> None:
+        self._moving = torch.ones_like(work.goal, dtype=torch.bool)
+        self._step_n = work.x.new_full((len(work.x),), step) if work.step_n is None else work.step_n
+        self.steps = torch.zeros_like(work.goal)
+
+    def note(self, reached: Tensor) -> None:
+        self._moving &= ~reached
+        self.steps += self._moving
+
+    def step(self, attack: Attack, work: Pass, grad: Tensor) -> None:
+        zero_before = None if work.zero_grad is None else work.zero_grad.clone()
+        attack.step(work, grad, torch.where(self._moving, self._step_n, 0.0), 0.0)
+        if zero_before is not None and work.zero_grad is not None:
+            work.zero_grad = torch.where(self._moving, work.zero_grad, zero_before)
+
+
+class _Outcome:
+    """The outcome of a pass, gathered when samples leave it and at its end."""
+
+    def __init__(self, x_adv: Tensor, scored: bool) -> None:
+        self.result: AttackResult | None = None
+        self._x_adv = x_adv
+        self._scored = scored
+
+    def record(self, work: Pass, index: Tensor | None, score: _Score | None, steps: int | Tensor) -> None:
+        """Note these samples of ``work`` (None: all that are left) as they are now."""
+        rows = index if work.row is None else work.row if index is None else work.row[index]
+        if work.row is not None:
+            assert rows is not None
+            self._x_adv.index_copy_(0, rows, work.x_adv if index is None else take(work.x_adv, index))
+        if not self._scored:
+            return
+        assert score is not None
+        assert work.zero_grad is not None
+        now = AttackResult(
+            x_adv=self._x_adv,
+            logits=score.logits.detach(),
+            pred=score.pred,
+            reached=score.reached,
+            loss=score.loss,
+            zero_grad=work.zero_grad,
+            steps=steps if isinstance(steps, Tensor) else torch.full_like(score.pred, steps),
+        )
+        if rows is None:
+            self.result = now
+            return
+        columns = [f.name for f in fields(now) if f.name != "x_adv"]
+        if self.result is None:
+            n = len(self._x_adv)
+            room = {name: empty_rows(getattr(now, name), n) for name in columns}
+            self.result = AttackResult(x_adv=self._x_adv, **room)
+        for name in columns:
+            value = getattr(now, name)
+            getattr(self.result, name).index_copy_(0, rows, value if index is None else value[index])

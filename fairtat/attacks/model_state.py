@@ -1,0 +1,115 @@
+"""The model during an attack: put in the mode that was asked for, frozen, and left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Model = Callable[..., Any]
+_PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+@dataclass
+class ModelState:
+    """What was learned of a model on the one walk over its modules."""
+
+    dtype: torch.dtype | None = None  # of its first floating-point parameter
+    device: torch.device | None = None
+    tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
+
+    @contextmanager
+    def statistics_held(self) -> Iterator[None]:
+        """Forward passes in here use batch statistics where they did before, but write no buffer."""
+        try:
+            for norm in self.tracking:
+                norm.track_running_stats = False  # type: ignore[assignment]
+            yield
+        finally:
+            for norm in self.tracking:
+                norm.track_running_stats = True  # type: ignore[assignment]
+
+
+def unwrap(model: Model) -> Model:
+    """The module inside DistributedDataParallel or DataParallel, also where that was compiled as a whole.
+
+    An attack runs many forwards for which the wrapper's reducer would wait in vain for gradients.
+    """
+    while True:
+        compiled_from = getattr(model, "_orig_mod", None)  # set by torch.compile
+        if isinstance(compiled_from, _PARALLEL):
+            model = compiled_from
+        elif isinstance(model, _PARALLEL):
+            model = model.module
+        else:
+            return model
+
+
+@contextmanager
+def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
+    """Freeze the parameters and set each module's mode; undo it all on the way out, exceptions included.
+
+    ``eval``: every module in eval mode. ``train`` and ``train_frozen_stats``: BatchNorm in train mode and all
+    else in eval mode, so dropout stays off. A BatchNorm layer in eval mode inside a model in train mode was
+    frozen on purpose and stays frozen. ``train_frozen_stats`` normalises by the batch and writes no buffer.
+    Of a callable that is no module nothing can be known, and nothing is touched.
+    """
+    state = ModelState()
+    if not isinstance(model, nn.Module):
+        yield state
+        return
+    undo: list[tuple[Any, str, bool]] = []
+
+    def assign(owner: Any, name: str, value: bool) -> None:
+        undo.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    was_training = model.training
+    try:
+        for module in model.modules():
+            if isinstance(module._modules.get("_orig_mod"), nn.Module):
+                continue  # torch.compile's wrapper: its flags are those of the module inside, which comes next
+            train = bn_mode != "eval" and isinstance(module, _BatchNorm) and (module.training or not was_training)
+            if module.training != train:
+                assign(module, "training", train)
+            if train and module.track_running_stats:
+                if bn_mode == "train":
+                    state.tracking.append(module)
+                else:
+                    assign(module, "track_running_stats", False)
+            for parameter in module._parameters.values():
+                if parameter is None:
+                    continue
+                if state.dtype is None and parameter.is_floating_point():
+                    state.dtype, state.device = parameter.dtype, parameter.device
+                if parameter.requires_grad and parameter.is_leaf:
+                    assign(parameter, "requires_grad", False)
+        yield state
+    finally:
+        for owner, name, value in undo:
+            if getattr(owner, name) != value:  # not so where the assignment was what failed
+                setattr(owner, name, value)
+
+
+@contextmanager
+def own_random_numbers(x: Tensor, seed: int) -> Iterator[None]:
+    """Give a model that draws random numbers a stream of the attack's own, and leave the caller's untouched.
+
+    The attack itself draws from none of PyTorch's generators.
+    """
+    generators = [torch.default_generator]
+    if x.device.type == "cuda":
+        generators.append(torch.cuda.default_generators[x.get_device()])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -1,0 +1,135 @@
+"""Every option of an attack, its default, and what is a valid value."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairtat.backends import BACKENDS
+from fairtat.errors import did_you_mean
+from fairtat.ops._validate import check_bounds, check_choice, check_seed
+from fairtat.ops.pgd_init import INITS, NORMS
+
+BN_MODES = ("eval", "train", "train_frozen_stats")
+ENGINES = ("auto", "eager", "compiled", "graph")
+ENGINES_HERE = ("auto", "eager")
+TARGETED_LOSSES = ("ce", "margin", "dlr")
+UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
+AMP_DTYPES = (torch.bfloat16, torch.float16)
+
+PerChannel = float | Sequence[float] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackOptions:
+    """How to attack, whatever the batch; validated when made. The meanings are fast_targeted_pgd's.
+
+    Only ``eps``, ``step_size`` and ``init`` may hold tensors of one value or image per sample: those are
+    checked where they meet a batch.
+    """
+
+    targeted: bool = True
+    eps: float | Tensor = 8 / 255
+    step_size: float | Tensor = 2 / 255
+    steps: int = 10
+    norm: str = "linf"
+    loss: str = "ce"
+    init: str | Tensor = "uniform"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    normalize: tuple[PerChannel, PerChannel] | None = None
+    bn_mode: str = "eval"
+    restarts: int = 1
+    early_stop: bool = False
+    amp: torch.dtype | None = None
+    seed: int | None = None
+    backend: str = "auto"
+    engine: str = "auto"
+    chunk_size: int | None = None
+    check: bool = True
+    return_info: bool = False
+
+    def __post_init__(self) -> None:
+        _check_number("eps", self.eps)
+        _check_number("step_size", self.step_size)
+        _check_count("steps", self.steps, 0)
+        _check_count("restarts", self.restarts, 1)
+        if self.restarts >= 2**32:
+            raise ValueError(f"restarts must be less than 2**32, got {self.restarts}")
+        if self.chunk_size is not None:
+            _check_count("chunk_size", self.chunk_size, 1)
+        for name in ("early_stop", "check", "return_info"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        _check_name("norm", self.norm, NORMS)
+        _check_name("loss", self.loss, TARGETED_LOSSES if self.targeted else UNTARGETED_LOSSES)
+        if not isinstance(self.init, Tensor):
+            _check_name("init", self.init, INITS, "or a tensor, the starting x_adv")
+        _check_name("bn_mode", self.bn_mode, BN_MODES)
+        _check_name("backend", self.backend, ("auto", *BACKENDS))
+        _check_name("engine", self.engine, ENGINES)
+        if self.engine not in ENGINES_HERE:
+            here = " or ".join(map(repr, ENGINES_HERE))
+            raise ValueError(f"engine={self.engine!r} is not available in this version of fairtat; use {here}")
+        check_bounds(self.bounds)
+        if self.seed is not None:
+            check_seed(self.seed, 0)
+        if self.amp is not None and self.amp not in AMP_DTYPES:
+            error = ValueError if isinstance(self.amp, torch.dtype) else TypeError
+            raise error(f"amp must be None, torch.bfloat16 or torch.float16, got {self.amp!r}")
+        if self.normalize is not None:
+            _check_normalize(self.normalize)
+
+    def updated(self, changes: Mapping[str, Any]) -> AttackOptions:
+        """These options with some replaced by name; a name that is none is a TypeError."""
+        if not changes:
+            return self
+        names = [field.name for field in fields(self) if field.name != "targeted"]
+        for name in changes:
+            if name not in names:
+                raise TypeError(f"{name!r} is not an option of the attack{did_you_mean(name, names)}")
+        return replace(self, **changes)
+
+
+def _check_number(name: str, value: object) -> None:
+    """A finite number that is not negative, or a tensor, which is checked with the batch."""
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if operator.index(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str = "") -> None:
+    if not isinstance(value, str):
+        listed = ", ".join(map(repr, choices))
+        raise TypeError(f"{name} must be one of {listed}{otherwise and ' ' + otherwise}, got {type(value).__name__}")
+    check_choice(name, value, choices)
+
+
+def _check_normalize(normalize: object) -> None:
+    if not isinstance(normalize, (tuple, list)) or len(normalize) != 2:
+        raise TypeError(f"normalize must be a pair (mean, std), got {normalize!r}")
+    for name, values in zip(("mean", "std"), normalize, strict=True):
+        if isinstance(values, Tensor):
+            continue  # its values are read once, with those of the batch
+        try:
+            numbers = [float(v) for v in (values if isinstance(values, Sequence) else (values,))]
+        except (TypeError, ValueError):
+            raise TypeError(f"normalize: {name} must be numbers or a tensor (C,), got {values!r}") from None
+        if not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers, default=1.0) <= 0):
+            expected = "finite and positive" if name == "std" else "finite"
+            raise ValueError(f"normalize: {name} must be {expected}, got {values!r}")

@@ -1,0 +1,275 @@
+"""fast_targeted_pgd, fast_pgd and TargetedPGD: one attack behind three doors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairtat.attacks import engine_eager
+from fairtat.attacks.batch import make_batch
+from fairtat.attacks.model_state import Model, frozen, own_random_numbers, unwrap
+from fairtat.attacks.network import Network
+from fairtat.attacks.options import AttackOptions, PerChannel
+from fairtat.attacks.result import AttackResult
+
+__all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
+
+_ENGINES = {"auto": engine_eager.run, "eager": engine_eager.run}
+
+
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,  # (N, ...)
+    target: Tensor,  # (N,)
+    *,
+    y: Tensor | None = None,  # (N,)
+    eps: float | Tensor = 8 / 255,  # scalar or (N,)
+    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
+    steps: int = 10,
+    norm: str = "linf",
+    loss: str = "ce",
+    init: str | Tensor = "uniform",  # or (N, ...)
+    bounds: tuple[float, float] = (0.0, 1.0),
+    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
+    bn_mode: str = "eval",
+    restarts: int = 1,
+    early_stop: bool = False,
+    amp: torch.dtype | None = None,
+    seed: int | None = None,
+    sample_ids: Tensor | None = None,  # (N,)
+    backend: str = "auto",
+    engine: str = "auto",
+    chunk_size: int | None = None,
+    check: bool = True,
+    return_info: bool = False,
+) -> Tensor | AttackResult:
+    """Move a batch of images towards target classes by projected gradient descent.
+
+    From a start in the eps-ball B(x), ``steps`` times, with J the loss towards the target t::
+
+        x_adv <- project(x_adv - step_size * sign(dJ(f(x_adv), t) / dx_adv))        on B(x) and the bounds
+
+    in Linf; in L2 the sign becomes ``g / (||g|| + 1e-12)``. J is a sum over the batch, never a mean.
+
+    Equivalent to::
+
+        x_adv = (x + eps * u).clamp(0, 1)                      # u: uniform in [-1, 1)
+        for _ in range(steps):
+            x_adv.requires_grad_()
+            loss = F.cross_entropy(model(x_adv), target, reduction="sum")
+            grad, = torch.autograd.grad(loss, x_adv)
+            x_adv = x_adv.detach() - step_size * grad.sign()
+            x_adv = x_adv.clamp(x - eps, x + eps).clamp(0, 1)
+
+    The model is left as it was found, also after an exception: mode of each module, ``requires_grad`` and
+    ``.grad`` of each parameter, BatchNorm buffers (but in ``bn_mode="train"``), random number state. What
+    DistributedDataParallel or DataParallel wraps is attacked itself. A model with random layers of its own
+    draws from a stream seeded by ``seed``.
+
+    Args:
+        model: A module, or any callable, from images (N, ...) to logits (N, C), to an object with ``.logits``,
+            or to a dict with "logits".
+        x: Images (N, ...) in ``bounds``, float32 or float64, rank 2 or more; any layout (one that is not dense
+            with the batch outermost is copied once). Never changed.
+        target: Classes (N,) to move towards, an integer dtype.
+        y: True labels (N,). They are checked to differ from ``target``; needed by ``loss="dlr"``, else unused.
+        eps: Radius in pixel units (those of ``bounds``), a number or (N,).
+        step_size: Step in pixel units, a number or (N,).
+        steps: Gradient steps; 0 returns the start.
+        norm: "linf" or "l2".
+        loss: "ce", "margin" (largest other logit minus the target's, C >= 2) or "dlr" (targeted, C >= 4).
+        init: "uniform" in the ball, "normal" (standard deviation 1e-3, as TRADES), "zero" (x itself), or the
+            starting x_adv, shaped like x, which is first projected on the ball and the bounds.
+        bounds: (low, high) of a valid pixel.
+        normalize: (mean, std) of dimension 1, for a model that takes ``(x - mean) / std``: the step kernel
+            writes that input, and images and radii stay in pixel units.
+        bn_mode: "eval": the whole model in eval mode. "train": BatchNorm in train mode, its running
+            statistics absorb every step (the published FAIR-TAT and CFA code). "train_frozen_stats":
+            batch statistics, but buffers stay. In the last two all other layers are in eval mode,
+            BatchNorm that was frozen by hand (eval inside a model in train mode) stays frozen, and a
+            sample's result depends on its batch or chunk.
+        restarts: Attacks a sample from that many starts, folded into the batch. Kept is a start that reached
+            its target before one that did not, then the smaller loss, then the earlier start.
+        early_stop: A sample whose prediction is its target moves no more and leaves the batch. In the two
+            BatchNorm train modes it stays, unmoved, so that batch statistics do not change.
+        amp: None, torch.bfloat16 or torch.float16: autocast around the model. x_adv and the step stay in the
+            images' dtype. float16 gradients are scaled by a power of two.
+        seed: An int in [-2**63, 2**64) makes the attack repeatable. None takes ``torch.initial_seed()`` and
+            the number of such calls since it last changed; it consumes nothing from PyTorch's generators.
+        sample_ids: (N,) integers, default ``arange(N)``. A sample's start depends on (seed, id, restart)
+            alone: give dataset indices and it depends on neither batch, chunk nor rank.
+        backend: Kernels: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
+        engine: "auto" or "eager".
+        chunk_size: The most images in one pass of the model, restarts counted; None: all at once.
+        check: False skips the checks of values (on a GPU: one synchronisation), not those of shapes and types.
+        return_info: Return an :class:`AttackResult`, at the price of one more forward pass.
+
+    Returns:
+        x_adv with the shape and dtype of x, in the bounds and with ``|x_adv - x| <= eps`` up to one rounding;
+        with ``return_info=True`` an :class:`AttackResult`.
+
+    Raises:
+        ValueError: a value, shape or device that is not valid, ``target == y``, or fewer classes than the loss
+            needs. The message names the argument, what was given and what was expected.
+        TypeError: the same for a wrong type or dtype, and for a model output that holds no logits.
+        RuntimeError: inside ``torch.inference_mode()``, or the model's output has no gradient.
+
+    Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
+    """
+    options = {
+        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
+        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
+        "early_stop": early_stop, "amp": amp, "seed": seed, "backend": backend, "engine": engine,
+        "chunk_size": chunk_size, "check": check, "return_info": return_info,
+    }  # fmt: skip
+    return _attack(model, x, target, options, y=y, sample_ids=sample_ids)
+
+
+def fast_pgd(
+    model: Model,
+    x: Tensor,  # (N, ...)
+    y: Tensor,  # (N,)
+    *,
+    clean_logits: Tensor | None = None,  # (N, C)
+    eps: float | Tensor = 8 / 255,  # scalar or (N,)
+    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
+    steps: int = 10,
+    norm: str = "linf",
+    loss: str = "ce",
+    init: str | Tensor = "uniform",  # or (N, ...)
+    bounds: tuple[float, float] = (0.0, 1.0),
+    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
+    bn_mode: str = "eval",
+    restarts: int = 1,
+    early_stop: bool = False,
+    amp: torch.dtype | None = None,
+    seed: int | None = None,
+    sample_ids: Tensor | None = None,  # (N,)
+    backend: str = "auto",
+    engine: str = "auto",
+    chunk_size: int | None = None,
+    check: bool = True,
+    return_info: bool = False,
+) -> Tensor | AttackResult:
+    """Move a batch of images away from their labels by projected gradient ascent (untargeted PGD).
+
+    The same attack as :func:`fast_targeted_pgd` with the other sign, J the loss of the label y::
+
+        x_adv <- project(x_adv + step_size * sign(dJ(f(x_adv), y) / dx_adv))        on B(x) and the bounds
+
+    Args:
+        model: As in :func:`fast_targeted_pgd`, as are all arguments that are not listed here.
+        x: Images (N, ...) in ``bounds``.
+        y: True labels (N,), an integer dtype.
+        clean_logits: The model's logits or log-probabilities for x, (N, C); with ``loss="kl"`` only.
+        loss: "ce", "margin" (C >= 2), "dlr" (C >= 3), or "kl": KL(softmax(clean_logits) || softmax(f(x_adv))), the
+            inner maximisation of TRADES (which starts from ``init="normal"``: at x itself its gradient is zero).
+        restarts: Kept is a start that fooled the model before one that did not, then the larger loss.
+        early_stop: A sample stops once it is misclassified.
+
+    Returns:
+        x_adv like x; with ``return_info=True`` an :class:`AttackResult` whose ``reached`` means ``pred != y``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`fast_targeted_pgd`.
+
+    Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573.
+    """
+    options = {
+        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
+        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
+        "early_stop": early_stop, "amp": amp, "seed": seed, "backend": backend, "engine": engine,
+        "chunk_size": chunk_size, "check": check, "return_info": return_info,
+    }  # fmt: skip
+    return _attack(model, x, y, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
+
+
+class TargetedPGD:
+    """:func:`fast_targeted_pgd` with its model and options fixed in advance, and checked once.
+
+    ``TargetedPGD(model, eps=4/255, steps=20)(x, target)``. Options given to a call count for that call alone:
+    ``attack(x, target, y, eps=fair.eps_for(y), sample_ids=index)``.
+    """
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        self.model = model
+        self.options = AttackOptions().updated(options)
+
+    def __call__(
+        self,
+        x: Tensor,  # (N, ...)
+        target: Tensor,  # (N,)
+        y: Tensor | None = None,  # (N,)
+        *,
+        sample_ids: Tensor | None = None,  # (N,)
+        **options: Any,
+    ) -> Tensor | AttackResult:
+        """Attack one batch; arguments, result and errors as :func:`fast_targeted_pgd`."""
+        return _attack(self.model, x, target, options, base=self.options, y=y, sample_ids=sample_ids)
+
+
+def _attack(
+    model: Model,
+    x: Tensor,
+    goal: Tensor,
+    keywords: Mapping[str, Any],
+    *,
+    targeted: bool = True,
+    base: AttackOptions | None = None,
+    y: Tensor | None = None,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+) -> Tensor | AttackResult:
+    # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
+    # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
+    run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
+    return run(model, x, goal, keywords, targeted, base, y, clean_logits, sample_ids)
+
+
+def _run(
+    model: Model,
+    x: Tensor,
+    goal: Tensor,
+    keywords: Mapping[str, Any],
+    targeted: bool,
+    base: AttackOptions | None,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    sample_ids: Tensor | None,
+) -> Tensor | AttackResult:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "an attack needs gradients, which torch.inference_mode() rules out: call it outside, or use "
+            "torch.no_grad() instead, under which it works"
+        )
+    if not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
+    options = AttackOptions(targeted=targeted, **keywords) if base is None else base.updated(keywords)
+    batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
+    seed = _next_seed() if options.seed is None else options.seed
+    model = unwrap(model)
+    # Batch statistics of no images do not exist.
+    bn_mode = options.bn_mode if len(batch.x) else "eval"
+    with frozen(model, bn_mode) as state, own_random_numbers(batch.x, seed), torch.enable_grad():
+        return _ENGINES[options.engine](Network(model, state, batch, options), batch, options, seed)
+
+
+class _UnseededCalls:
+    """Counts attacks without a seed under the current ``torch.initial_seed()``."""
+
+    initial_seed: int | None = None
+    count = 0
+
+
+def _next_seed() -> int:
+    """A fresh seed for every call that takes nothing from PyTorch's generators, the same in every run."""
+    initial = torch.initial_seed()
+    if _UnseededCalls.initial_seed != initial:
+        _UnseededCalls.initial_seed, _UnseededCalls.count = initial, 0
+    # An odd multiplier walks through all 2**64 values; runs with neighbouring initial seeds do not overlap.
+    seed = (initial + 0x9E3779B97F4A7C15 * _UnseededCalls.count) % 2**64
+    _UnseededCalls.count += 1
+    return seed
