@@ -1,0 +1,80 @@
+"""Pre-activation ResNets for small images.
+
+Source: He, Zhang, Ren and Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016 (arXiv:1603.05027), in the
+form that adversarial training papers use for 32 x 32 images: a 3 x 3 stem without pooling, four stages of 64, 128, 256
+and 512 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["PreActResNet", "preact_resnet18"]
+
+
+class PreActBlock(nn.Module):
+    """Two 3 x 3 convolutions, each after its BatchNorm and ReLU, added to the identity.
+
+    Where the shape changes, the shortcut is a 1 x 1 convolution of the *activated* input, as in the paper.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        identity = x if self.shortcut is None else self.shortcut(activated)
+        out = self.conv1(activated)
+        out = self.conv2(F.relu(self.bn2(out)))
+        return cast(Tensor, out + identity)
+
+
+class PreActResNet(nn.Module):
+    """x (N, C_in, H, W) -> logits (N, C); H and W at least 8, any size (global average pooling).
+
+    Args:
+        num_classes: C.
+        in_channels: C_in.
+        blocks: residual blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18.
+        width: channels of the first stage, doubled from stage to stage.
+    """
+
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, blocks: Sequence[int] = (2, 2, 2, 2), *, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        channels = width
+        for number, depth in enumerate(blocks):
+            out_channels = width * 2**number
+            for block in range(depth):
+                stride = 2 if number > 0 and block == 0 else 1
+                stages.append(PreActBlock(channels, out_channels, stride))
+                channels = out_channels
+        self.stages = nn.Sequential(*stages)
+        self.bn = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = F.relu(self.bn(self.stages(self.stem(x))))
+        return cast(Tensor, self.classifier(torch.flatten(F.adaptive_avg_pool2d(features, 1), 1)))
+
+
+def preact_resnet18(
+    num_classes: int, in_channels: int, image_size: tuple[int, int] = (32, 32), *, width: int = 64
+) -> PreActResNet:
+    """PreActResNet-18: 11.17 million parameters at 10 classes and 3 channels."""
+    return PreActResNet(num_classes, in_channels, width=width)

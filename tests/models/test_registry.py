@@ -1,0 +1,57 @@
+"""Models by name, and the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairtat.errors import UserError
+from fairtat.models import MODELS, build
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_name_builds_a_model_for_the_data(name: str) -> None:
+    options = {} if name in ("mlp", "digits_cnn", "mnist_cnn") else {"width": 4}
+    model = build(name, 7, 2, (16, 16), **options).eval()
+    assert model(torch.rand(3, 2, 16, 16)).shape == (3, 7)
+
+
+def test_options_reach_the_builder() -> None:
+    assert build("mlp", 10, 1, (8, 8), width=5).classifier.in_features == 5
+
+
+OWN = """
+import torch
+def net(num_classes, in_channels, image_size, hidden=3):
+    height, width = image_size
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * height * width, hidden),
+                               torch.nn.Linear(hidden, num_classes))
+def not_a_model(**kwargs):
+    return 3
+"""
+
+
+def test_a_model_of_ones_own_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_models_ok.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    model = build("own_models_ok:net", 4, 1, (5, 5), hidden=6)
+    assert model(torch.rand(2, 1, 5, 5)).shape == (2, 4)
+    with pytest.raises(UserError, match=r"has no function 'nett'; did you mean 'net'\?"):
+        build("own_models_ok:nett", 4)
+    with pytest.raises(UserError, match=r"returned a int; expected a torch\.nn\.Module"):
+        build("own_models_ok:not_a_model", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("digits_cn", {}, r"no model is called 'digits_cn'; did you mean 'digits_cnn'\?"),
+        ("nowhere_at_all:net", {}, "cannot import module 'nowhere_at_all'"),
+        ("mlp", {"widht": 3}, r"cannot be built with options \{'widht': 3\}.*widht"),
+    ],
+)
+def test_mistakes(name: str, options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(name, 10, 1, (8, 8), **options)
