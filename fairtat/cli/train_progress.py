@@ -1,0 +1,116 @@
+"""What a person sees while a model trains: one line an epoch, and on a terminal a live line below them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fairtat.fairness import ClassStats
+from fairtat.training import ClassAccuracy, EpochMetrics, Observer, RunStart, StepProgress
+
+__all__ = ["LineLog", "LiveProgress", "observe"]
+
+REFRESH_SECONDS = 1.0  # how often the running figures are read from the device: each read waits for it
+
+
+@contextmanager
+def observe() -> Iterator[Observer]:
+    """An observer for standard output: live on a terminal, plain lines in a file or a pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        yield LineLog()
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),  # the line fits 80 columns
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        yield LiveProgress(progress)
+
+
+class LineLog(Observer):
+    """One line at the start and one an epoch."""
+
+    def on_start(self, start: RunStart) -> None:
+        self._epochs = start.config.epochs
+        self.write(start_line(start))
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self.write(epoch_line(metrics, self._epochs))
+
+    def write(self, line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+class LiveProgress(LineLog):
+    """The lines of `LineLog`, and below them the running epoch with its training accuracy under attack."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._class_names: tuple[str, ...] = ()
+        self._last_read = -math.inf
+
+    def on_start(self, start: RunStart) -> None:
+        super().on_start(start)
+        self._class_names = start.class_names
+        self._task = self._progress.add_task("", total=start.config.epochs, figures="")
+
+    def on_step(self, progress: StepProgress) -> None:
+        if self._task is None:
+            return
+        self._progress.update(
+            self._task,
+            completed=progress.epoch - 1 + progress.step / progress.steps,
+            description=f"epoch {progress.epoch}/{self._epochs}",
+        )
+        if time.monotonic() - self._last_read >= REFRESH_SECONDS:
+            self._progress.update(self._task, figures=self._running_figures(progress.stats))
+            self._last_read = time.monotonic()
+
+    def write(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, soft_wrap=True)
+
+    def _running_figures(self, stats: ClassStats) -> str:
+        worst_class, worst = stats.worst()
+        return (
+            f"training robust {_percent(float(stats.overall_accuracy))}, "
+            f"worst {_percent(worst)} ({self._class_names[worst_class]})"
+        )
+
+
+def start_line(start: RunStart) -> str:
+    """What is about to be trained, and where it goes."""
+    rules = start.config.fairness
+    margins = rules.margins if isinstance(rules.margins, str) else "+".join(rules.margins)
+    return (
+        f"{start.config.model.name} ({start.parameters:,} parameters) on {start.config.data.name}: "
+        f"{start.train_samples} training and {start.val_samples} validation images, {len(start.class_names)} classes; "
+        f"eps {start.config.attack.eps}, targets {rules.targets}, margins {margins}; {start.device}; {start.path}"
+    )
+
+
+def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
+    """The figures of one epoch in a line of constant layout."""
+    robust: ClassAccuracy = metrics.val_robust
+    return (
+        f"epoch {metrics.epoch:>{len(str(epochs))}}/{epochs}  lr {metrics.lr:<7.4g} loss {metrics.train_loss:6.4f}  "
+        f"train robust {_percent(metrics.train_robust.average)}  "
+        f"val clean {_percent(metrics.val_clean.average)}  robust {_percent(robust.average)}  "
+        f"worst {_percent(robust.worst)} ({robust.worst_class_name})  {metrics.seconds:.1f} s"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:5.1f}%"

@@ -1,0 +1,61 @@
+"""Class-wise accuracy on held-out data while training runs: cheap figures to watch, not the final judgement."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fairtat.attacks import AttackResult, fast_pgd
+from fairtat.data import ImageData, batches
+from fairtat.fairness import ClassStats
+from fairtat.training.config import TrainConfig
+from fairtat.training.outputs import logits_of
+
+__all__ = ["Validation", "validate"]
+
+
+class Validation(NamedTuple):
+    clean: ClassStats
+    robust: ClassStats
+
+
+def validate(model: nn.Module, data: ImageData, config: TrainConfig, *, seed: int) -> Validation:
+    """Clean and untargeted PGD accuracy of each class, in eval mode; the model's modes are left as they were.
+
+    The attack has the same radius for every class and, with the same ``seed``, the same starts in every epoch, so
+    that epochs and methods can be compared.
+    """
+    settings = config.eval
+    eps = config.attack.eps if settings.eps is None else settings.eps
+    step_size = config.attack.step_size if settings.step_size is None else settings.step_size
+    clean = ClassStats(data.num_classes, device=data.device)
+    robust = ClassStats(data.num_classes, device=data.device)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for batch in batches(data, settings.batch_size):
+            with torch.no_grad():
+                clean.update(logits_of(model(batch.x)), batch.y)
+            result = fast_pgd(
+                model,
+                batch.x,
+                batch.y,
+                eps=float(eps),
+                step_size=float(step_size),
+                steps=settings.steps,
+                norm=config.attack.norm,
+                restarts=settings.restarts,
+                seed=seed,
+                sample_ids=batch.ids,
+                backend=config.attack.backend,
+                check=False,
+                return_info=True,
+            )
+            assert isinstance(result, AttackResult)  # return_info=True
+            robust.update(result.logits, batch.y)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Validation(clean, robust)

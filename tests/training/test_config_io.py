@@ -1,0 +1,142 @@
+"""Configurations to YAML and back, and what happens to keys and types that are not right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairtat.errors import UserError
+from fairtat.training import TrainConfig
+from fairtat.training.config_io import from_dict, load_yaml, to_dict, to_yaml, unknown_key
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_defaults_survive_a_round_trip() -> None:
+    assert from_dict(yaml.safe_load(to_yaml(TrainConfig()))) == TrainConfig()
+
+
+@given(
+    eps=st.one_of(st.floats(0, 1), st.just("8/255"), st.just("1e-3")),
+    options=st.dictionaries(st.text("abc", min_size=1), st.one_of(st.integers(), st.text("xyz: ")), max_size=2),
+    milestones=st.lists(st.floats(0.01, 0.99), max_size=3),
+    margins=st.sampled_from(["fixed", "G-rob", ["G-rob", "G-cfps"]]),
+    output=st.one_of(st.none(), st.text("ab/ é#:", min_size=1)),
+)
+def test_any_configuration_survives_a_round_trip(
+    eps: Any, options: dict[str, Any], milestones: list[float], margins: Any, output: str | None
+) -> None:
+    config = from_dict(
+        {
+            "attack": {"eps": eps},
+            "model": {"options": options},
+            "optim": {"milestones": milestones},
+            "fairness": {"margins": margins},
+            "output": output,
+        }
+    )
+    again = from_dict(yaml.safe_load(to_yaml(config)))
+    assert again == config
+    assert to_dict(again) == to_dict(config)
+
+
+def test_fractions_stay_readable() -> None:
+    assert to_dict(from_dict({"attack": {"eps": "8/255"}}))["attack"]["eps"] == "8/255"
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_shipped_configurations_are_valid_and_explained(file: Path) -> None:
+    from_dict(load_yaml(file), source=file.name)
+    assert file.read_text().lstrip().startswith("#")
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist5k"])
+def test_the_shipped_pairs_differ_in_their_fairness_rules_alone(data: str) -> None:
+    plain, fair = (from_dict(load_yaml(CONFIGS / f"{data}_{method}.yaml")) for method in ("at", "fairtat"))
+    assert (plain.fairness.targets, plain.fairness.margins) == ("none", "fixed")
+    assert (fair.fairness.targets, fair.fairness.margins) == ("cfps", "G-rob")
+    assert replace(fair, fairness=plain.fairness) == plain
+
+
+def test_there_are_shipped_configurations() -> None:
+    names = {file.name for file in CONFIGS.glob("*.yaml")}
+    assert names >= {f"{data}_{method}.yaml" for data in ("digits", "mnist5k") for method in ("at", "fairtat")}
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("attack.stpes", "attack.steps"),
+        ("epocs", "epochs"),
+        ("steps", "attack.steps"),
+        ("optimizer", "optim"),
+        ("fairness.target", "fairness.targets"),
+        ("atack.eps", "attack.eps"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(key: str, nearest: str) -> None:
+    assert unknown_key(key) == f"unknown key {key!r}; did you mean {nearest!r}?"
+
+
+def test_a_key_like_no_other() -> None:
+    assert unknown_key("zzzzzz") == "unknown key 'zzzzzz'; `fairtat train --help` lists the valid ones"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attack": {"stpes": 3}}, "x.yaml: unknown key 'attack.stpes'; did you mean 'attack.steps'?"),
+        ({"attack": 3}, "x.yaml: attack is 3; expected keys and values"),
+        ({"attack": None}, "x.yaml: attack is None; expected keys and values"),
+        ({"epochs": True}, "x.yaml: epochs is True; expected a whole number"),
+        ({"epochs": 1.5}, "x.yaml: epochs is 1.5; expected a whole number"),
+        ({"epochs": None}, "x.yaml: epochs is None; expected a whole number"),
+        ({"drop_last": "no"}, "x.yaml: drop_last is 'no'; expected true or false"),
+        ({"data": {"name": 5}}, "x.yaml: data.name is 5; expected a string"),
+        ({"attack": {"eps": [1]}}, "x.yaml: attack.eps is [1]; expected a number or a fraction such as 8/255"),
+        ({"attack": {"eps": "8/0"}}, "x.yaml: attack.eps: expected a number or a fraction such as 8/255, got '8/0'"),
+        ({"attack": {"norm": "l1"}}, "x.yaml: attack.norm is 'l1'; expected one of linf, l2"),
+        ({"fairness": {"margins": 3}}, "x.yaml: fairness.margins is 3; expected a string or a list of strings"),
+        ({"fairness": {"margins": [3]}}, "x.yaml: fairness.margins is 3; expected a string"),
+        ({"model": {"options": [1]}}, "x.yaml: model.options is [1]; expected keys and values"),
+        ({"optim": {"milestones": 0.5}}, "x.yaml: optim.milestones is 0.5; expected a list"),
+    ],
+)
+def test_wrong_keys_and_types(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict(values, source="x.yaml")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"attack: {eps: 1\n", "not valid YAML"),
+        (b"- 1\n- 2\n", "expected keys and values, such as 'epochs: 30'"),
+        (b"3: 4\n", "expected keys and values"),
+        (b"\xff\xfe\x00bad", "cannot be read"),
+        (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "x.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_yaml(file)
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("# nothing yet\n")
+    assert from_dict(load_yaml(file)) == TrainConfig()

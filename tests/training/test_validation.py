@@ -1,0 +1,57 @@
+"""Validation figures against a loop over single samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fairtat import fast_pgd
+from fairtat.data import batches, load_splits
+from fairtat.models import digits_cnn
+from fairtat.training.validation import validate
+
+
+def trained_model() -> nn.Module:
+    """Good enough for an attack to make a difference."""
+    torch.manual_seed(0)
+    model = digits_cnn(10, 1, (8, 8), width=8)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for batch in batches(load_splits("digits", val=0.05, test=0.2).train, 64, seed=0):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch.x), batch.y).backward()
+        optimizer.step()
+    return model
+
+
+def test_counts_are_those_of_a_loop_over_samples(tiny) -> None:
+    config = tiny(eval={"steps": 3, "eps": 0.1, "step_size": 0.05, "batch_size": 50}, attack={"eps": 0.01})
+    data = load_splits("digits", val=0.05, test=0.2).val
+    model = trained_model()
+    model.features[1].eval()  # a frozen layer must stay frozen
+    result = validate(model, data, config, seed=5)
+    assert [m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [False, True, True]
+
+    model.eval()
+    x = data.floats(data.images)
+    clean = torch.zeros(10, 10, dtype=torch.int64)
+    robust = torch.zeros(10, 10, dtype=torch.int64)
+    for row in range(len(data)):
+        one, label, ids = x[row : row + 1], data.labels[row : row + 1], data.ids[row : row + 1]
+        x_adv = fast_pgd(model, one, label, eps=0.1, step_size=0.05, steps=3, seed=5, sample_ids=ids)
+        with torch.no_grad():
+            clean[label, model(one).argmax()] += 1
+            robust[label, model(x_adv).argmax()] += 1
+    assert torch.equal(result.clean.confusion, clean)
+    assert torch.equal(result.robust.confusion, robust)
+    assert 0 < result.robust.correct.sum() < result.clean.correct.sum()
+
+
+def test_radius_defaults_to_that_of_training(tiny) -> None:
+    data = load_splits("digits", val=0.05, test=0.2).val
+    model = trained_model()
+    same = validate(model, data, tiny(attack={"eps": 0.2, "step_size": 0.1}), seed=0)
+    explicit = validate(model, data, tiny(eval={"eps": 0.2, "step_size": 0.1}), seed=0)
+    harmless = validate(model, data, tiny(eval={"eps": 0.0}, attack={"eps": 0.2}), seed=0)
+    assert torch.equal(same.robust.buffer, explicit.robust.buffer)
+    assert torch.equal(harmless.robust.confusion, harmless.clean.confusion)
+    assert not torch.equal(same.robust.confusion, same.clean.confusion)
