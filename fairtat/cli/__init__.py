@@ -1,0 +1,1 @@
+"""The ``fairtat`` command; one module for each subcommand, with ``parser()`` and ``run(options) -> exit code``."""

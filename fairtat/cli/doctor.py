@@ -1,0 +1,127 @@
+"""``fairtat doctor``: what is installed, which kernels run here, and whether they are right."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import jsonargparse
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fairtat import backends
+from fairtat._version import __version__
+from fairtat.cli.parser import Parser
+from fairtat.cli.selftest import Check, run_selftest
+
+# Distribution -> the extra that brings it. Asked of the installed metadata: importing them would take seconds.
+OPTIONAL = {"scikit-learn": "train", "mlxtend": "train", "matplotlib": "eval"}
+
+OK, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """Arguments and help of the subcommand."""
+    parser = Parser(
+        "doctor",
+        "Show versions, backends and threads, and check every op on every backend that is present against known\n"
+        "answers and the reference. The exit code is 1 if a check fails: put this output into a bug report.",
+        "  fairtat doctor\n  fairtat doctor --json > doctor.json",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
+    return parser
+
+
+def run(options: jsonargparse.Namespace) -> int:
+    """Print the report; 1 if a self-test failed."""
+    checks = run_selftest()
+    report = describe(checks)
+    if options.json:
+        print(json.dumps(report, indent=1))
+    else:
+        _print(report, checks)
+    return 0 if report["ok"] else 1
+
+
+def describe(checks: list[Check]) -> dict[str, Any]:
+    """Everything that doctor reports, as plain JSON values."""
+    return {
+        "ok": all(check.passed for check in checks),
+        "versions": {
+            "fairtat": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+        },
+        "platform": platform.platform(),
+        "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
+        "threads": {"torch": torch.get_num_threads(), "cpus": os.cpu_count()},
+        "core": backends.native_info(),
+        "backends": {
+            name: {"available": state.available, "reason": state.reason} for name, state in backends.status().items()
+        },
+        "optional": {
+            name: {"version": _version(name), "install": f"pip install 'fairtat[{extra}]'"}
+            for name, extra in OPTIONAL.items()
+        },
+        "selftest": [
+            {"op": check.op, "backend": check.backend, "passed": check.passed, "detail": check.detail}
+            for check in checks
+        ],
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _print(report: dict[str, Any], checks: list[Check]) -> None:
+    console = Console(highlight=False, markup=False)  # markup would eat the [eval] of a pip command
+    kernels = backends.describe()  # before anything is printed: it refuses a wrong FAIRTAT_BACKEND
+    versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in report["versions"].items())
+    threads = report["threads"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("versions", versions)
+    facts.add_row("platform", report["platform"])
+    facts.add_row("GPUs", ", ".join(report["gpus"]) or "none visible to PyTorch")
+    facts.add_row("threads", f"{threads['torch']} used by PyTorch and fairtat, {threads['cpus']} CPUs")
+    facts.add_row("core", _core(report["core"]))
+    for name, extra in report["optional"].items():
+        facts.add_row(name, extra["version"] or f"not installed: {extra['install']}")
+    console.print(facts)
+    console.print()
+    console.print(kernels)
+    console.print()
+    console.print(_selftest_table(checks))
+    for check in checks:
+        if not check.passed:
+            console.print(f"FAILED {check.op} on {check.backend}: {check.detail}", style="bold red")
+    passed = sum(check.passed for check in checks)
+    console.print(f"{passed} of {len(checks)} self-tests passed", style="green" if report["ok"] else "bold red")
+
+
+def _core(info: dict[str, Any] | None) -> str:
+    if info is None:
+        return "not there (see backends): ops run as plain PyTorch"
+    openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
+    return f"{info['compiler']}, {openmp}; {info['isa']} in use, built for {', '.join(info['isas'])}"
+
+
+def _selftest_table(checks: list[Check]) -> Table:
+    names = list(dict.fromkeys(check.backend for check in checks))
+    outcome = {(check.op, check.backend): check.passed for check in checks}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("self-test")
+    for name in names:
+        table.add_column(name)
+    for op in dict.fromkeys(check.op for check in checks):
+        table.add_row(op, *(OK if outcome[op, name] else FAILED for name in names))
+    return table

@@ -1,0 +1,97 @@
+"""Entry point: finds the subcommand, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from fairtat._version import __version__
+from fairtat.errors import UserError, did_you_mean
+
+# Subcommand -> what the overview says of it. A module is imported only when its command runs: `fairtat --help` and
+# `fairtat doctor` need none of the optional packages, and start no slower for them.
+COMMANDS = {
+    "train": "train a classifier adversarially, from a YAML file and options",
+    "evaluate": "clean and robust accuracy of a trained run, class by class",
+    "compare": "two or more runs side by side: who gained and who paid",
+    "doctor": "what is installed, which kernels run here, and whether they are right",
+}
+
+OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 (a check failed), 2 (a mistake in the input), 130 (Ctrl-C).
+
+    ``--debug`` or ``FAIRTAT_DEBUG=1`` shows the traceback of an error instead of its one line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("FAIRTAT_DEBUG", "0") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is dealt with
+        return code
+    except SystemExit as leave:  # argparse leaves this way after --help
+        return leave.code if isinstance(leave.code, int) else OK
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; point stdout elsewhere so that the flush at exit does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (UserError, ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return USAGE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        print(_overview(), file=sys.stderr)
+        return USAGE
+    command, *rest = arguments
+    if command in ("-h", "--help", "help"):
+        print(_overview())
+        return OK
+    if command in ("-V", "--version"):
+        print(f"fairtat {__version__}")
+        return OK
+    if command not in COMMANDS:
+        kind = "option" if command.startswith("-") else "command"
+        raise UserError(
+            f"unknown {kind} {command!r}{did_you_mean(command, (*COMMANDS, '--help', '--version', '--debug'))}"
+        )
+    module = importlib.import_module(f"fairtat.cli.{command}")
+    code: int = module.run(module.parser().parse_args(rest))
+    return code
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    return f"""usage: fairtat COMMAND ...
+
+Fair adversarial training: which class pays for robustness?
+
+commands:
+{commands}
+
+options:
+  -h, --help     this overview; `fairtat COMMAND --help` explains a command
+  -V, --version  the version
+  --debug        show the traceback of an error (so does FAIRTAT_DEBUG=1)
+
+example:
+  fairtat train --config configs/digits_at.yaml --output runs/at
+  fairtat train --config configs/digits_fairtat.yaml --output runs/fairtat
+  fairtat compare runs/at runs/fairtat"""
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,85 @@
+"""The argument parser of every subcommand: help with examples, errors of one line that name the nearest option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+from jsonargparse.typing import register_type
+
+from fairtat.errors import UserError, did_you_mean
+from fairtat.training.number import Number
+
+# Field docstrings of the option dataclasses are the help texts.
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+register_type(Number, serializer=str, deserializer=Number)
+
+
+class HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and examples."""
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser that raises ``UserError`` where argparse would print its usage and leave."""
+
+    def __init__(self, command: str, description: str, example: str, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(
+            prog=f"fairtat {command}",
+            description=description,
+            epilog=f"example:\n{example}",
+            formatter_class=HelpFormatter,
+            **options,
+        )
+
+    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
+        """Parse; ``--batch-size`` is taken for ``--batch_size``, which is how YAML spells it."""
+        words = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(words, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{self.prog}: {self._explain(message)}") from ex
+
+    def _explain(self, message: str) -> str:
+        unknown = re.match(r"[Uu]nrecognized arguments: (.*)", message)
+        if unknown is None:
+            return plain_message(message)
+        given = unknown[1].split()
+        option = next((word for word in given if word.startswith("-")), None)
+        if option is None:
+            return f"unexpected argument {given[0]!r}"
+        option = option.partition("=")[0]
+        # Somebody who writes --steps means --attack.steps, which has few letters in common with it.
+        same_end = [name for name in self._option_names() if name.endswith("." + option.lstrip("-"))]
+        return f"unknown option {option}{did_you_mean(option, same_end or self._option_names())}"
+
+    def _option_names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+
+def _underscored(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, separator, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{separator}{value}"
+
+
+def plain_message(message: str) -> str:
+    """jsonargparse's explanation in one line and without Python's type notation."""
+    key = re.match(r'\s*Parser key "([^"]*)":', message)
+    value = re.search(r"Given value: (.*)", message)
+    reasons = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
+    reasons = [reason for reason in reasons if "NoneType" not in reason]
+    if key and reasons and value:
+        text = f"{' or '.join(reasons)}, got {value[1]}" if value[1] not in reasons[0] else " or ".join(reasons)
+    else:
+        text = message[key.end() :] if key else message
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = text.replace("Expected a <class 'int'>", "expected a whole number")
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = text.replace("Expected a one of", "expected one of").replace(". Got value: ", ", got ")
+    return (f"--{key[1]}: " if key else "") + " ".join(text.split())

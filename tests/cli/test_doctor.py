@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import pytest
+import torch
+
+from fairtat import backends
+
+Command = Callable[..., Any]
+
+
+def test_json_reports_versions_backends_and_every_self_test(fairtat: Command) -> None:
+    code, out, err = fairtat("doctor", "--json")
+    report = json.loads(out)
+    assert (code, err, report["ok"]) == (0, "", True)
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["threads"]["torch"] == torch.get_num_threads()
+    status = backends.status()
+    assert {name: entry["available"] for name, entry in report["backends"].items()} == {
+        name: state.available for name, state in status.items()
+    }
+    assert all(entry["reason"] for entry in report["backends"].values())
+    assert report["core"] == backends.native_info()
+    tested = {(check["op"], check["backend"]) for check in report["selftest"]}
+    assert tested == {(op, name) for op in backends.OPS for name, state in status.items() if state.available}
+
+
+def test_text_says_what_is_there_and_why_not(fairtat: Command) -> None:
+    code, out, _ = fairtat("doctor")
+    assert code == 0
+    for name, state in backends.status().items():
+        assert any(line.split()[:1] == [name] and state.reason in line for line in out.splitlines())
+    assert "self-tests passed" in out
+
+
+def test_a_missing_extra_comes_with_its_command(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def without_matplotlib(name: str) -> str:
+        if name == "matplotlib":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", without_matplotlib)
+    assert "not installed: pip install 'fairtat[eval]'" in fairtat("doctor").out
+    assert json.loads(fairtat("doctor", "--json").out)["optional"]["matplotlib"]["version"] is None
+
+
+def test_a_machine_without_the_core_is_described(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.cpu, "MISSING", "no compiler was found")
+    code, out, _ = fairtat("doctor")
+    assert code == 0
+    assert "no compiler was found" in out
+    assert "5 of 5 self-tests passed" in out
+
+
+def test_a_wrong_kernel_fails_the_command_and_is_named(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lazy(*arguments: object) -> None:
+        """Does nothing."""
+
+    monkeypatch.setitem(backends._KERNELS["reference"], "class_stats", lazy)
+    code, out, _ = fairtat("doctor")
+    assert code == 1
+    assert "FAILED class_stats on reference: wrong: known confusion" in out
+    code, out, _ = fairtat("doctor", "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["ok"] is False
+    assert {"op": "class_stats", "backend": "reference", "passed": False} in [
+        {key: check[key] for key in ("op", "backend", "passed")} for check in report["selftest"]
+    ]

@@ -1,0 +1,178 @@
+"""``fairtat train``: files and options become a run; mistakes and interruptions end in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from fairtat.training import load_run
+
+Command = Callable[..., Any]
+
+SMALL = {
+    "data": {"name": "digits", "val": 0.05, "test": 0.7},
+    "model": {"name": "mlp", "options": {"width": 16}},
+    "attack": {"eps": "8/255", "step_size": "2/255", "steps": 1},
+    "eval": {"steps": 1},
+    "epochs": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of its own with the configuration small.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return tmp_path
+
+
+def test_options_override_the_file(fairtat: Command) -> None:
+    result = fairtat(
+        "train", "--config", "small.yaml", "--epochs", "2", "--attack.eps", "1/8", "--attack.steps=2",
+        "--fairness.targets", "cfps", "--fairness.margins", "[G-rob, T-rob]", "--model.options.width", "8",
+        "--optim.lr", "5e-2", "--drop_last", "true", "--output", "out",
+    )  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    config = load_run("out").config
+    assert (config.epochs, config.attack.steps, config.drop_last) == (2, 2, True)
+    assert str(config.attack.eps) == "1/8"
+    assert str(config.attack.step_size) == "2/255"
+    assert config.fairness.margins == ["G-rob", "T-rob"]
+    assert config.model.options == {"width": 8}
+    assert config.optim.lr == 0.05
+    assert config.data.test == 0.7
+
+
+def test_the_saved_configuration_repeats_the_run(fairtat: Command) -> None:
+    assert fairtat("train", "--config", "small.yaml", "--output", "a").code == 0
+    assert fairtat("train", "--config", "a/config.yaml", "--output", "b").code == 0
+
+    def lines(run: str) -> list[dict[str, Any]]:
+        read = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in read]
+
+    assert lines("a") == lines("b")
+
+
+def test_the_folder_is_named_after_the_file(fairtat: Command) -> None:
+    result = fairtat("train", "--config", "small.yaml")
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith("small-")
+    assert result.out.splitlines()[-1] == f"trained 1 epoch; look at every class with: fairtat evaluate {run}"
+
+
+def test_output_in_a_pipe_is_one_line_an_epoch(fairtat: Command) -> None:
+    result = fairtat("train", "--config", "small.yaml", "--epochs", "3", "--output", "out")
+    lines = result.out.splitlines()
+    assert len(lines) == 5  # start, three epochs, closing
+    assert all(word in lines[0] for word in ("mlp", "digits", "eps 8/255", "targets none", "out"))
+    for epoch, line in enumerate(lines[1:4], start=1):
+        assert line.startswith(f"epoch {epoch}/3 ")
+        assert all(word in line for word in ("train robust", "val clean", "worst"))
+    assert "\x1b" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "missing.yaml"], "missing.yaml: no such file"),
+        (["--config", "key.yaml"], "key.yaml: unknown key 'attack.stpes'; did you mean 'attack.steps'?"),
+        (["--config", "value.yaml"], "value.yaml: epochs is 0; expected 1 or more"),
+        (["--config", "broken.yaml"], "not valid YAML"),
+        (["--attack.stpes", "3"], "unknown option --attack.stpes; did you mean '--attack.steps'?"),
+        (["--epocs=3"], "unknown option --epocs; did you mean '--epochs'?"),
+        (["--attack.eps", "8/0"], "expected a number or a fraction such as 8/255"),
+        (["--attack.eps", "__import__('os')"], "expected a number or a fraction such as 8/255"),
+        (["--epochs", "many"], "--epochs: expected a whole number, got many"),
+        (["--batch_size", "1"], "batch_size is 1; expected 2 or more"),
+        (["--fairness.margins", "G-rop"], "did you mean 'G-rob'?"),
+        (["--fairness.margins", "T-rob"], "targets must be random, cfps or confusion"),
+        (["--data.name", "nan.npz"], "nan.npz: 1 of 30 images hold NaN or infinity (the first is image 4)"),
+        (["--data.name", "label.npz"], "label.npz: labels lie in [0, 7]; expected 0 to 2"),
+        (["--data.name", "text.npz"], "text.npz: cannot be read as an .npz file"),
+        (["--data.name", "digts"], "did you mean 'digits'?"),
+        (["--model.name", "mpl"], "did you mean 'mlp'?"),
+        (["--device", "cuda:77"], "device is 'cuda:77'"),
+        (["--output", "taken"], "taken: exists and is not empty; choose another --output"),
+        (["--output", "small.yaml"], "small.yaml: is a file; choose another --output"),
+        (["--output", "small.yaml/run"], "small.yaml/run: cannot be written"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    fairtat: Command, folder: Path, arguments: list[str], message: str
+) -> None:
+    (folder / "key.yaml").write_text("attack: {stpes: 3}")
+    (folder / "value.yaml").write_text("epochs: 0")
+    (folder / "broken.yaml").write_text("attack: {eps: 1")
+    (folder / "text.npz").write_text("no archive")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "notes.txt").write_text("mine")
+    images, labels = np.full((30, 8, 8), 0.5, np.float32), np.arange(30) % 3
+    np.savez(folder / "label.npz", images=images, labels=np.where(np.arange(30) == 5, 7, labels), class_names=[*"abc"])
+    images[4, 2, 2] = np.nan
+    np.savez(folder / "nan.npz", images=images, labels=labels)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    base = [] if arguments[0] == "--config" else ["--config", "small.yaml"]
+    code, out, err = fairtat("train", *base, *arguments)
+
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+COMMAND = "import sys; from fairtat.cli.main import main; sys.exit(main())"
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "train", "--config", "small.yaml", "--output", "out", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_usable(folder: Path, number: signal.Signals) -> None:
+    process = start("--epochs", "100000")
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch      3/"):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == ""
+    last = out.splitlines()[-1]
+    run = load_run("out")
+    assert run.epoch >= 3
+    assert last == f"interrupted: out is complete and holds epoch {run.epoch} of 100000"
+    epochs = [json.loads(text)["epoch"] for text in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, run.epoch + 1))
+    assert {file.name for file in Path("out").iterdir()} == {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt",
+    }  # fmt: skip
+
+
+def test_the_handlers_of_the_caller_come_back(fairtat: Command) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert fairtat("train", "--config", "small.yaml", "--output", "out").code == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
