@@ -1,0 +1,274 @@
+"""class_stats_: per-class counts of a batch, beside the published loops, bincount and torchmetrics."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Target, equal_to, main
+from torch import Tensor
+
+import fairtat
+from fairtat import backends, ops
+
+FAIRTAT, KERNEL = "fairtat", "fairtat kernel"
+PYTHON_LISTS, PUBLISHED, PUBLISHED_TENSORS = "Python loop", "published loop, arrays", "published loop, tensors"
+BINCOUNT, INDEX_ADD, TORCHMETRICS = "bincount + index_add", "index_add in place", "torchmetrics"
+CALLS = 10_000  # behind the figures on memory and on flat cost
+
+
+class Batch:
+    """Predictions that are right about half of the time, labels, and losses that a float64 sums exactly."""
+
+    def __init__(self, n: int, classes: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.classes = classes
+        self.label = torch.randint(classes, (n,), generator=generator)
+        guess = torch.randint(classes, (n,), generator=generator)
+        self.pred = torch.where(torch.rand(n, generator=generator) < 0.5, self.label, guess)
+        self.loss = torch.randint(1 << 12, (n,), generator=generator).float() / 256.0
+
+    def expected(self) -> dict[str, Tensor]:
+        """By brute force, in plain Python integers and floats."""
+        confusion = [[0] * self.classes for _ in range(self.classes)]
+        loss_sum = [0.0] * self.classes
+        for p, y, value in zip(self.pred.tolist(), self.label.tolist(), self.loss.tolist(), strict=True):
+            confusion[y][p] += 1
+            loss_sum[y] += value
+        return {"loss_sum": torch.tensor(loss_sum, dtype=torch.float64)} | rates(torch.tensor(confusion))
+
+
+def rates(confusion: Tensor) -> dict[str, Tensor]:
+    """What every method has to know of a batch; the confusion matrix itself for those that keep one."""
+    correct = confusion.diagonal()
+    return {
+        "confusion": confusion,
+        "correct": correct,
+        "false_positive": confusion.sum(0) - correct,
+        "false_negative": confusion.sum(1) - correct,
+    }
+
+
+# Count the batch once more; read the counts.
+Counter = tuple[Callable[[], object], Callable[[], dict[str, Tensor]]]
+
+
+def entrant(make: Callable[[Batch], Counter], batch: Batch) -> Entrant:
+    """What is timed goes on counting into the same statistics; an answer is that of one count from zero."""
+
+    def outcome() -> dict[str, Tensor]:
+        count, read = make(batch)
+        count()
+        return read()
+
+    return Entrant(make(batch)[0], outcome)
+
+
+def op(batch: Batch) -> Counter:
+    stats = fairtat.ClassStats(batch.classes)
+    return (
+        lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss),
+        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum},
+    )
+
+
+def kernel(batch: Batch) -> Counter:
+    stats = fairtat.ClassStats(batch.classes)
+    raw = backends.kernel("class_stats", backends.choose("class_stats", torch.device("cpu"), torch.float32))
+    return (
+        lambda: raw(stats.buffer, batch.pred, batch.label, batch.loss, None),
+        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum},
+    )
+
+
+def python_lists(batch: Batch) -> Counter:
+    """The fastest plain loop: over Python numbers, into Python lists."""
+    classes = batch.classes
+    confusion = [[0] * classes for _ in range(classes)]
+    loss_sum = [0.0] * classes
+
+    def count() -> None:
+        for p, y, value in zip(batch.pred.tolist(), batch.label.tolist(), batch.loss.tolist(), strict=True):
+            confusion[y][p] += 1
+            loss_sum[y] += value
+
+    return count, lambda: rates(torch.tensor(confusion)) | {"loss_sum": torch.tensor(loss_sum, dtype=torch.float64)}
+
+
+def published_arrays(batch: Batch) -> Counter:
+    """In the style of FAIR-TAT's logger: numpy counters of right, wrongly predicted and missed, by sample."""
+    right, landed, missed = (np.zeros(batch.classes) for _ in range(3))
+
+    def count() -> None:
+        pred, label = batch.pred.numpy(), batch.label.numpy()
+        hit = pred == label
+        for i, y in enumerate(label):
+            if hit[i]:
+                right[y] += 1
+            else:
+                landed[pred[i]] += 1
+                missed[y] += 1
+
+    return count, lambda: {
+        "correct": torch.from_numpy(right),
+        "false_positive": torch.from_numpy(landed),
+        "false_negative": torch.from_numpy(missed),
+    }
+
+
+def published_tensors(batch: Batch) -> Counter:
+    """In the style of CFA's logger: one tensor element at a time, right predictions only."""
+    right = torch.zeros(batch.classes)
+
+    def count() -> None:
+        hit = batch.pred == batch.label
+        for i, y in enumerate(batch.label):
+            if hit[i]:
+                right[y] += 1
+
+    return count, lambda: {"correct": right}
+
+
+def bincount(batch: Batch) -> Counter:
+    classes = batch.classes
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    loss_sum = torch.zeros(classes, dtype=torch.float64)
+
+    def count() -> None:
+        cells = torch.bincount(batch.label * classes + batch.pred, minlength=classes * classes)
+        confusion.add_(cells.view(classes, classes))
+        loss_sum.index_add_(0, batch.label, batch.loss.double())
+
+    return count, lambda: rates(confusion) | {"loss_sum": loss_sum}
+
+
+def index_add(batch: Batch) -> Counter:
+    """Without bincount's C*C result a call: the best form for many classes."""
+    classes = batch.classes
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    loss_sum = torch.zeros(classes, dtype=torch.float64)
+    ones = torch.ones_like(batch.label)
+
+    def count() -> None:
+        confusion.view(-1).index_add_(0, batch.label * classes + batch.pred, ones)
+        loss_sum.index_add_(0, batch.label, batch.loss.double())
+
+    return count, lambda: rates(confusion) | {"loss_sum": loss_sum}
+
+
+def torchmetrics_matrix(batch: Batch) -> Counter:
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    metric = MulticlassConfusionMatrix(batch.classes, validate_args=False)
+    return (lambda: metric.update(batch.pred, batch.label)), lambda: rates(metric.compute())
+
+
+def memory_and_drift(calls: int) -> Callable[[Mapping[str, Entrant]], dict[str, Any]]:
+    """Over ``calls`` calls: growth of the process, tensor bytes allocated by a call, and late against early cost."""
+
+    def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
+        watched = (FAIRTAT, KERNEL, BINCOUNT, INDEX_ADD, TORCHMETRICS)
+        return {name: _observe(entrants[name].run, calls) for name in watched if name in entrants}
+
+    return observe
+
+
+def _observe(run: Callable[[], object], calls: int) -> dict[str, Any]:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet_stderr(), torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        run()
+    allocated = sum(max(0, event.self_cpu_memory_usage) for event in profile.events())
+    run()
+    before = _resident()
+    tenth = max(1, calls // 10)
+    seconds = [_seconds(run, tenth) for _ in range(10)]
+    return {
+        "bytes_a_call": allocated,
+        "resident_growth_kib": (_resident() - before) // 1024,
+        "late_over_early": round(min(seconds[5:]) / min(seconds[:5]), 3),
+    }
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Some builds of the profiler announce every start and stop, from C++, to the terminal."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _seconds(run: Callable[[], object], calls: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - begin
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def build(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[Settings], Case]:
+    def case(settings: Settings) -> Case:
+        batch = Batch(n, classes)
+        return Case(
+            contestants=(
+                Contestant(FAIRTAT, "fairtat", lambda: entrant(op, batch)),
+                Contestant(KERNEL, "fairtat", lambda: entrant(kernel, batch)),
+                Contestant(PYTHON_LISTS, "published", lambda: entrant(python_lists, batch)),
+                Contestant(
+                    PUBLISHED, "published", lambda: entrant(published_arrays, batch), "no confusion matrix, no loss"
+                ),
+                Contestant(
+                    PUBLISHED_TENSORS, "published", lambda: entrant(published_tensors, batch), "right answers only"
+                ),
+                Contestant(BINCOUNT, "eager", lambda: entrant(bincount, batch)),
+                Contestant(INDEX_ADD, "eager", lambda: entrant(index_add, batch)),
+                Contestant(TORCHMETRICS, "peer", lambda: entrant(torchmetrics_matrix, batch), "no loss"),
+            ),
+            baseline=FAIRTAT,
+            verify=equal_to(batch.expected()),
+            rule="every count and loss sum equal to a brute-force loop",
+            targets=targets,
+            observe=memory_and_drift(100 if settings.quick else CALLS),
+        )
+
+    return case
+
+
+GOALS = (
+    Target(FAIRTAT, (PUBLISHED,), "faster", 50.0),
+    Target(FAIRTAT, (BINCOUNT, INDEX_ADD), "faster", 3.0),
+)
+
+BENCHMARK = Benchmark(
+    name="class_stats",
+    question="What does it cost to count a batch by class?",
+    reading=(
+        "Predictions are given, so argmax is nobody's cost. 'observed' follows 10,000 further calls: bytes of\n"
+        "tensors that one call allocates, growth of the process, and the cost of late calls over early ones."
+    ),
+    cases=(
+        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
+        CaseSpec("N=4096, C=10", build(4096, 10, GOALS), headline=True),
+        CaseSpec("N=4096, C=1000", build(4096, 1000, GOALS), headline=True),
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(BENCHMARK))

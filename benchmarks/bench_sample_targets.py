@@ -1,0 +1,140 @@
+"""sample_targets: a target class other than the label, beside the published loop and vectorised PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, main
+from torch import Tensor
+
+from fairtat import backends, ops
+
+FAIRTAT = "fairtat"
+DRAWS = 200_000  # behind each proof of a distribution
+SIGMAS = 6.0
+TAU = 2.0
+
+
+def published_loop(label: Tensor, weight: Tensor) -> Tensor:
+    """In the published style: draw for all, then draw again one by one while a target is the label.
+
+    The published loop leaves a batch with exactly one such sample as it is; this one does not.
+    """
+    target = torch.multinomial(weight, len(label), replacement=True)
+    for i in (target == label).nonzero()[:, 0]:
+        while target[i] == label[i]:
+            target[i] = torch.multinomial(weight, 1)
+    return target
+
+
+def inverse_cdf(label: Tensor, weight: Tensor) -> Tensor:
+    """Vectorised: one uniform number a sample on the weight of the other classes, and a binary search."""
+    through = weight.cumsum(0)
+    own = weight[label]
+    before = through[label] - own
+    draw = torch.rand(len(label), dtype=weight.dtype) * (through[-1] - own)
+    draw = torch.where(draw >= before, draw + own, draw)
+    return torch.searchsorted(through, draw, right=True).clamp_(max=len(weight) - 1)
+
+
+def multinomial_rows(label: Tensor, weight: Tensor) -> Tensor:
+    """One row of weights a sample, its label's set to 0: N*C numbers for N draws."""
+    rows = weight.expand(len(label), -1).scatter(1, label[:, None], 0.0)
+    return torch.multinomial(rows, 1)[:, 0]
+
+
+def conditional(label: Tensor, weight: Tensor) -> Verify:
+    """No target equals its label, and targets follow P(t | y) = w_t / sum_{j != y} w_j.
+
+    Every contestant has its own random numbers, so the proof is a chi-square test over the classes of a target.
+    """
+    classes = len(weight)
+    w = weight.double()
+    share = w / (w.sum() - w)[:, None]  # [y, t]
+    share.fill_diagonal_(0.0)
+    per_batch = torch.bincount(label, minlength=classes).double() @ share  # expected hits of each target
+
+    def verify(contestant: str, outcome: Outcome) -> dict[str, float]:
+        targets = outcome["targets"]  # (batches, N)
+        if bool((targets == label).any()):
+            raise Mismatch("a target equals its label")
+        if int(targets.min()) < 0 or int(targets.max()) >= classes:
+            raise Mismatch("a target is no class")
+        wanted = per_batch * len(targets)
+        found = torch.bincount(targets.flatten(), minlength=classes).double()
+        chi2 = float(((found - wanted).square() / wanted).sum())
+        excess = (chi2 - (classes - 1)) / (2.0 * (classes - 1)) ** 0.5
+        if not excess < SIGMAS:
+            raise Mismatch(f"targets do not follow the weights: chi-square {excess:.1f} deviations too large")
+        return {}
+
+    return verify
+
+
+def draws(draw: Callable[[int], Tensor], n: int) -> Callable[[], Outcome]:
+    """Enough batches for the test of the distribution; ``draw`` is told the number of the batch."""
+    return lambda: {"targets": torch.stack([draw(batch) for batch in range(max(1, DRAWS // n))])}
+
+
+def plain(function: Callable[[Tensor, Tensor], Tensor], label: Tensor, weight: Tensor) -> Entrant:
+    return Entrant(lambda: function(label, weight), draws(lambda batch: function(label, weight), len(label)))
+
+
+def op(label: Tensor, weight: Tensor) -> Entrant:
+    table = ops.target_table(weight)  # once an epoch
+    return Entrant(
+        lambda: ops.sample_targets(label, table, seed=0),
+        draws(lambda batch: ops.sample_targets(label, table, seed=0, stream=batch), len(label)),
+    )
+
+
+def kernel(label: Tensor, weight: Tensor) -> Entrant:
+    table = ops.target_table(weight)
+    raw = backends.kernel("sample_targets", backends.choose("sample_targets", label.device, label.dtype))
+    return Entrant(
+        lambda: raw(label, table, None, 0, 0), draws(lambda batch: raw(label, table, None, 0, batch), len(label))
+    )
+
+
+def build(n: int, classes: int) -> Callable[[Settings], Case]:
+    def case(settings: Settings) -> Case:
+        torch.manual_seed(0)
+        label = torch.randint(classes, (n,))
+        # FAIR-TAT's own weights, exp(tau * CFPS), of scores spread wide enough that a wrong rule shows.
+        weight = torch.softmax(TAU * torch.linspace(0.0, 1.0, classes), dim=0)
+        return Case(
+            contestants=(
+                Contestant(FAIRTAT, "fairtat", lambda: op(label, weight)),
+                Contestant("fairtat kernel", "fairtat", lambda: kernel(label, weight)),
+                Contestant("published rejection loop", "published", lambda: plain(published_loop, label, weight)),
+                Contestant("inverse CDF", "eager", lambda: plain(inverse_cdf, label, weight)),
+                Contestant("multinomial by row", "eager", lambda: plain(multinomial_rows, label, weight)),
+            ),
+            baseline=FAIRTAT,
+            verify=conditional(label, weight),
+            rule="never the label; chi-square of the targets within 6 deviations over 200,000 draws",
+        )
+
+    return case
+
+
+BENCHMARK = Benchmark(
+    name="sample_targets",
+    question="How fast is a batch of targets drawn from class weights?",
+    reading=(
+        "fairtat draws Philox4x32-10 by sample id and compares integers: the same targets on every backend and\n"
+        "for every batch split. The others draw from PyTorch's global generator."
+    ),
+    settings={"tau": TAU},
+    cases=(
+        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
+        CaseSpec("N=4096, C=10", build(4096, 10)),
+        CaseSpec("N=128, C=1000", build(128, 1000)),
+        CaseSpec("N=4096, C=1000", build(4096, 1000)),
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(BENCHMARK))

@@ -1,0 +1,26 @@
+"""What every benchmark script shares: cases, equality, interleaved timing, reports and the command line."""
+
+from harness.case import Benchmark, Case, CaseSpec, Contestant, Entrant, Outcome, Role, Settings, Target, Verify
+from harness.cli import main
+from harness.equality import Mismatch, close_to, equal_to
+from harness.timing import Measurement, Spread, measure
+
+__all__ = [
+    "Benchmark",
+    "Case",
+    "CaseSpec",
+    "Contestant",
+    "Entrant",
+    "Measurement",
+    "Mismatch",
+    "Outcome",
+    "Role",
+    "Settings",
+    "Spread",
+    "Target",
+    "Verify",
+    "close_to",
+    "equal_to",
+    "main",
+    "measure",
+]

@@ -1,0 +1,152 @@
+"""Targeted Linf PGD of other libraries and of the published code, each as ``attack() -> x_adv`` from the clean image.
+
+Every peer takes the same start (no random start), radius, step and number of steps. Where its own loop does more or
+less than that, the contestant's note says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Attack = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every attack is given. Each gets a model of its own, for some leave theirs changed."""
+
+    model: nn.Module
+    x: Tensor  # (N, C, H, W) in [0, 1]
+    target: Tensor  # (N,)
+    classes: int
+    eps: float
+    step_size: float
+    steps: int
+
+
+def textbook(p: Problem) -> Attack:
+    """The loop of fast_targeted_pgd's docstring."""
+    lower, upper = (p.x - p.eps).clamp(0.0, 1.0), (p.x + p.eps).clamp(0.0, 1.0)
+
+    def attack() -> Tensor:
+        x_adv = p.x.clone()
+        for _ in range(p.steps):
+            x_adv.requires_grad_()
+            loss = F.cross_entropy(p.model(x_adv), p.target, reduction="sum")
+            (grad,) = torch.autograd.grad(loss, x_adv)
+            x_adv = (x_adv.detach() - p.step_size * grad.sign()).clamp(lower, upper)
+        return x_adv
+
+    return attack
+
+
+def published(p: Problem) -> Attack:
+    """In the style of the FAIR-TAT and CFA code: radii filled in sample by sample, then a loop over delta.
+
+    Mean cross-entropy, ``backward()`` with the parameters' gradients, two clamps a step. The random start is left out.
+    """
+    eps_of = torch.full((len(p.x),), p.eps)
+
+    def attack() -> Tensor:
+        radius = torch.ones_like(p.x)
+        for i in range(len(p.x)):
+            radius[i] *= eps_of[i]
+        delta = torch.zeros_like(p.x, requires_grad=True)
+        for _ in range(p.steps):
+            F.cross_entropy(p.model(p.x + delta), p.target).backward()
+            assert delta.grad is not None
+            moved = torch.clamp(delta - p.step_size * torch.sign(delta.grad.detach()), min=-radius, max=radius)
+            delta.data = torch.clamp(moved, 0 - p.x, 1 - p.x)
+            delta.grad.zero_()
+        return (p.x + delta).detach()
+
+    return attack
+
+
+def torchattacks(p: Problem) -> Attack:
+    library = _quietly("torchattacks")
+    attack = library.PGD(p.model, eps=p.eps, alpha=p.step_size, steps=p.steps, random_start=False)
+    attack.set_mode_targeted_by_label(quiet=True)
+    return lambda: attack(p.x, p.target)
+
+
+def foolbox(p: Problem) -> Attack:
+    library = _quietly("foolbox")
+    model = library.PyTorchModel(p.model, bounds=(0, 1), device="cpu")
+    attack = library.attacks.LinfPGD(abs_stepsize=p.step_size, steps=p.steps, random_start=False)
+    criterion = library.criteria.TargetedMisclassification(p.target)
+
+    def run() -> Tensor:
+        _, clipped, _ = attack(model, p.x, criterion, epsilons=p.eps)
+        return clipped  # type: ignore[no-any-return]
+
+    return run
+
+
+def art(p: Problem) -> Attack:
+    pytorch = _quietly("art.estimators.classification")
+    evasion = _quietly("art.attacks.evasion")
+    classifier = pytorch.PyTorchClassifier(
+        model=p.model, loss=nn.CrossEntropyLoss(), input_shape=tuple(p.x.shape[1:]), nb_classes=p.classes,
+        clip_values=(0.0, 1.0), device_type="cpu",
+    )  # fmt: skip
+    attack = evasion.ProjectedGradientDescentPyTorch(
+        classifier, norm="inf", eps=p.eps, eps_step=p.step_size, max_iter=p.steps, targeted=True,
+        num_random_init=0, batch_size=len(p.x), verbose=False,
+    )  # fmt: skip
+    images, target = p.x.numpy(), p.target.numpy()
+    return lambda: torch.from_numpy(attack.generate(images, target))
+
+
+def adv_lib(p: Problem) -> Attack:
+    with _stand_ins("torchvision", "visdom"):
+        library = _quietly("adv_lib.attacks")
+
+    def attack() -> Tensor:
+        return library.pgd_linf(  # type: ignore[no-any-return]
+            p.model, p.x, p.target, p.eps, targeted=True, steps=p.steps, random_init=False,
+            absolute_step_size=p.step_size,
+        )  # fmt: skip
+
+    return attack
+
+
+def _quietly(name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of the libraries' own dependencies
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _stand_ins(*names: str) -> Iterator[None]:
+    """Empty modules by these names while a library imports them for parts that are not used here."""
+    before = {name: sys.modules.get(name) for name in names}
+    try:
+        for name in names:
+            sys.modules[name] = _Empty(name)
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+class _Empty(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return types.SimpleNamespace()
