@@ -17,10 +17,12 @@ from torch import Tensor
 
 import fairtat
 from fairtat import backends, ops
+from fairtat.reference import class_stats as layout
 
 FAIRTAT, KERNEL = "fairtat", "fairtat kernel"
 PYTHON_LISTS, PUBLISHED, PUBLISHED_TENSORS = "Python loop", "published loop, arrays", "published loop, tensors"
 BINCOUNT, INDEX_ADD, TORCHMETRICS = "bincount + index_add", "index_add in place", "torchmetrics"
+FLOAT_SUMS = "index_add, float64 sums"
 CALLS = 10_000  # behind the figures on memory and on flat cost
 
 
@@ -42,7 +44,10 @@ class Batch:
         for p, y, value in zip(self.pred.tolist(), self.label.tolist(), self.loss.tolist(), strict=True):
             confusion[y][p] += 1
             loss_sum[y] += value
-        return {"loss_sum": torch.tensor(loss_sum, dtype=torch.float64)} | rates(torch.tensor(confusion))
+        return {
+            "loss_sum": torch.tensor(loss_sum, dtype=torch.float64),
+            "nonfinite": torch.zeros(self.classes, dtype=torch.int64),
+        } | rates(torch.tensor(confusion))
 
 
 def rates(confusion: Tensor) -> dict[str, Tensor]:
@@ -75,7 +80,7 @@ def op(batch: Batch) -> Counter:
     stats = fairtat.ClassStats(batch.classes)
     return (
         lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss),
-        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum},
+        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
     )
 
 
@@ -84,7 +89,7 @@ def kernel(batch: Batch) -> Counter:
     raw = backends.kernel("class_stats", backends.choose("class_stats", torch.device("cpu"), torch.float32))
     return (
         lambda: raw(stats.buffer, batch.pred, batch.label, batch.loss, None),
-        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum},
+        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
     )
 
 
@@ -136,21 +141,52 @@ def published_tensors(batch: Batch) -> Counter:
     return count, lambda: {"correct": right}
 
 
+class SameSums:
+    """Loss sums as the op has them, in PyTorch: integers that no order changes, losses that are not finite apart."""
+
+    def __init__(self, classes: int) -> None:
+        self.fixed = torch.zeros(classes, dtype=torch.int64)
+        self.nonfinite = torch.zeros(classes, dtype=torch.int64)
+
+    def add(self, batch: Batch) -> None:
+        value = batch.loss.double()
+        fits = value.abs() < layout.LOSS_LIMIT
+        self.fixed.index_add_(0, batch.label, torch.where(fits, value * layout.LOSS_SCALE, 0.0).round().long())
+        self.nonfinite.index_add_(0, batch.label, (~fits).long())
+
+    def read(self) -> dict[str, Tensor]:
+        return {"loss_sum": self.fixed.double() / layout.LOSS_SCALE, "nonfinite": self.nonfinite}
+
+
 def bincount(batch: Batch) -> Counter:
     classes = batch.classes
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    loss_sum = torch.zeros(classes, dtype=torch.float64)
+    sums = SameSums(classes)
 
     def count() -> None:
         cells = torch.bincount(batch.label * classes + batch.pred, minlength=classes * classes)
         confusion.add_(cells.view(classes, classes))
-        loss_sum.index_add_(0, batch.label, batch.loss.double())
+        sums.add(batch)
 
-    return count, lambda: rates(confusion) | {"loss_sum": loss_sum}
+    return count, lambda: rates(confusion) | sums.read()
 
 
 def index_add(batch: Batch) -> Counter:
     """Without bincount's C*C result a call: the best form for many classes."""
+    classes = batch.classes
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    sums = SameSums(classes)
+    ones = torch.ones_like(batch.label)
+
+    def count() -> None:
+        confusion.view(-1).index_add_(0, batch.label * classes + batch.pred, ones)
+        sums.add(batch)
+
+    return count, lambda: rates(confusion) | sums.read()
+
+
+def float_sums(batch: Batch) -> Counter:
+    """Less work: sums that depend on the order, and that one NaN spoils."""
     classes = batch.classes
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     loss_sum = torch.zeros(classes, dtype=torch.float64)
@@ -239,6 +275,7 @@ def build(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[S
                 ),
                 Contestant(BINCOUNT, "eager", lambda: entrant(bincount, batch)),
                 Contestant(INDEX_ADD, "eager", lambda: entrant(index_add, batch)),
+                Contestant(FLOAT_SUMS, "eager", lambda: entrant(float_sums, batch), "order-dependent sums, none apart"),
                 Contestant(TORCHMETRICS, "peer", lambda: entrant(torchmetrics_matrix, batch), "no loss"),
             ),
             baseline=FAIRTAT,

@@ -19,9 +19,10 @@ FAIRTAT_FN int team_size(int threads, int64_t elements, int64_t pieces) {
 
 FAIRTAT_FN BadIndex check_indices(const char* argument, const int64_t* index, int64_t n, int64_t classes) {
   // The common case is one vectorised pass; only a bad batch is searched for its first offender.
-  bool bad = false;
-  for (int64_t i = 0; i < n; ++i) bad |= static_cast<uint64_t>(index[i]) >= static_cast<uint64_t>(classes);
-  if (bad) {
+  // An index below 0, or one that leaves classes - 1 - index below 0, sets the sign bit.
+  int64_t signs = 0;
+  for (int64_t i = 0; i < n; ++i) signs |= index[i] | (classes - 1 - index[i]);
+  if (signs < 0) {
     for (int64_t i = 0; i < n; ++i) {
       if (index[i] < 0 || index[i] >= classes) return {argument, index[i]};
     }

@@ -71,11 +71,12 @@ def class_stats_(
         check_device("loss", loss, "stats.buffer", buffer)
         if not loss.is_floating_point():
             raise TypeError(f"loss must be floating point, got {loss.dtype}")
-        # A float64 loss would be rounded twice by the float32 kernels.
-        loss = loss.detach().to(torch.float64 if loss.dtype == torch.float64 else torch.float32).contiguous()
+        if loss.dtype not in (torch.float32, torch.float64):  # the float32 kernels would round a float64 loss twice
+            loss = loss.float()
+        loss = loss.contiguous()
     dtype = torch.float32 if loss is None else loss.dtype
     chosen = backends.choose("class_stats", buffer.device, dtype, backend)
-    torch.ops.fairtat.class_stats_(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
+    _call(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
     return stats
 
 
@@ -88,7 +89,7 @@ def _fake(*_: object) -> None:
     return None
 
 
-register(
+_call = register(
     "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target, str backend) -> ()",
     _run,
     _fake,

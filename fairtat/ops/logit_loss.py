@@ -104,7 +104,7 @@ def logit_loss(
     check_classes(kind, y is not None, classes)
     chosen = backends.choose("logit_loss", logits.device, logits.dtype, backend)
     return LogitLoss(
-        *torch.ops.fairtat.logit_loss(
+        *_call(
             logits.contiguous(), target.contiguous(), kind, None if y is None else y.contiguous(), clean_logits, chosen
         )
     )
@@ -132,7 +132,7 @@ def _fake(
     )
 
 
-register(
+_call = register(
     "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits, str backend) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
     _run,

@@ -60,7 +60,7 @@ def pgd_init(
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, x.shape[0], "x", x)
     chosen = backends.choose("pgd_init", x.device, x.dtype, backend)
-    out: Tensor = torch.ops.fairtat.pgd_init(x, eps_n, eps_value, ids, seed, stream, init, norm, lo, hi, chosen)
+    out: Tensor = _call(x, eps_n, eps_value, ids, seed, stream, init, norm, lo, hi, chosen)
     return out
 
 
@@ -86,7 +86,7 @@ def _fake(x: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x)
 
 
-register(
+_call = register(
     "pgd_init(Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, SymInt seed, SymInt stream, str init, str norm, "
     "float lo, float hi, str backend) -> Tensor",
     _run,

@@ -106,7 +106,7 @@ def pgd_step_(
         if not zero_grad.is_contiguous():
             raise ValueError(f"zero_grad must be contiguous, got strides {zero_grad.stride()}")
     chosen = backends.choose("pgd_step", x.device, x.dtype, backend)
-    torch.ops.fairtat.pgd_step_(
+    _call(
         x_adv, grad, x, eps_n, eps_value, step_n, step_value, targeted, norm, lo, hi,
         model_input, mean_c, std_c, zero_grad, chosen,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def _fake(*_: object) -> None:
     return None
 
 
-register(
+_call = register(
     "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor? eps_n, float eps, Tensor? step_n, float step, "
     "bool targeted, str norm, float lo, float hi, Tensor(b!)? model_input, Tensor? mean, Tensor? std, "
     "Tensor(c!)? zero_grad, str backend) -> ()",

@@ -99,7 +99,7 @@ def sample_targets(
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, label.shape[0], "label", label)
     chosen = backends.choose("sample_targets", label.device, label.dtype, backend)
-    target: Tensor = torch.ops.fairtat.sample_targets(label.contiguous(), table.contiguous(), ids, seed, stream, chosen)
+    target: Tensor = _call(label.contiguous(), table.contiguous(), ids, seed, stream, chosen)
     return target
 
 
@@ -112,7 +112,7 @@ def _fake(label: Tensor, *_: object) -> Tensor:
     return torch.empty_like(label)
 
 
-register(
+_call = register(
     "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, SymInt seed, SymInt stream, str backend) -> Tensor",
     _run,
     _fake,

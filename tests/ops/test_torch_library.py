@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from fairtat import backends
@@ -284,3 +285,31 @@ def test_the_users_defaults_do_not_leak_into_a_kernel(backend: str, name: str) -
             assert_equal(function(*given), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Watching(Tensor):
+    """A subclass that only wants to see what is called."""
+
+    seen: list[str]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(str(func))
+        with torch._C._DisableTorchDispatch():
+            return func(*args, **(kwargs or {}))
+
+
+def test_a_tensor_subclass_sees_the_op() -> None:
+    Watching.seen = []
+    pgd_init(Tensor._make_subclass(Watching, images()), 0.1, seed=1)
+    assert "fairtat.pgd_init.default" in Watching.seen
+
+
+def test_tracing_real_tensors_records_the_op() -> None:
+    graph = make_fx(lambda x: pgd_init(x, 0.1, seed=1) + 1)(images())
+    assert "fairtat.pgd_init.default" in str(graph.graph)
+
+
+def test_a_function_transform_sees_the_op() -> None:
+    expected = pgd_init(images(), 0.1, seed=1) + 1
+    assert torch.equal(torch.func.functionalize(lambda x: pgd_init(x, 0.1, seed=1) + 1)(images()), expected)
