@@ -59,7 +59,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/run_all.py --threads 2
+	$(BIN)/python benchmarks/readme_table.py --write README.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fairtat/_C*.so
