@@ -213,6 +213,65 @@ void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
   save(a, dz, s);
 }
 
+// With few classes a row is shorter than a vector, so cross-entropy, which every training step asks for, takes
+// sixteen samples side by side: entry [j][k] is class j of sample k.
+constexpr int64_t kFewClasses = 64;
+
+template <typename T>
+void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
+  const int64_t classes = a.classes;
+  const int count = static_cast<int>(min_of(kLanes, a.n - first));
+  const T* in = static_cast<const T*>(a.logits) + first * classes;
+  T* out = static_cast<T*>(a.dlogits) + first * classes;
+  float z[kFewClasses][kLanes] = {}, p[kFewClasses][kLanes];
+  int32_t target[kLanes] = {}, best[kLanes] = {};
+  float top[kLanes], rest[kLanes] = {}, others[kLanes] = {}, at_target[kLanes] = {};
+  for (int k = 0; k < count; ++k) {
+    target[k] = static_cast<int32_t>(a.target[first + k]);
+    for (int64_t j = 0; j < classes; ++j) z[j][k] = to_float(in[k * classes + j]);
+  }
+  for (int k = 0; k < kLanes; ++k) top[k] = z[0][k];
+  for (int32_t j = 1; j < classes; ++j) {
+#pragma omp simd
+    for (int k = 0; k < kLanes; ++k) {
+      const bool better = comes_before(z[j][k], top[k]);
+      best[k] = better ? j : best[k];
+      top[k] = better ? z[j][k] : top[k];
+    }
+  }
+  for (int32_t j = 0; j < classes; ++j) {
+#pragma omp simd
+    for (int k = 0; k < kLanes; ++k) {
+      const float e = exp_nonpositive(z[j][k] - top[k]);
+      rest[k] += j == best[k] ? 0.0f : e;
+      p[j][k] = j == best[k] ? 1.0f : e;
+      at_target[k] = j == target[k] ? z[j][k] : at_target[k];
+    }
+  }
+  for (int32_t j = 0; j < classes; ++j) {
+#pragma omp simd
+    for (int k = 0; k < kLanes; ++k) {
+      p[j][k] = p[j][k] / (1.0f + rest[k]);
+      others[k] += j == target[k] ? 0.0f : p[j][k];
+    }
+  }
+  for (int k = 0; k < count; ++k) {
+    p[target[k]][k] = -others[k];
+    a.loss[first + k] = log1pf(rest[k]) + (top[k] - at_target[k]);
+    a.pred[first + k] = best[k];
+    a.reached[first + k] = best[k] == target[k];
+    for (int64_t j = 0; j < classes; ++j) store(out + k * classes + j, p[j][k]);
+  }
+}
+
+void few_classes(const LogitLossArgs& a, int64_t first) {
+  switch (a.logits_dtype) {
+    case DType::float32: return cross_entropy_side_by_side<float>(a, first);
+    case DType::bfloat16: return cross_entropy_side_by_side<BFloat16>(a, first);
+    case DType::float16: return cross_entropy_side_by_side<Float16>(a, first);
+  }
+}
+
 }  // namespace
 
 BadIndex logit_loss(const LogitLossArgs& a) {
@@ -220,6 +279,11 @@ BadIndex logit_loss(const LogitLossArgs& a) {
   if (bad.argument == nullptr && a.y != nullptr) bad = check_indices("y", a.y, a.n, a.classes);
   if (bad.argument != nullptr || a.n == 0) return bad;
   const int team = team_size(a.threads, a.n * a.classes, a.n);
+  if (a.kind == LossKind::ce && a.classes <= kFewClasses) {
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (int64_t first = 0; first < a.n; first += kLanes) few_classes(a, first);
+    return bad;
+  }
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     float* work = static_cast<float*>(malloc(static_cast<size_t>(4 * padded(a.classes)) * sizeof(float)));

@@ -28,36 +28,43 @@ bool any_sign(const Grad* grad, int64_t n) {
   return any;
 }
 
-// Sums in eight fixed lanes: the same order, and so the same bits, on every instruction set.
-template <typename Term>
-double sum_lanes(int64_t n, Term term) {
-  double lanes[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
+// Sums of squares in fixed lanes: the same order, and so the same bits, on every instruction set. `Sum` is the type of
+// the lanes; blocks are added up in double, so that float lanes stay exact enough for long samples.
+template <typename Sum, typename Term>
+double sum_squares(int64_t n, Term term) {
+  constexpr int64_t kLanes = 16;
+  double total = 0.0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = min_of(n, begin + kBlock);
+    Sum lanes[kLanes] = {};
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
 #pragma omp simd
-    for (int k = 0; k < 8; ++k) lanes[k] += term(i + k);
+      for (int64_t k = 0; k < kLanes; ++k) {
+        const Sum value = static_cast<Sum>(term(i + k));
+        lanes[k] += value * value;
+      }
+    }
+    for (; i < end; ++i) {
+      const Sum value = static_cast<Sum>(term(i));
+      lanes[i % kLanes] += value * value;
+    }
+    for (int64_t k = 0; k < kLanes; ++k) total += static_cast<double>(lanes[k]);
   }
-  for (; i < n; ++i) lanes[i % 8] += term(i);
-  double sum = 0.0;
-  for (int k = 0; k < 8; ++k) sum += lanes[k];
-  return sum;
+  return total;
 }
 
 template <typename Grad>
 void l2_sample(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n, float eps,
                float towards, float lo, float hi) {
-  const double norm = sqrt(sum_lanes(n, [=](int64_t i) {
-    const double g = l2_gradient(to_float(grad[i]));
-    return g * g;
-  }));
-  const double unit = static_cast<double>(towards) / (norm + 1e-12);
-  const double length = sqrt(sum_lanes(n, [=](int64_t i) {
-    const double offset = l2_offset(x_adv[i], to_float(grad[i]), x[i], unit);
-    return offset * offset;
-  }));
-  const double shrink = length > static_cast<double>(eps) ? static_cast<double>(eps) / length : 1.0;
+  const double squares = sum_squares<double>(n, [=](int64_t i) { return l2_gradient(to_float(grad[i])); });
+  const L2Scale scale = l2_scale(squares, towards);
+  const double length = sum_squares<float>(n, [=](int64_t i) {
+    return l2_offset(x_adv[i], to_float(grad[i]), x[i], scale);
+  });
+  const float shrink = l2_shrink(length, eps);
   for (int64_t i = 0; i < n; ++i) {
-    x_adv[i] = l2_project(l2_offset(x_adv[i], to_float(grad[i]), x[i], unit), shrink, x[i], lo, hi);
+    x_adv[i] = l2_project(l2_offset(x_adv[i], to_float(grad[i]), x[i], scale), shrink, x[i], lo, hi);
   }
 }
 

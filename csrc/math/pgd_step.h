@@ -23,20 +23,38 @@ FAIRTAT_FN float linf_step(float x_adv, float grad, float x, float eps, float to
 
 FAIRTAT_FN bool has_sign(float grad) { return grad > 0.0f || grad < 0.0f; }
 
-// The L2 step reads NaN as 0 and infinity as the largest float, and squares in double: no overflow.
-FAIRTAT_FN double l2_gradient(float grad) {
+// The L2 step reads NaN as 0 and infinity as the largest float.
+FAIRTAT_FN float l2_gradient(float grad) {
   const float largest = 0x1.fffffep127f;
   const float finite = clip(grad, -largest, largest);
-  return finite != finite ? 0.0 : static_cast<double>(finite);
+  return finite != finite ? 0.0f : finite;
 }
 
-// x_adv - x after the step and before the projection; `towards` = step / (||grad|| + 1e-12).
-FAIRTAT_FN double l2_offset(float x_adv, float grad, float x, double towards) {
-  return static_cast<double>(x_adv) - towards * l2_gradient(grad) - static_cast<double>(x);
+// How far to go along the gradient, as two factors. Squares are summed in double, so that no norm overflows; where the
+// norm is huge, step / norm alone would be a subnormal float, and a power of two goes ahead of it.
+struct L2Scale {
+  float first, second;
+};
+
+FAIRTAT_FN L2Scale l2_scale(double squares, float towards) {
+  const double norm = sqrt(squares) + 1e-12;
+  const double power = norm > 0x1p64 ? 0x1p-64 : 1.0;
+  return {static_cast<float>(power), static_cast<float>(static_cast<double>(towards) / (norm * power))};
 }
 
-FAIRTAT_FN float l2_project(double offset, double shrink, float x, float lo, float hi) {
-  return clip(static_cast<float>(static_cast<double>(x) + offset * shrink), lo, hi);
+// x_adv - x after the step and before the projection.
+FAIRTAT_FN float l2_offset(float x_adv, float grad, float x, L2Scale scale) {
+  return (x_adv - l2_gradient(grad) * scale.first * scale.second) - x;
+}
+
+// The factor that brings an offset of this length back to the ball.
+FAIRTAT_FN float l2_shrink(double squares, float eps) {
+  const double length = sqrt(squares);
+  return length > static_cast<double>(eps) ? static_cast<float>(static_cast<double>(eps) / length) : 1.0f;
+}
+
+FAIRTAT_FN float l2_project(float offset, float shrink, float x, float lo, float hi) {
+  return clip(x + offset * shrink, lo, hi);
 }
 
 FAIRTAT_FN float normalise(float value, float mean, float std) { return (value - mean) / std; }

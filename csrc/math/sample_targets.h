@@ -12,16 +12,14 @@ FAIRTAT_FN int64_t draw_target(const int64_t* row, int64_t classes, int64_t labe
   const uint64_t others = static_cast<uint64_t>(row[classes - 1] - own);
   int64_t draw = static_cast<int64_t>((word * others) >> 32);
   draw += draw >= before ? own : 0;  // step over the label's own share
-  int64_t low = 0, high = classes - 1;
-  while (low < high) {  // the first class whose running sum exceeds the draw
-    const int64_t middle = (low + high) / 2;
-    if (row[middle] > draw) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
+  // The first class whose running sum exceeds the draw: a search without branches, which a random draw would mislead.
+  int64_t first = 0;
+  for (int64_t left = classes; left > 1;) {
+    const int64_t half = left / 2;
+    first += row[first + half - 1] <= draw ? half : 0;
+    left -= half;
   }
-  return low;
+  return first;
 }
 
 }  // namespace FAIRTAT_ISA

@@ -69,12 +69,16 @@ def is_dense_by_sample(x: Tensor) -> bool:
     return True
 
 
-def check_same_layout(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+def check_like(like_name: str, like: Tensor, name: str, value: object) -> None:
+    """A tensor of the shape, device and memory format of ``like``."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.shape == like.shape and value.stride() == like.stride() and value.device == like.device:
+        return  # the usual case in one look
+    check_device(name, value, like_name, like)
     check_shape(name, value, like.shape)
-    if value.stride() == like.stride() or (value.is_contiguous() and like.is_contiguous()):
-        return
     for size, ours, theirs in zip(value.shape, value.stride(), like.stride(), strict=True):
-        if size > 1 and ours != theirs:
+        if size > 1 and ours != theirs:  # the stride of a dimension of one element means nothing
             raise ValueError(
                 f"{name} must have the memory format of {like_name} (strides {like.stride()}), got strides "
                 f"{value.stride()}; call .contiguous(memory_format=...) on one of them"

@@ -13,12 +13,10 @@ from fairtat.ops._validate import (
     LOW_PRECISION,
     check_bounds,
     check_choice,
-    check_device,
     check_dtype,
     check_images,
     check_labels,
-    check_same_layout,
-    check_tensor,
+    check_like,
     per_sample,
 )
 from fairtat.ops.pgd_init import NORMS
@@ -78,9 +76,7 @@ def pgd_step_(
     """
     check_images("x_adv", x_adv)
     for name, value in (("grad", grad), ("x", x)):
-        check_tensor(name, value)
-        check_device(name, value, "x_adv", x_adv)
-        check_same_layout(name, value, "x_adv", x_adv)
+        check_like("x_adv", x_adv, name, value)
         if value is x_adv:
             raise ValueError(f"{name} must not be x_adv itself, which is overwritten; pass a clone")
     check_dtype("x", x, (x_adv.dtype,))
@@ -91,9 +87,7 @@ def pgd_step_(
     step_n, step_value = per_sample("step_size", step_size, x)
     mean_c = std_c = None
     if model_input is not None:
-        check_tensor("model_input", model_input)
-        check_device("model_input", model_input, "x_adv", x_adv)
-        check_same_layout("model_input", model_input, "x_adv", x_adv)
+        check_like("x_adv", x_adv, "model_input", model_input)
         check_dtype("model_input", model_input, (*LOW_PRECISION, *({x_adv.dtype} - set(LOW_PRECISION))))
         if (mean is None) != (std is None):
             raise ValueError("mean and std must be given together, got only one of them")
