@@ -12,6 +12,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 DEMO   := runs/demo
 SHELL  := bash
 .SHELLFLAGS := -eu -o pipefail -c
+# Where a CUDA compiler is found: two architectures are enough to develop with, and quick to compile.
+export CMAKE_CUDA_ARCHITECTURES ?= 80-real;90
 # CMake and Ninja come from PyPI into the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

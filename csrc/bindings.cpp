@@ -8,6 +8,7 @@
 
 #include "args.h"
 #include "cpu/kernels.h"
+#include "cuda/kernels.h"
 
 namespace py = pybind11;
 
@@ -20,6 +21,9 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Where an op runs is said by its last two arguments: a CUDA device and a stream on it, or device -1 for the CPU.
+cuda::Place place_of(int device, uintptr_t stream) { return {device, at<void>(stream)}; }
+
 void raise_if_bad(const BadIndex& bad, int64_t classes) {
   if (bad.argument == nullptr) return;
   throw py::value_error(std::string(bad.argument) + " must lie in [0, " + std::to_string(classes) + "), got " +
@@ -28,7 +32,7 @@ void raise_if_bad(const BadIndex& bad, int64_t classes) {
 
 void pgd_init(uintptr_t out, uintptr_t x, int64_t n, const std::vector<int64_t>& sizes,
               const std::vector<int64_t>& strides, uintptr_t eps_n, float eps, uintptr_t sample_ids, uint64_t seed,
-              uint32_t stream, int init, int norm, float lo, float hi, int threads) {
+              uint32_t draws, int init, int norm, float lo, float hi, int threads, int device, uintptr_t stream) {
   PgdInitArgs a{};
   if (sizes.size() > kMaxInnerDims) throw py::value_error("x has too many dimensions that no stride merges");
   a.out = at<float>(out);
@@ -43,20 +47,21 @@ void pgd_init(uintptr_t out, uintptr_t x, int64_t n, const std::vector<int64_t>&
   a.eps = eps;
   a.sample_ids = at<const int64_t>(sample_ids);
   a.seed = seed;
-  a.stream = stream;
+  a.stream = draws;
   a.init = static_cast<Init>(init);
   a.norm = static_cast<Norm>(norm);
   a.lo = lo;
   a.hi = hi;
   a.threads = threads;
   py::gil_scoped_release unlocked;
+  if (device >= 0) return cuda::pgd_init(a, place_of(device, stream));
   cpu_kernels().pgd_init(a);
 }
 
 void pgd_step(uintptr_t x_adv, uintptr_t grad, int grad_dtype, uintptr_t x, int64_t n, int64_t d, uintptr_t eps_n,
               float eps, uintptr_t step_n, float step, bool targeted, int norm, float lo, float hi,
               uintptr_t model_input, int input_dtype, uintptr_t mean, uintptr_t std, int64_t channels,
-              int64_t channel_stride, uintptr_t zero_grad, int threads) {
+              int64_t channel_stride, uintptr_t zero_grad, int threads, int device, uintptr_t stream) {
   PgdStepArgs a{};
   a.x_adv = at<float>(x_adv);
   a.grad = at<const void>(grad);
@@ -81,12 +86,13 @@ void pgd_step(uintptr_t x_adv, uintptr_t grad, int grad_dtype, uintptr_t x, int6
   a.zero_grad = at<int64_t>(zero_grad);
   a.threads = threads;
   py::gil_scoped_release unlocked;
+  if (device >= 0) return cuda::pgd_step(a, place_of(device, stream));
   cpu_kernels().pgd_step(a);
 }
 
 void logit_loss(uintptr_t logits, int dtype, uintptr_t target, int64_t n, int64_t classes, int kind, uintptr_t y,
                 uintptr_t clean_logits, int clean_dtype, uintptr_t loss, uintptr_t dlogits, uintptr_t pred,
-                uintptr_t reached, int threads) {
+                uintptr_t reached, int threads, int device, uintptr_t stream) {
   LogitLossArgs a{};
   a.logits = at<const void>(logits);
   a.logits_dtype = static_cast<DType>(dtype);
@@ -105,22 +111,39 @@ void logit_loss(uintptr_t logits, int dtype, uintptr_t target, int64_t n, int64_
   BadIndex bad;
   {
     py::gil_scoped_release unlocked;
+    if (device >= 0) return cuda::logit_loss(a, place_of(device, stream));
     bad = cpu_kernels().logit_loss(a);
   }
   raise_if_bad(bad, classes);
 }
 
 void sample_targets(uintptr_t label, uintptr_t table, int64_t n, int64_t classes, bool by_label, uintptr_t sample_ids,
-                    uint64_t seed, uint32_t stream, uintptr_t target) {
-  const SampleTargetsArgs a{at<const int64_t>(label), at<const int64_t>(table), n,      classes, by_label,
-                            at<const int64_t>(sample_ids), seed,                stream, at<int64_t>(target)};
+                    uint64_t seed, uint32_t draws, uintptr_t target, int device, uintptr_t stream) {
+  SampleTargetsArgs a{};
+  a.label = at<const int64_t>(label);
+  a.table = at<const int64_t>(table);
+  a.n = n;
+  a.classes = classes;
+  a.by_label = by_label;
+  a.sample_ids = at<const int64_t>(sample_ids);
+  a.seed = seed;
+  a.stream = draws;
+  a.target = at<int64_t>(target);
+  if (device >= 0) return cuda::sample_targets(a, place_of(device, stream));
   raise_if_bad(cpu_kernels().sample_targets(a), classes);
 }
 
 void class_stats(uintptr_t buffer, int64_t classes, int64_t n, uintptr_t pred, uintptr_t label, uintptr_t loss,
-                 uintptr_t target) {
-  const ClassStatsArgs a{at<int64_t>(buffer),      classes, n, at<const int64_t>(pred), at<const int64_t>(label),
-                         at<const float>(loss), at<const int64_t>(target)};
+                 uintptr_t target, int device, uintptr_t stream) {
+  ClassStatsArgs a{};
+  a.buffer = at<int64_t>(buffer);
+  a.classes = classes;
+  a.n = n;
+  a.pred = at<const int64_t>(pred);
+  a.label = at<const int64_t>(label);
+  a.loss = at<const float>(loss);
+  a.target = at<const int64_t>(target);
+  if (device >= 0) return cuda::class_stats(a, place_of(device, stream));
   raise_if_bad(cpu_kernels().class_stats(a), classes);
 }
 

@@ -14,10 +14,18 @@ from typing import Any
 import torch
 
 from fairtat import reference
-from fairtat.backends import cpu
+from fairtat.backends import native
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
+
+_NATIVE: dict[str, Callable[..., Any]] = {
+    "pgd_init": native.pgd_init,
+    "pgd_step": native.pgd_step_,
+    "logit_loss": native.logit_loss,
+    "sample_targets": native.sample_targets,
+    "class_stats": native.class_stats_,
+}
 
 _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     "reference": {
@@ -27,20 +35,14 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         "sample_targets": reference.sample_targets,
         "class_stats": reference.class_stats_,
     },
-    "cpu": {
-        "pgd_init": cpu.pgd_init,
-        "pgd_step": cpu.pgd_step_,
-        "logit_loss": cpu.logit_loss,
-        "sample_targets": cpu.sample_targets,
-        "class_stats": cpu.class_stats_,
-    },
+    "cpu": _NATIVE,
+    "cuda": _NATIVE,  # the same arguments; the tensors' device says where they run
 }
 
-
-_NOT_BUILT = {
-    "cuda": "this version of fairtat has no CUDA kernels",
-    "triton": "this version of fairtat has no Triton kernels",
-}
+# What backend="auto" tries, in this order, by type of device. On a GPU that will be the order that a benchmark
+# found on one; until there is such a measurement, only the definition is taken unasked.
+_AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
+_SERVES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # type of device
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def status() -> dict[str, Status]:
 
 def native_info() -> dict[str, Any] | None:
     """What the compiled core reports of itself, or None where it is absent."""
-    if cpu.MISSING is not None:
+    if native.MISSING is not None:
         return None
-    core = cpu.core()
+    core = native.core()
     return {
         "version": core.__version__,
         "compiler": core.compiler,
@@ -91,9 +93,10 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
             _check_present(preferred, "FAIRTAT_BACKEND")
             if _objection(preferred, device, dtype) is None:
                 return preferred
-        if cpu.MISSING is None and _objection("cpu", device, dtype) is None:
-            return "cpu"
-        return "reference"
+        for name in _AUTO.get(device.type, ("reference",)):
+            if _missing(name) is None and _objection(name, device, dtype) is None:
+                return name
+        raise AssertionError("the reference serves every tensor")
     _check_present(backend, "backend")
     objection = _objection(backend, device, dtype)
     if objection is not None:
@@ -133,12 +136,24 @@ def _check_present(backend: str, source: str) -> None:
 
 def _missing(backend: str) -> str | None:
     """Why a backend cannot be used in this process, or None. Asks the core nothing: torch.compile traces this."""
-    return cpu.MISSING if backend == "cpu" else _NOT_BUILT.get(backend)
+    if backend == "cpu":
+        return native.MISSING
+    if backend == "cuda":
+        if native.MISSING is not None:
+            return native.MISSING
+        if not native.CUDA:
+            return "the compiled core was built without CUDA (FAIRTAT_CUDA=1 and a CUDA compiler build it)"
+        return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+    if backend == "triton":
+        return "this version of fairtat has no Triton kernels"
+    return None
 
 
 def _about(backend: str) -> str:
     if backend == "cpu":
-        return f"compiled core, {cpu.core().isa()} instructions"
+        return f"compiled core, {native.core().isa()} instructions"
+    if backend == "cuda":
+        return "CUDA kernels of the compiled core; on request, not by 'auto'"
     return "plain PyTorch, any device and float64"
 
 
@@ -146,8 +161,8 @@ def _objection(backend: str, device: torch.device, dtype: torch.dtype) -> str | 
     """Why a backend that is present cannot serve such a tensor, or None."""
     if backend == "reference":
         return None
-    if device.type != "cpu":
-        return f"it serves CPU tensors, got {device}"
+    if device.type != _SERVES[backend]:
+        return f"it serves {_SERVES[backend].upper()} tensors, got {device}"
     if dtype == torch.float64:
         return "float64 is served by the reference alone"
     return None

@@ -25,8 +25,8 @@ def no_preference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairtat.backends.cpu.MISSING", "the compiled core is not installed (no compiler)")
-    monkeypatch.setattr("fairtat.backends.cpu._core", None)
+    monkeypatch.setattr("fairtat.backends.native.MISSING", "the compiled core is not installed (no compiler)")
+    monkeypatch.setattr("fairtat.backends.native._core", None)
 
 
 @needs_core
@@ -163,7 +163,7 @@ def test_the_core_tells_what_it_is() -> None:
 
 @pytest.fixture
 def restored_isa() -> Iterator[SimpleNamespace]:
-    core = backends.cpu.core()
+    core = backends.native.core()
     before = core.isa()
     yield core
     core.set_isa(before)

@@ -51,7 +51,7 @@ def test_a_missing_extra_comes_with_its_command(fairtat: Command, monkeypatch: p
 
 
 def test_a_machine_without_the_core_is_described(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.cpu, "MISSING", "no compiler was found")
+    monkeypatch.setattr(backends.native, "MISSING", "no compiler was found")
     code, out, _ = fairtat("doctor")
     assert code == 0
     assert "no compiler was found" in out

@@ -27,7 +27,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     if not isa:
         yield name
         return
-    core = backends.cpu.core()
+    core = backends.native.core()
     before = core.isa()
     core.set_isa(isa)
     yield name

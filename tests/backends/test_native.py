@@ -15,21 +15,21 @@ from torch import Tensor
 
 import fairtat
 from fairtat import backends
-from fairtat.backends import cpu, kernel
+from fairtat.backends import kernel, native
 from fairtat.ops import pgd_init, target_table
 
-needs_core = pytest.mark.skipif(cpu.MISSING is not None, reason="needs the compiled core")
+needs_core = pytest.mark.skipif(native.MISSING is not None, reason="needs the compiled core")
 
 
 def imported_beside(monkeypatch: pytest.MonkeyPatch, core: object) -> ModuleType:
-    """A second copy of fairtat.backends.cpu, imported where ``fairtat._C`` is ``core`` (None: it is not there)."""
+    """A second copy of fairtat.backends.native, imported where ``fairtat._C`` is ``core`` (None: it is not there)."""
     monkeypatch.setitem(sys.modules, "fairtat._C", core)  # type: ignore[arg-type]
     if core is None:
         monkeypatch.delattr(fairtat, "_C", raising=False)
     else:
         monkeypatch.setattr(fairtat, "_C", core, raising=False)
-    assert cpu.__file__ is not None
-    spec = importlib.util.spec_from_file_location("cpu_again", cpu.__file__)
+    assert native.__file__ is not None
+    spec = importlib.util.spec_from_file_location("native_again", native.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,7 +41,7 @@ def test_the_core_was_built() -> None:
     # A build that silently left it out would pass every other test on the reference.
     if os.environ.get("FAIRTAT_NATIVE") == "0":
         pytest.skip("built without the core on purpose")
-    assert cpu.MISSING is None
+    assert native.MISSING is None
 
 
 def test_an_install_without_the_core_imports_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,12 +52,12 @@ def test_an_install_without_the_core_imports_and_says_so(monkeypatch: pytest.Mon
 
 
 def test_a_core_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = imported_beside(monkeypatch, SimpleNamespace(__version__="0.0.1"))
+    module = imported_beside(monkeypatch, SimpleNamespace(__version__="0.0.1", cuda=False))
     assert f"version 0.0.1, not {fairtat.__version__}: reinstall fairtat" in module.MISSING
 
 
 def test_a_core_of_this_version_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = SimpleNamespace(__version__=fairtat.__version__)
+    core = SimpleNamespace(__version__=fairtat.__version__, cuda=False)
     module = imported_beside(monkeypatch, core)
     assert module.MISSING is None
     assert module.core() is core
@@ -141,7 +141,7 @@ def test_threads_change_no_bit(work: Callable[[], tuple[Tensor, ...]], thread_co
 @needs_core
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 def test_instruction_sets_change_no_bit(work: Callable[[], tuple[Tensor, ...]]) -> None:
-    core = backends.cpu.core()
+    core = backends.native.core()
     before = core.isa()
     try:
         core.set_isa("baseline")

@@ -1,4 +1,4 @@
-"""The compiled core on CPU tensors: unpacks tensors into pointers and sizes, and nothing else.
+"""The compiled core on CPU and CUDA tensors: unpacks tensors into pointers and sizes, and nothing else.
 
 The core knows no PyTorch. Callers have validated shapes, dtypes, devices and memory formats.
 """
@@ -27,6 +27,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 
 _core, MISSING = _load()  # MISSING: why the core cannot be used, or None
+CUDA = bool(_core is not None and _core.cuda)  # whether the core was built with its CUDA kernels
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NORM = {"linf": 0, "l2": 1}
@@ -39,6 +40,13 @@ def core() -> ModuleType:
     """The module ``fairtat._C``; only where :data:`MISSING` is None."""
     assert _core is not None, MISSING
     return _core
+
+
+def _place(t: Tensor) -> tuple[int, int]:
+    """Where a call runs: device -1 for the CPU, else the tensor's device and PyTorch's current stream on it."""
+    if t.device.type != "cuda":
+        return -1, 0
+    return t.get_device(), torch.cuda.current_stream(t.device).cuda_stream
 
 
 def _pointer(t: Tensor | None) -> int:
@@ -61,7 +69,7 @@ def pgd_init(
     sizes, strides = _inner_layout(x)
     core().pgd_init(
         out.data_ptr(), x.data_ptr(), x.shape[0], sizes, strides, _pointer(eps_n), eps, _pointer(sample_ids),
-        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(),
+        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(), *_place(x),
     )  # fmt: skip
 
 
@@ -94,7 +102,7 @@ def pgd_step_(
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
         _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), torch.get_num_threads(),
+        _pointer(zero_grad), torch.get_num_threads(), *_place(x),
     )  # fmt: skip
 
 
@@ -110,7 +118,8 @@ def logit_loss(
     core().logit_loss(
         logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
         _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],
-        loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(), torch.get_num_threads(),
+        loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(),
+        torch.get_num_threads(), *_place(logits),
     )  # fmt: skip
     return loss, dlogits, pred, reached
 
@@ -119,7 +128,7 @@ def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed
     target = torch.empty_like(label)
     core().sample_targets(
         label.data_ptr(), table.data_ptr(), label.shape[0], table.shape[-1], table.ndim == 2,
-        _pointer(sample_ids), seed & _LOW64, stream, target.data_ptr(),
+        _pointer(sample_ids), seed & _LOW64, stream, target.data_ptr(), *_place(label),
     )  # fmt: skip
     return target
 
@@ -127,7 +136,7 @@ def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed
 def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
     core().class_stats(
         buffer.data_ptr(), buffer.shape[1], label.shape[0], pred.data_ptr(), label.data_ptr(),
-        _pointer(loss), _pointer(target),
+        _pointer(loss), _pointer(target), *_place(buffer),
     )  # fmt: skip
 
 

@@ -1,0 +1,230 @@
+#include "cuda/launch.h"
+#include "math/logit_loss.h"
+
+namespace fairtat {
+namespace cuda {
+namespace {
+
+// A team of threads works on one row: a warp where a row is short, a whole block where it is long.
+// Every reduction leaves its result in every thread of the team, in one fixed order.
+template <bool kBlock>
+struct Team {
+  __device__ static int size() { return kBlock ? static_cast<int>(blockDim.x) : kWarp; }
+  __device__ static int rank() { return kBlock ? static_cast<int>(threadIdx.x) : static_cast<int>(threadIdx.x % kWarp); }
+
+  template <typename Value, typename Merge>
+  __device__ static Value reduce(Value value, Merge merge) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) value = merge(value, value.shuffled(offset));
+    if (!kBlock) return value;
+    __shared__ Value partial[kWarp];
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    __syncthreads();  // the previous result has been read
+    if (lane == 0) partial[warp] = value;
+    __syncthreads();
+    Value total = partial[0];
+    for (int w = 1; w < static_cast<int>(blockDim.x) / kWarp; ++w) total = merge(total, partial[w]);
+    return total;
+  }
+};
+
+struct Sum {
+  float value;
+  __device__ Sum shuffled(int offset) const { return {__shfl_xor_sync(~0u, value, offset)}; }
+};
+
+struct Best {
+  float value;
+  int64_t index;  // -1: none yet
+  __device__ Best shuffled(int offset) const {
+    return {__shfl_xor_sync(~0u, value, offset), __shfl_xor_sync(~0u, index, offset)};
+  }
+};
+
+// The larger value (NaN is largest), the lower index among equals.
+__device__ Best better(Best a, Best b) {
+  if (a.index < 0) return b;
+  if (b.index < 0) return a;
+  if (comes_before(a.value, b.value)) return a;
+  if (comes_before(b.value, a.value)) return b;
+  return a.index < b.index ? a : b;
+}
+
+template <bool kBlock>
+__device__ float sum(float value) {
+  return Team<kBlock>::reduce(Sum{value}, [](Sum a, Sum b) { return Sum{a.value + b.value}; }).value;
+}
+
+// The best entry of a row among those for which `eligible(index, value)` holds.
+template <bool kBlock, typename Row, typename Eligible>
+__device__ Best best_of(Row z, int64_t classes, Eligible eligible) {
+  Best best{0.0f, -1};
+  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+    const float value = z(j);
+    if (eligible(j, value)) best = better(best, Best{value, j});
+  }
+  return Team<kBlock>::reduce(best, better);
+}
+
+template <typename T>
+struct Row {
+  const T* at;
+  __device__ float operator()(int64_t j) const { return to_float(at[j]); }
+};
+
+// exp(z_j - z_best), exactly 1 at the best entry, as the CPU has it where that entry is infinite.
+template <typename T>
+__device__ float weight(Row<T> z, int64_t j, Best best) {
+  return j == best.index ? 1.0f : exp_nonpositive(z(j) - best.value);
+}
+
+// The sum of the weights of all entries but the best: the normaliser is 1 + this.
+template <bool kBlock, typename T>
+__device__ float rest_of(Row<T> z, int64_t classes, Best best) {
+  float rest = 0.0f;
+  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+    if (j != best.index) rest += weight(z, j, best);
+  }
+  return sum<kBlock>(rest);
+}
+
+template <bool kBlock, typename T>
+__device__ float cross_entropy(Row<T> z, T* dz, int64_t classes, Best best, int64_t target) {
+  const float rest = rest_of<kBlock>(z, classes, best);
+  float others = 0.0f;
+  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+    if (j == target) continue;
+    const float p = weight(z, j, best) / (1.0f + rest);
+    others += p;
+    store(dz + j, p);
+  }
+  others = sum<kBlock>(others);
+  if (Team<kBlock>::rank() == 0) store(dz + target, -others);
+  return log1pf(rest) + (best.value - z(target));
+}
+
+template <bool kBlock, typename T, typename Clean>
+__device__ float divergence(Row<T> z, Row<Clean> clean, T* dz, int64_t classes, Best best) {
+  const Best clean_best = best_of<kBlock>(clean, classes, [](int64_t, float) { return true; });
+  const float clean_rest = rest_of<kBlock>(clean, classes, clean_best);
+  const float rest = rest_of<kBlock>(z, classes, best);
+  const float log_scales = log1pf(rest) - log1pf(clean_rest);
+  float total = 0.0f;
+  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+    const float p = weight(clean, j, clean_best) / (1.0f + clean_rest);
+    const float log_ratio = (clean(j) - clean_best.value) - (z(j) - best.value) + log_scales;
+    if (p > 0.0f || p != p) total += p * log_ratio;
+    store(dz + j, weight(z, j, best) / (1.0f + rest) - p);
+  }
+  return sum<kBlock>(total);
+}
+
+// What comes after `last` in the descending order.
+template <bool kBlock, typename T>
+__device__ Best next_of(Row<T> z, int64_t classes, Best last) {
+  return best_of<kBlock>(z, classes, [=](int64_t j, float value) {
+    return comes_before(last.value, value) || (!comes_before(value, last.value) && j > last.index);
+  });
+}
+
+// (z_plus - z_minus), over the spread of the leading logits for DLR.
+template <bool kBlock, typename T>
+__device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, int64_t plus, int64_t minus,
+                            bool targeted) {
+  const bool dlr = a.kind == LossKind::dlr;
+  const float gap = z(plus) - z(minus);
+  Best third = best, fourth = best;
+  float scale = 1.0f;
+  if (dlr) {
+    third = next_of<kBlock>(z, a.classes, next_of<kBlock>(z, a.classes, best));
+    // Differences first: a large offset common to all logits then costs no accuracy.
+    const float to_third = best.value - third.value;
+    scale = to_third + kDlrEps;
+    if (targeted) {
+      fourth = next_of<kBlock>(z, a.classes, third);
+      scale = 0.5f * (to_third + (best.value - fourth.value)) + kDlrEps;
+    }
+  }
+  const float loss = gap / scale;
+  for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) {
+    float d = 0.0f;
+    if (j == plus) d += 1.0f;
+    if (j == minus) d -= 1.0f;
+    if (dlr && j == best.index) d -= loss;
+    if (dlr && j == third.index) d += targeted ? 0.5f * loss : loss;
+    if (dlr && targeted && j == fourth.index) d += 0.5f * loss;
+    store(dz + j, d / scale);  // last, so that 1 - 1 cancels exactly where gap equals scale
+  }
+  return loss;
+}
+
+template <bool kBlock, typename T>
+__device__ float kl(const LogitLossArgs& a, Row<T> z, T* dz, int64_t at, Best best) {
+  switch (a.clean_dtype) {
+    case DType::float32:
+      return divergence<kBlock>(z, Row<float>{static_cast<const float*>(a.clean_logits) + at}, dz, a.classes, best);
+    case DType::bfloat16:
+      return divergence<kBlock>(z, Row<BFloat16>{static_cast<const BFloat16*>(a.clean_logits) + at}, dz, a.classes, best);
+    case DType::float16:
+      return divergence<kBlock>(z, Row<Float16>{static_cast<const Float16*>(a.clean_logits) + at}, dz, a.classes, best);
+  }
+  return 0.0f;
+}
+
+template <bool kBlock, typename T>
+__global__ void logit_loss_kernel(LogitLossArgs a) {
+  const int64_t teams = kBlock ? gridDim.x : gridDim.x * (blockDim.x / kWarp);
+  int64_t s = kBlock ? blockIdx.x : blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  for (; s < a.n; s += teams) {
+    const int64_t target = a.target[s], at = s * a.classes;
+    const Row<T> z{static_cast<const T*>(a.logits) + at};
+    T* dz = static_cast<T*>(a.dlogits) + at;
+    const Best best = best_of<kBlock>(z, a.classes, [](int64_t, float) { return true; });
+    const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
+    const int64_t y = targeted ? a.y[s] : 0;
+    float loss;
+    if (target < 0 || target >= a.classes || y < 0 || y >= a.classes) {
+      // Without a synchronisation an index out of range cannot raise: its loss and gradient are NaN.
+      loss = nanf("");
+      for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) store(dz + j, loss);
+    } else if (a.kind == LossKind::ce) {
+      loss = cross_entropy<kBlock>(z, dz, a.classes, best, target);
+    } else if (a.kind == LossKind::kl) {
+      loss = kl<kBlock>(a, z, dz, at, best);
+    } else {
+      const int64_t plus = targeted ? y : best_of<kBlock>(z, a.classes, [=](int64_t j, float) { return j != target; }).index;
+      loss = difference<kBlock>(a, z, dz, best, plus, target, targeted);
+    }
+    if (Team<kBlock>::rank() == 0) {
+      a.loss[s] = loss;
+      a.pred[s] = best.index;
+      a.reached[s] = best.index == target;
+    }
+  }
+}
+
+template <typename T>
+void launch(const LogitLossArgs& a, cudaStream_t stream) {
+  constexpr int64_t kLongRow = 1024;
+  if (a.classes > kLongRow) {
+    logit_loss_kernel<true, T><<<grid_for(a.n, 1), kThreads, 0, stream>>>(a);
+  } else {
+    logit_loss_kernel<false, T><<<grid_for(a.n, kThreads / kWarp), kThreads, 0, stream>>>(a);
+  }
+}
+
+}  // namespace
+
+void logit_loss(const LogitLossArgs& a, Place place) {
+  if (a.n == 0) return;
+  const DeviceGuard guard(place.device);
+  const auto stream = static_cast<cudaStream_t>(place.stream);
+  switch (a.logits_dtype) {
+    case DType::float32: launch<float>(a, stream); break;
+    case DType::bfloat16: launch<BFloat16>(a, stream); break;
+    case DType::float16: launch<Float16>(a, stream); break;
+  }
+  check(cudaGetLastError(), "logit_loss");
+}
+
+}  // namespace cuda
+}  // namespace fairtat

@@ -1,0 +1,103 @@
+#include "cuda/launch.h"
+#include "math/pgd_init.h"
+
+namespace fairtat {
+namespace cuda {
+namespace {
+
+// Where logical element e of a sample lies in the sample's memory.
+__device__ int64_t offset_of(const PgdInitArgs& a, int64_t e) {
+  int64_t offset = 0;
+  for (int dim = a.dims - 1; dim > 0; --dim) {
+    offset += e % a.sizes[dim] * a.strides[dim];
+    e /= a.sizes[dim];
+  }
+  return offset + e * a.strides[0];
+}
+
+__device__ uint64_t id_of(const PgdInitArgs& a, int64_t sample) {
+  return static_cast<uint64_t>(a.sample_ids ? a.sample_ids[sample] : sample);
+}
+
+__device__ float eps_of(const PgdInitArgs& a, int64_t sample) { return a.eps_n ? a.eps_n[sample] : a.eps; }
+
+// Elements [4*group, 4*group + 4) of a sample share one Philox counter.
+__device__ void normals_of(const PgdInitArgs& a, int64_t group, uint64_t id, float (&normals)[4]) {
+  const Words words = philox(static_cast<uint32_t>(group), a.stream, id, a.seed);
+  normal_pair(words.w[0], words.w[1], &normals[0], &normals[1]);
+  normal_pair(words.w[2], words.w[3], &normals[2], &normals[3]);
+}
+
+__global__ void linf_kernel(PgdInitArgs a, int64_t d) {
+  const int64_t groups = (d + 3) / 4;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t g = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; g < a.n * groups; g += stride) {
+    const int64_t sample = g / groups, group = g - sample * groups;
+    const uint64_t id = id_of(a, sample);
+    const float eps = eps_of(a, sample);
+    Words words{};
+    float normals[4] = {};
+    if (a.init == Init::uniform) words = philox(static_cast<uint32_t>(group), a.stream, id, a.seed);
+    if (a.init == Init::normal) normals_of(a, group, id, normals);
+    for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
+      const int64_t at = sample * d + offset_of(a, group * 4 + lane);
+      const float x = a.x[at];
+      if (a.init == Init::uniform) {
+        a.out[at] = start_uniform(x, words.w[lane], eps, a.lo, a.hi);
+      } else if (a.init == Init::normal) {
+        a.out[at] = start_normal(x, normals[lane], eps, a.lo, a.hi);
+      } else {
+        a.out[at] = clip(x, a.lo, a.hi);
+      }
+    }
+  }
+}
+
+// A block for each sample: the length of its direction comes first.
+__global__ void l2_kernel(PgdInitArgs a, int64_t d) {
+  const int64_t groups = (d + 3) / 4;
+  for (int64_t s = blockIdx.x; s < a.n; s += gridDim.x) {
+    const uint64_t id = id_of(a, s);
+    const double radius = static_cast<double>(eps_of(a, s));
+    double squares = 0.0;
+    for (int64_t group = threadIdx.x; group < groups; group += blockDim.x) {
+      float normals[4];
+      normals_of(a, group, id, normals);
+      for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
+        squares += static_cast<double>(normals[lane]) * static_cast<double>(normals[lane]);
+      }
+    }
+    const double length = sqrt(block_sum(squares));
+    const double scale = a.init == Init::uniform
+                             ? l2_uniform_scale(philox(kRadiusPosition, a.stream, id, a.seed).w[0], radius, length,
+                                                static_cast<double>(d))
+                             : l2_normal_scale(radius, length);
+    for (int64_t group = threadIdx.x; group < groups; group += blockDim.x) {
+      float normals[4];
+      normals_of(a, group, id, normals);
+      for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
+        const int64_t at = s * d + offset_of(a, group * 4 + lane);
+        a.out[at] = start_l2(a.x[at], normals[lane], scale, a.lo, a.hi);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pgd_init(const PgdInitArgs& a, Place place) {
+  int64_t d = 1;
+  for (int dim = 0; dim < a.dims; ++dim) d *= a.sizes[dim];
+  if (a.n == 0 || d == 0) return;
+  const DeviceGuard guard(place.device);
+  const auto stream = static_cast<cudaStream_t>(place.stream);
+  if (a.norm == Norm::linf || a.init == Init::zero) {
+    linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+  } else {
+    l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
+  }
+  check(cudaGetLastError(), "pgd_init");
+}
+
+}  // namespace cuda
+}  // namespace fairtat
