@@ -44,7 +44,7 @@ def core() -> ModuleType:
 
 def _place(t: Tensor) -> tuple[int, int]:
     """Where a call runs: device -1 for the CPU, else the tensor's device and PyTorch's current stream on it."""
-    if t.device.type != "cuda":
+    if not t.is_cuda:
         return -1, 0
     return t.get_device(), torch.cuda.current_stream(t.device).cuda_stream
 
