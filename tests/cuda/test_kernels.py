@@ -1,17 +1,43 @@
-"""The CUDA kernels, emulated, against the reference: DESIGN's table of equality."""
+"""The CUDA kernels against the reference: emulated on any machine, and the same table on a GPU where there is one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fairtat.backends import kernel
+from fairtat.backends import kernel, status
 from fairtat.ops import target_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated")]
+Run = Callable[..., tuple[Any, ...]]
+
+
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> Run:
+    """Calls a CUDA kernel with CPU tensors; returns what it returned, and its arguments as it left them."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated")
+        return lambda op, *arguments: run(op, "cuda", "cpu", *arguments)
+    state = status()["cuda"]
+    if not state.available:
+        pytest.skip(f"the CUDA kernels cannot run here: {state.reason}")
+    return lambda op, *arguments: run(op, "cuda", "cuda", *arguments)
+
+
+def reference(op: str, *arguments: Any) -> tuple[Any, ...]:
+    return run(op, "reference", "cpu", *arguments)
+
+
+def run(op: str, backend: str, device: str, *arguments: Any) -> tuple[Any, ...]:
+    moved = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
+    answer = kernel(op, backend)(*moved)
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    return tuple(a.cpu() if isinstance(a, Tensor) else a for a in (*answers, *moved))
+
 
 FORMATS = ("contiguous", "channels_last", "permuted")
 SHAPES = ((3, 3, 5, 7), (2, 3, 32, 32), (1, 1, 8, 8), (5, 4, 3, 3))
@@ -36,17 +62,15 @@ def special_gradient(like: Tensor, dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pgd_init(shape: tuple[int, ...], layout: str) -> None:
+def test_pgd_init(cuda: Run, shape: tuple[int, ...], layout: str) -> None:
     x = images(shape, layout)
     n = len(x)
     ids = torch.arange(n) * (2**33) - 5
     for init, norm, per_sample in product(("uniform", "normal", "zero"), ("linf", "l2"), (False, True)):
         eps_n = torch.linspace(0.0, 0.2, n) if per_sample else None
-        results = []
-        for backend in ("cuda", "reference"):
-            out = torch.full_like(x, torch.nan)
-            kernel("pgd_init", backend)(out, x, eps_n, 0.1, ids, 2**63 + 5 - 2**64, 7, init, norm, 0.1, 0.9)
-            results.append(out)
+        out = torch.full_like(x, torch.nan)
+        arguments = ("pgd_init", out, x, eps_n, 0.1, ids, 2**63 + 5 - 2**64, 7, init, norm, 0.1, 0.9)
+        results = [call(*arguments)[1] for call in (cuda, reference)]
         if norm == "linf" and init != "normal":
             assert torch.equal(*results), (init, norm)
         else:
@@ -56,7 +80,7 @@ def test_pgd_init(shape: tuple[int, ...], layout: str) -> None:
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pgd_step(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
+def test_pgd_step(cuda: Run, shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
     x = images(shape, layout)
     n, channels = x.shape[:2]
     grad = special_gradient(x, dtype)
@@ -64,17 +88,13 @@ def test_pgd_step(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> No
     cases = product(("linf", "l2"), (True, False), (None, *LOW), (False, True), (False, True))
     for norm, targeted, input_dtype, per_sample, count in cases:
         eps_n, step_n = (torch.linspace(0.0, 0.2, n), torch.linspace(0.1, 0.0, n)) if per_sample else (None, None)
-        results = []
-        for backend in ("cuda", "reference"):
-            x_adv = images(shape, layout, seed=2)
-            model_input = None if input_dtype is None else torch.empty_like(x, dtype=input_dtype)
-            statistics = (None, None) if input_dtype is None or count else (mean, std)
-            zero = torch.zeros(n, dtype=torch.int64) if count else None
-            kernel("pgd_step", backend)(
-                x_adv, grad, x, eps_n, 0.1, step_n, 0.03, targeted, norm, 0.0, 1.0, model_input, *statistics, zero
-            )
-            results.append((x_adv, model_input, zero))
-        (ours, our_input, our_zero), (theirs, their_input, their_zero) = results
+        x_adv = images(shape, layout, seed=2)
+        model_input = None if input_dtype is None else torch.empty_like(x, dtype=input_dtype)
+        statistics = (None, None) if input_dtype is None or count else (mean, std)
+        zero = torch.zeros(n, dtype=torch.int64) if count else None
+        arguments = (x_adv, grad, x, eps_n, 0.1, step_n, 0.03, targeted, norm, 0.0, 1.0, model_input, *statistics, zero)
+        results = [call("pgd_step", *arguments) for call in (cuda, reference)]
+        (ours, our_input, our_zero), (theirs, their_input, their_zero) = ((r[1], r[12], r[15]) for r in results)
         if norm == "linf":
             assert torch.equal(ours, theirs)
         else:
@@ -88,18 +108,18 @@ def test_pgd_step(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> No
             assert torch.equal(our_zero, their_zero)
 
 
-def test_an_all_zero_gradient_is_counted() -> None:
+def test_an_all_zero_gradient_is_counted(cuda: Run) -> None:
     x = images((3, 3, 5, 7), "contiguous")
     grad = torch.ones_like(x)
     grad[1] = 0.0
     zero = torch.full((3,), 4)
-    kernel("pgd_step", "cuda")(x.clone(), grad, x, None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, None, None, None, zero)
-    assert zero.tolist() == [4, 5, 4]
+    step = (x.clone(), grad, x, None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, None, None, None, zero)
+    assert cuda("pgd_step", *step)[15].tolist() == [4, 5, 4]
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("classes", [4, 10, 33, 1000, 1500])
-def test_logit_loss(classes: int, dtype: torch.dtype) -> None:
+def test_logit_loss(cuda: Run, classes: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(classes)
     for scale in (1.0, 1e4):
         z = (torch.randn(9, classes, generator=generator) * scale).to(dtype)
@@ -111,8 +131,7 @@ def test_logit_loss(classes: int, dtype: torch.dtype) -> None:
         y = (target + 1) % classes
         cases = [("ce", None, None), ("margin", None, None), ("dlr", None, None), ("dlr", y, None), ("kl", None, clean)]
         for kind, labels, logits in cases:
-            ours = kernel("logit_loss", "cuda")(z, target, kind, labels, logits)
-            theirs = kernel("logit_loss", "reference")(z, target, kind, labels, logits)
+            ours, theirs = (call("logit_loss", z, target, kind, labels, logits)[:4] for call in (cuda, reference))
             rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (1e-2, 1e-3)
             for name, a, b in zip(("loss", "dlogits", "pred", "reached"), ours, theirs, strict=True):
                 if a.is_floating_point():
@@ -123,9 +142,9 @@ def test_logit_loss(classes: int, dtype: torch.dtype) -> None:
                     assert torch.equal(a, b), (kind, name)
 
 
-def test_a_target_out_of_range_shows_as_nan() -> None:
+def test_a_target_out_of_range_shows_as_nan(cuda: Run) -> None:
     z = torch.randn(3, 10)
-    loss, dlogits, pred, reached = kernel("logit_loss", "cuda")(z, torch.tensor([1, -1, 10]), "ce", None, None)
+    loss, dlogits, pred, reached = cuda("logit_loss", z, torch.tensor([1, -1, 10]), "ce", None, None)[:4]
     assert loss.isnan().tolist() == [False, True, True]
     assert dlogits.isnan().any(1).tolist() == [False, True, True]
     assert torch.equal(pred, z.argmax(1))
@@ -133,39 +152,36 @@ def test_a_target_out_of_range_shows_as_nan() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_sample_targets(classes: int) -> None:
+def test_sample_targets(cuda: Run, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(classes, (777,), generator=generator)
     for weight in (torch.rand(classes, generator=generator) + 0.01, torch.rand(classes, classes) + 0.01):
         for ids in (None, torch.arange(777) * 2**31 - 3):
-            arguments = (label, target_table(weight), ids, -9, 3)
-            assert torch.equal(
-                kernel("sample_targets", "cuda")(*arguments), kernel("sample_targets", "reference")(*arguments)
-            )
+            arguments = ("sample_targets", label, target_table(weight), ids, -9, 3)
+            assert torch.equal(cuda(*arguments)[0], reference(*arguments)[0])
 
 
 @pytest.mark.parametrize("classes", [2, 10, 60, 300])  # in shared memory, and beyond it
-def test_class_stats(classes: int) -> None:
+def test_class_stats(cuda: Run, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     n = 5003
     label, pred, target = (torch.randint(classes, (n,), generator=generator) for _ in range(3))
     loss = torch.randn(n, generator=generator) * 1000
     loss[:4] = torch.tensor([torch.nan, torch.inf, 3e9, -torch.inf])
     for given in ((None, None), (loss, None), (loss, target)):
-        buffers = [torch.full((5 + classes, classes), 3) for _ in range(2)]
-        for backend, buffer in zip(("cuda", "reference"), buffers, strict=True):
-            kernel("class_stats", backend)(buffer, pred, label, *given)
-        assert torch.equal(*buffers)
+        buffer = torch.full((5 + classes, classes), 3)
+        ours, theirs = (call("class_stats", buffer, pred, label, *given)[1] for call in (cuda, reference))
+        assert torch.equal(ours, theirs)
 
 
-def test_a_sample_out_of_range_counts_nowhere() -> None:
+def test_a_sample_out_of_range_counts_nowhere(cuda: Run) -> None:
     buffer = torch.zeros(15, 10, dtype=torch.int64)
-    kernel("class_stats", "cuda")(buffer, torch.tensor([1, 10, 2]), torch.tensor([1, 1, -1]), None, None)
-    assert buffer.sum() == 1
+    counted = cuda("class_stats", buffer, torch.tensor([1, 10, 2]), torch.tensor([1, 1, -1]), None, None)[1]
+    assert counted.sum() == 1
 
 
 @pytest.mark.parametrize("op", ["pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats"])
-def test_an_empty_batch(op: str) -> None:
+def test_an_empty_batch(cuda: Run, op: str) -> None:
     x, index = torch.empty(0, 3, 4, 4), torch.empty(0, dtype=torch.int64)
     arguments = {
         "pgd_init": (x, x, None, 0.1, None, 0, 0, "uniform", "linf", 0.0, 1.0),
@@ -174,4 +190,4 @@ def test_an_empty_batch(op: str) -> None:
         "sample_targets": (index, target_table(torch.ones(10)), None, 0, 0),
         "class_stats": (torch.zeros(15, 10, dtype=torch.int64), index, index, None, None),
     }[op]
-    kernel(op, "cuda")(*arguments)
+    cuda(op, *arguments)
