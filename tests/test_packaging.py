@@ -70,7 +70,7 @@ def test_import_stays_light() -> None:
 
 def test_every_op_has_its_file_in_every_layer() -> None:
     layers = ("csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "fairtat/reference/{}.py", "fairtat/ops/{}.py")
-    layers += ("tests/ops/test_{}.py", "benchmarks/bench_{}.py")
+    layers += ("kernels/{}.py", "tests/ops/test_{}.py", "benchmarks/bench_{}.py")
     missing = [layer.format(op) for op in OPS for layer in layers if not (ROOT / layer.format(op)).is_file()]
     assert missing == []
 

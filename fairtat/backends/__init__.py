@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
 # What backend="auto" tries, in this order, by type of device. On a GPU that will be the order that a benchmark
 # found on one; until there is such a measurement, only the definition is taken unasked.
 _AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
+_TRITON = importlib.util.find_spec("triton") is not None  # imported with the first kernel that is asked for
 _SERVES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # type of device
 
 
@@ -106,7 +108,21 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
 
 def kernel(op: str, backend: str) -> Callable[..., Any]:
     """The raw kernel below the dispatcher, for hot loops whose arguments are already validated."""
+    if backend == "triton" and backend not in _KERNELS:
+        _KERNELS[backend] = _triton_kernels()
     return _KERNELS[backend][op]
+
+
+def _triton_kernels() -> dict[str, Callable[..., Any]]:
+    from fairtat.backends import triton  # imports Triton, which takes a second
+
+    return {
+        "pgd_init": triton.pgd_init,
+        "pgd_step": triton.pgd_step_,
+        "logit_loss": triton.logit_loss,
+        "sample_targets": triton.sample_targets,
+        "class_stats": triton.class_stats_,
+    }
 
 
 def describe() -> str:
@@ -145,7 +161,9 @@ def _missing(backend: str) -> str | None:
             return "the compiled core was built without CUDA (FAIRTAT_CUDA=1 and a CUDA compiler build it)"
         return None if torch.cuda.is_available() else "PyTorch sees no GPU"
     if backend == "triton":
-        return "this version of fairtat has no Triton kernels"
+        if not _TRITON:
+            return "Triton is not installed (pip install triton)"
+        return None if torch.cuda.is_available() else "PyTorch sees no GPU"
     return None
 
 
@@ -154,6 +172,8 @@ def _about(backend: str) -> str:
         return f"compiled core, {native.core().isa()} instructions"
     if backend == "cuda":
         return "CUDA kernels of the compiled core; on request, not by 'auto'"
+    if backend == "triton":
+        return "Triton kernels, compiled when first used; on request, not by 'auto'"
     return "plain PyTorch, any device and float64"
 
 

@@ -66,7 +66,7 @@ def pgd_init(
     lo: float,
     hi: float,
 ) -> None:
-    sizes, strides = _inner_layout(x)
+    sizes, strides = inner_layout(x)
     core().pgd_init(
         out.data_ptr(), x.data_ptr(), x.shape[0], sizes, strides, _pointer(eps_n), eps, _pointer(sample_ids),
         seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(), *_place(x),
@@ -140,7 +140,7 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
     )  # fmt: skip
 
 
-def _inner_layout(x: Tensor) -> tuple[list[int], list[int]]:
+def inner_layout(x: Tensor) -> tuple[list[int], list[int]]:
     """Sizes and strides of a sample's dimensions in logical order, adjacent ones merged where dense."""
     if x.is_contiguous():
         return [x[:1].numel()], [1]

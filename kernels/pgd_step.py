@@ -1,0 +1,138 @@
+"""pgd_step: one projected step on x_adv; the equation is :func:`fairtat.ops.pgd_step_`'s."""
+
+# mypy: ignore-errors
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fairtat.kernels.elementary import clip
+
+FLOAT32_MAX = tl.constexpr(float.fromhex("0x1.fffffep127"))
+
+
+@triton.jit
+def _write_input(model_input, offset, element, mask, value, mean, std, channels, channel_stride):
+    if mean is not None:
+        c = (element // channel_stride) % channels
+        # div_rn: plain division is approximate on some GPUs, and the result has to be that of every backend.
+        value = tl.div_rn(value - tl.load(mean + c, mask, 0.0), tl.load(std + c, mask, 1.0))
+    tl.store(model_input + offset, value.to(model_input.dtype.element_ty), mask)
+
+
+@triton.jit
+def linf_kernel(
+    x_adv, grad, x, eps_n, eps, step_n, step, direction, lo, hi, model_input, mean, std, zero_grad,
+    d, channels, channel_stride,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """BLOCK elements of one sample. ``direction`` is 1 towards a target and -1 away from a label.
+
+    The program of a sample's first block also counts: it reads on only as long as it has seen nothing but zeros, so
+    the count needs no atomic, no workspace and, for a healthy gradient, no memory traffic.
+    """
+    blocks = tl.cdiv(d, BLOCK)
+    program = tl.program_id(0)
+    sample = (program // blocks).to(tl.int64)
+    block = program % blocks
+    lane = tl.arange(0, BLOCK)
+    element = block * BLOCK + lane
+    if WIDE:
+        element = block.to(tl.int64) * BLOCK + lane
+    mask = element < d
+    offset = sample * d + element
+    radius = eps if eps_n is None else tl.load(eps_n + sample)
+    towards = direction * (step if step_n is None else tl.load(step_n + sample))
+
+    g = tl.load(grad + offset, mask, 0.0).to(tl.float32)
+    start = tl.load(x_adv + offset, mask, 0.0)
+    centre = tl.load(x + offset, mask, 0.0)
+    sign = (g > 0).to(tl.float32) - (g < 0).to(tl.float32)
+    moved = start - towards * sign
+    lower = centre - radius
+    upper = centre + radius
+    lower = tl.where(lower < lo, lo, lower)
+    upper = tl.where(upper > hi, hi, upper)
+    moved = clip(moved, lower, upper)
+    tl.store(x_adv + offset, moved, mask)
+    if model_input is not None:
+        _write_input(model_input, offset, element, mask, moved, mean, std, channels, channel_stride)
+    if zero_grad is not None:  # noqa: SIM102 (the outer one is decided at compile time)
+        if block == 0:
+            any_sign = tl.max((sign != 0).to(tl.int32), 0)
+            first = (block + 1).to(tl.int64) * BLOCK
+            while (any_sign == 0) & (first < d):
+                rest = first + lane
+                g = tl.load(grad + sample * d + rest, rest < d, 0.0).to(tl.float32)
+                any_sign = tl.max(((g > 0) | (g < 0)).to(tl.int32), 0)
+                first += BLOCK
+            tl.store(zero_grad + sample, tl.load(zero_grad + sample) + (any_sign == 0).to(tl.int64))
+
+
+@triton.jit
+def _finite_gradient(g):
+    """NaN reads as 0 and infinity as the largest float."""
+    g = clip(g.to(tl.float32), -FLOAT32_MAX, FLOAT32_MAX)
+    return tl.where(g != g, 0.0, g)
+
+
+@triton.jit
+def _offset_from(x_adv, g, x, first_factor, second_factor):
+    """x_adv - x after the step and before the projection."""
+    return (x_adv - g * first_factor * second_factor) - x
+
+
+@triton.jit
+def l2_kernel(
+    x_adv, grad, x, eps_n, eps, step_n, step, direction, lo, hi, model_input, mean, std, zero_grad,
+    d, channels, channel_stride,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One sample: the gradient's norm, the offset's norm, the step. The sums have one order, so they are deterministic.
+
+    A sample is read three times, the second and third time mostly from the caches.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    base = sample * d
+    lane = tl.arange(0, BLOCK)
+    radius = tl.cast(eps if eps_n is None else tl.load(eps_n + sample), tl.float64)
+    towards = tl.cast(direction * (step if step_n is None else tl.load(step_n + sample)), tl.float64)
+
+    squares = tl.zeros((BLOCK,), tl.float64)  # in double no norm overflows
+    for first in range(0, d, BLOCK):
+        element = first + lane
+        g = _finite_gradient(tl.load(grad + base + element, element < d, 0.0)).to(tl.float64)
+        squares += g * g
+    gradient_squares = tl.sum(squares, 0)
+    norm = tl.sqrt(gradient_squares) + 1e-12
+    # step / norm may be a subnormal float where the norm is huge: a power of two goes ahead of it.
+    power = tl.where(norm > 2.0**64, 2.0**-64, 1.0)
+    first_factor = power.to(tl.float32)
+    second_factor = (towards / (norm * power.to(tl.float64))).to(tl.float32)
+
+    squares = tl.zeros((BLOCK,), tl.float64)
+    for first in range(0, d, BLOCK):
+        element = first + lane
+        mask = element < d
+        g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
+        start = tl.load(x_adv + base + element, mask, 0.0)
+        centre = tl.load(x + base + element, mask, 0.0)
+        offset = _offset_from(start, g, centre, first_factor, second_factor).to(tl.float64)
+        squares += offset * offset
+    length = tl.sqrt(tl.sum(squares, 0))
+    shrink = tl.where(length > radius, radius / length, 1.0).to(tl.float32)
+
+    for first in range(0, d, BLOCK):
+        element = first + lane
+        mask = element < d
+        g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
+        start = tl.load(x_adv + base + element, mask, 0.0)
+        centre = tl.load(x + base + element, mask, 0.0)
+        offset = _offset_from(start, g, centre, first_factor, second_factor)
+        moved = clip(centre + offset * shrink, lo, hi)
+        tl.store(x_adv + base + element, moved, mask)
+        if model_input is not None:
+            _write_input(model_input, base + element, element, mask, moved, mean, std, channels, channel_stride)
+    if zero_grad is not None:
+        # The square of the smallest float is a normal double: the sum is zero only if every element is.
+        tl.store(zero_grad + sample, tl.load(zero_grad + sample) + (gradient_squares == 0).to(tl.int64))
