@@ -1,6 +1,7 @@
 """The attacks: one loop, targeted and untargeted, around any PyTorch classifier."""
 
+from fairtat.attacks.engine_compiled import EngineFallback
 from fairtat.attacks.pgd import TargetedPGD, fast_pgd, fast_targeted_pgd
 from fairtat.attacks.result import AttackResult
 
-__all__ = ["AttackResult", "TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
+__all__ = ["AttackResult", "EngineFallback", "TargetedPGD", "fast_pgd", "fast_targeted_pgd"]

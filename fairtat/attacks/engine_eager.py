@@ -28,7 +28,7 @@ FLOAT16_SCALE = 2.0**10
 def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Tensor | AttackResult:
     """Attack a batch; see :func:`fairtat.fast_targeted_pgd`."""
     attack = Attack(network, batch, options, seed)
-    return attack.run(_Eager(attack).descend)
+    return attack.run(Eager(attack).descend)
 
 
 class _Score(NamedTuple):
@@ -41,7 +41,9 @@ class _Score(NamedTuple):
     reached: Tensor  # untargeted: fooled
 
 
-class _Eager:
+class Eager:
+    """Steps and reports by plain PyTorch passes; other engines report through it too."""
+
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
         self.network = attack.network
@@ -70,7 +72,7 @@ class _Eager:
                         return outcome.result
             elif halt is not None:
                 halt.note(score.reached)
-            grad = self._gradient(score, leaf)
+            grad = input_gradient(score.logits, score.dlogits, leaf, self.network.float16, o.norm, self.batch.std)
             del leaf, score  # so that the graph is gone before the next one grows
             if left is not None:
                 grad = take(grad, left)
@@ -79,12 +81,17 @@ class _Eager:
                 self.attack.step(work, grad, work.step_n, self.batch.step)
             else:
                 halt.step(self.attack, work, grad)
+        return self.finish(work, o.steps if halt is None else halt.steps, outcome)
+
+    def finish(self, work: Pass, steps: int | Tensor, outcome: _Outcome | None = None) -> AttackResult | None:
+        """Judge what is left of a pass, where that is asked for, and put its samples in their places."""
+        outcome = outcome or _Outcome(work.x_adv, self.attack.scored)
         if self.attack.scored:
             with torch.no_grad(), self.network.state.statistics_held():
                 score = self._score(self.network(work.model_input), work)
-            outcome.record(work, None, score, o.steps if halt is None else halt.steps)
+            outcome.record(work, None, score, steps)
         elif work.row is not None:
-            outcome.record(work, None, None, o.steps)
+            outcome.record(work, None, None, steps)
         return outcome.result
 
     def _score(self, logits: Tensor, work: Pass) -> _Score:
@@ -100,24 +107,31 @@ class _Eager:
         )
         return _Score(logits, loss, dlogits, pred, reached if self.options.targeted else ~reached)
 
-    def _gradient(self, score: _Score, leaf: Tensor) -> Tensor:
-        """d loss / d x_adv, up to a positive factor where only the sign counts, laid out like x_adv."""
-        logits, dlogits = score.logits, score.dlogits
-        if not logits.requires_grad:
-            raise RuntimeError(
-                "the model's output has no gradient with respect to its input: its forward must not run under "
-                "torch.no_grad() or detach what it returns"
-            )
-        scaled = self.network.float16 or logits.dtype == torch.float16
+
+def input_gradient(
+    logits: Tensor,  # (N, C) with a graph to leaf
+    dlogits: Tensor,  # (N, C)
+    leaf: Tensor,  # (N, ...)
+    float16: bool,
+    norm: str,
+    std: Tensor | None,  # (C,) of the image, where leaf is normalised
+) -> Tensor:
+    """d loss / d x_adv, up to a positive factor where only the sign counts, laid out like ``leaf``."""
+    if not logits.requires_grad:
+        raise RuntimeError(
+            "the model's output has no gradient with respect to its input: its forward must not run under "
+            "torch.no_grad() or detach what it returns"
+        )
+    scaled = float16 or logits.dtype == torch.float16
+    if scaled:
+        dlogits = (dlogits * FLOAT16_SCALE).to(logits.dtype)
+    (grad,) = torch.autograd.grad(logits, leaf, dlogits)
+    if norm == "l2":
         if scaled:
-            dlogits = (dlogits * FLOAT16_SCALE).to(logits.dtype)
-        (grad,) = torch.autograd.grad(logits, leaf, dlogits)
-        if self.options.norm == "l2":
-            if scaled:
-                grad = grad.float() / FLOAT16_SCALE
-            if self.batch.std is not None:
-                grad = grad / self.batch.std.view(-1, *[1] * (grad.ndim - 2))
-        return laid_out_like(grad, leaf)
+            grad = grad.float() / FLOAT16_SCALE
+        if std is not None:
+            grad = grad / std.view(-1, *[1] * (grad.ndim - 2))
+    return laid_out_like(grad, leaf)
 
 
 class _Halt:

@@ -21,7 +21,7 @@ class Network:
         if state.device is not None and state.device != device:
             raise ValueError(f"x must be on the model's device ({state.device}), got {device}")
         self.state = state
-        self._model = model
+        self.model = model
         self._autocast: AbstractContextManager[object] = nullcontext()
         # The dtype that the model is given. Under autocast its first layer casts for itself, unless the
         # normalised input is written by the step anyway.
@@ -39,7 +39,7 @@ class Network:
 
     def __call__(self, model_input: Tensor) -> Tensor:
         with self._autocast:
-            output = self._model(model_input)
+            output = self.model(model_input)
         logits = _logits(output)
         if logits.ndim != 2 or logits.shape[0] != model_input.shape[0]:
             raise ValueError(

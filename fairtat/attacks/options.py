@@ -18,7 +18,7 @@ from fairtat.ops.pgd_init import INITS, NORMS
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
 ENGINES = ("auto", "eager", "compiled", "graph")
-ENGINES_HERE = ("auto", "eager")
+ENGINES_HERE = ("auto", "eager", "compiled")
 TARGETED_LOSSES = ("ce", "margin", "dlr")
 UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
@@ -74,7 +74,7 @@ class AttackOptions:
         _check_name("backend", self.backend, ("auto", *BACKENDS))
         _check_name("engine", self.engine, ENGINES)
         if self.engine not in ENGINES_HERE:
-            here = " or ".join(map(repr, ENGINES_HERE))
+            here = ", ".join(map(repr, ENGINES_HERE))
             raise ValueError(f"engine={self.engine!r} is not available in this version of fairtat; use {here}")
         check_bounds(self.bounds)
         if self.seed is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.attacks import engine_eager
+from fairtat.attacks import engine_compiled, engine_eager
 from fairtat.attacks.batch import make_batch
 from fairtat.attacks.model_state import Model, frozen, own_random_numbers, unwrap
 from fairtat.attacks.network import Network
@@ -17,7 +17,7 @@ from fairtat.attacks.result import AttackResult
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
-_ENGINES = {"auto": engine_eager.run, "eager": engine_eager.run}
+_ENGINES = {"auto": engine_eager.run, "eager": engine_eager.run, "compiled": engine_compiled.run}
 
 
 def fast_targeted_pgd(
@@ -102,7 +102,12 @@ def fast_targeted_pgd(
         sample_ids: (N,) integers, default ``arange(N)``. A sample's start depends on (seed, id, restart)
             alone: give dataset indices and it depends on neither batch, chunk nor rank.
         backend: Kernels: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
-        engine: "auto" or "eager".
+        engine: "eager": PyTorch's passes of the model, step by step. "compiled": each step as one graph, traced once
+            for a shape, compiled by inductor (half a minute for a ResNet, once; its results are kept on disk) and run
+            without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly; what
+            cannot be traced (Python decisions that depend on data, hooks, callables that are no module, early_stop)
+            runs eagerly with one :class:`EngineFallback` warning. Not for one model in several threads at once.
+            "auto": eager.
         chunk_size: The most images in one pass of the model, restarts counted; None: all at once.
         check: False skips the checks of values (on a GPU: one synchronisation), not those of shapes and types.
         return_info: Return an :class:`AttackResult`, at the price of one more forward pass.

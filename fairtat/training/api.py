@@ -144,6 +144,8 @@ def _rehearse(config: TrainConfig, model: nn.Module, data: ImageData) -> None:
         raise UserError(f"model {name!r} returns logits of shape {shape} for 2 images; expected (2, {num_classes})")
     target = None if config.fairness.targets == "none" else (batch.y + 1) % num_classes
     eps = torch.full((2,), float(config.attack.eps), device=data.device)
+    # Two images of a copy are not worth a compilation.
+    config = replace(config, attack=replace(config.attack, engine="eager"))
     try:
         make_objective(config)(rehearsal.train(), batch, target=target, eps=eps, seed=0)
     except ValueError as error:

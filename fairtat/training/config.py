@@ -89,6 +89,10 @@ class AttackConfig:
     backend: Literal["auto", "cpu", "cuda", "triton", "reference"] = "auto"
     """Kernels of the attack; auto takes the fastest present (see `fairtat doctor`)."""
 
+    engine: Literal["auto", "eager", "compiled"] = "auto"
+    """How the attack's steps run, in training and validation: compiled makes a graph of them for the first batch, which
+    takes seconds for a small network and half a minute for a ResNet, and is faster from then on; auto is eager."""
+
 
 @dataclass(frozen=True)
 class FairnessConfig:

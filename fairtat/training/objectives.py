@@ -65,6 +65,7 @@ def _attack(
         "bn_mode": config.bn_mode,
         "restarts": config.restarts,
         "backend": config.backend,
+        "engine": config.engine,
         "seed": seed,
         "sample_ids": batch.ids,
         "check": False,

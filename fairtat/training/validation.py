@@ -50,6 +50,7 @@ def validate(model: nn.Module, data: ImageData, config: TrainConfig, *, seed: in
                 seed=seed,
                 sample_ids=batch.ids,
                 backend=config.attack.backend,
+                engine=config.attack.engine,
                 check=False,
                 return_info=True,
             )

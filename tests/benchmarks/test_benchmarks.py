@@ -18,10 +18,10 @@ from harness import Case, Entrant, Settings
 from torch import Tensor
 
 OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
-ALL = (*OPS, "attack")
+ALL = (*OPS, "attack", "engines")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.
-LEAN = ["--skip", "torch.compile*", "--skip", "ART", "--skip", "torchattacks"]
+LEAN = ["--skip", "torch.compile*", "--skip", "*, compiled*", "--skip", "ART", "--skip", "torchattacks"]
 
 
 def script(name: str) -> ModuleType:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fairtat import fast_pgd, fast_targeted_pgd
+from fairtat.attacks import compiled_program
 from fairtat.data import Batch
 from fairtat.models import digits_cnn
 from fairtat.training.config_io import from_dict
@@ -52,6 +53,23 @@ def test_loss_gradients_and_buffers_are_those_of_the_textbook(batch: Batch, targ
         assert torch.equal(ours.grad, theirs.grad)
     for ours, theirs in zip(model.buffers(), by_hand.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_engine_is_that_of_the_configuration(batch: Batch, targeted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(compiled_program, "compile_graph", lambda graph, inputs: compiled.append(len(inputs)) or graph)
+    model = digits_cnn(10, 1, (8, 8), width=4).train()
+    target = (batch.y + 3) % 10 if targeted else None
+    eps = torch.linspace(0.02, 0.2, 20)
+    values = [
+        make_objective(from_dict({"attack": {"steps": 3, "step_size": 0.05, "engine": engine}}))(
+            copy.deepcopy(model), batch, target=target, eps=eps, seed=11
+        )
+        for engine in ("auto", "compiled")
+    ]
+    assert len(compiled) == 1
+    torch.testing.assert_close(values[1].logits, values[0].logits, rtol=1e-3, atol=1e-3)
 
 
 def test_the_target_changes_the_examples(batch: Batch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from fairtat import fast_pgd
+from fairtat.attacks import compiled_program
 from fairtat.data import batches, load_splits
 from fairtat.models import digits_cnn
 from fairtat.training.validation import validate
@@ -55,3 +57,18 @@ def test_radius_defaults_to_that_of_training(tiny) -> None:
     assert torch.equal(same.robust.buffer, explicit.robust.buffer)
     assert torch.equal(harmless.robust.confusion, harmless.clean.confusion)
     assert not torch.equal(same.robust.confusion, same.clean.confusion)
+
+
+def test_the_engine_is_that_of_the_attack(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(compiled_program, "compile_graph", lambda graph, inputs: sizes.append(len(inputs[0])) or graph)
+    data = load_splits("digits", val=0.05, test=0.2).val
+    model = trained_model()
+    eager, compiled = (
+        validate(
+            model, data, tiny(attack={"eps": 0.2, "step_size": 0.1, "engine": engine}, eval={"batch_size": 50}), seed=0
+        )
+        for engine in ("eager", "compiled")
+    )
+    assert sizes == [50]  # and not again for the last, smaller batch
+    assert (eager.robust.confusion - compiled.robust.confusion).abs().sum() <= 2  # rounding may turn one sample

@@ -1,0 +1,78 @@
+"""The losses' gradients with respect to the logits, in operations that a compiler fuses into a kernel or two.
+
+The definition is :func:`fairtat.reference.logit_loss`. It scatters, and it checks labels on the host; a graph wants
+comparisons and selects, so where a sample's target stands is a mask here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairtat.reference.logit_loss import DLR_EPS
+
+
+def logit_gradient(
+    logits: Tensor,  # (N, C)
+    target: Tensor,  # (N,)
+    kind: str,
+    y: Tensor | None,  # (N,)
+    clean_logits: Tensor | None,  # (N, C)
+) -> Tensor:
+    """d loss / d logits (N, C) in the logits' dtype, computed in float32 (float64 for float64 logits)."""
+    z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    if kind == "ce":
+        gradient = _cross_entropy(z, target)
+    elif kind == "kl":
+        assert clean_logits is not None
+        gradient = torch.log_softmax(z, 1).exp() - torch.log_softmax(clean_logits.to(z.dtype), 1).exp()
+    elif kind == "margin":
+        gradient = _one_hot(_best_other(z, target), z) - _one_hot(target, z)
+    else:
+        gradient = _logit_ratio(z, target, y)
+    return gradient.to(logits.dtype)
+
+
+def _cross_entropy(z: Tensor, target: Tensor) -> Tensor:
+    """softmax(z) - onehot(target); the target's entry is minus the sum of the others, which does not cancel."""
+    is_target = _is(target, z)
+    others = torch.where(is_target, 0.0, torch.softmax(z, 1))
+    return torch.where(is_target, -others.sum(1, keepdim=True), others)
+
+
+def _logit_ratio(z: Tensor, target: Tensor, y: Tensor | None) -> Tensor:
+    """The quotient rule for ``(z_plus - z_target) / scale``, scale a difference of sorted logits."""
+    order = torch.sort(z, dim=1, descending=True, stable=True).indices
+    first, third = order[:, 0], order[:, 2]
+    plus = _best_other(z, target) if y is None else y
+    gap = _pick(z, plus) - _pick(z, target)
+    spread = _pick(z, first) - _pick(z, third)
+    if y is None:
+        scale = spread + DLR_EPS
+        low = _one_hot(third, z)
+    else:
+        fourth = order[:, 3]
+        scale = 0.5 * (spread + (_pick(z, first) - _pick(z, fourth))) + DLR_EPS
+        low = 0.5 * _one_hot(third, z) + 0.5 * _one_hot(fourth, z)
+    ratio = gap / scale
+    # Divided last, so that 1 - 1 cancels exactly where gap equals scale.
+    return (_one_hot(plus, z) - _one_hot(target, z) - ratio * _one_hot(first, z) + ratio * low) / scale
+
+
+def _best_other(z: Tensor, target: Tensor) -> Tensor:
+    """(N,) the best class other than the target; ties go to the lowest index."""
+    return torch.where(_is(target, z), -torch.inf, z).argmax(1)
+
+
+def _is(index: Tensor, z: Tensor) -> Tensor:
+    """(N, C) True where the column is the sample's index."""
+    return torch.arange(z.shape[1], device=z.device) == index[:, None]
+
+
+def _one_hot(index: Tensor, z: Tensor) -> Tensor:
+    return _is(index, z).to(z.dtype)
+
+
+def _pick(z: Tensor, index: Tensor) -> Tensor:
+    """(N, 1) each sample's logit at its index."""
+    return z.gather(1, index[:, None])

@@ -1,0 +1,200 @@
+"""A program: some steps of an attack on batches of one shape as a compiled graph, without autograd.
+
+One step, [forward, logit gradient, backward to the input, projected step], is traced with the model's parameters and
+buffers as inputs, so training may change them between calls; the parameters are frozen meanwhile, so the trace holds no
+gradient of a weight. What depends on parameters alone (casts, flipped kernels) is split off and computed once an
+attack. Of small graphs several steps are put behind one another, and the result goes to inductor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+import torch._inductor
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fairtat import reference
+from fairtat.attacks.batch import Batch
+from fairtat.attacks.compiled_cache import Anatomy
+from fairtat.attacks.compiled_convolution import convolution_input_gradient
+from fairtat.attacks.compiled_losses import logit_gradient
+from fairtat.attacks.engine_eager import input_gradient
+from fairtat.attacks.model_state import ModelState
+from fairtat.attacks.network import Network
+from fairtat.attacks.options import AttackOptions
+
+# Steps in one graph save calls and passes over memory between them, and cost compile time in proportion to their nodes.
+MOST_STEPS = 10
+MOST_NODES = 1000
+
+_REWRITES = {torch.ops.aten.convolution_backward.default: convolution_input_gradient}
+
+
+@dataclass
+class StepTensors:
+    """What one step reads and writes, beside the model's own tensors. The first three are written."""
+
+    x_adv: Tensor  # (N, ...)
+    model_input: Tensor | None  # (N, ...), where it is not x_adv itself
+    zero_grad: Tensor | None  # (N,)
+    x: Tensor  # (N, ...)
+    goal: Tensor  # (N,)
+    eps: Tensor  # (N,)
+    step: Tensor  # (N,)
+    y: Tensor | None  # (N,)
+    clean_logits: Tensor | None  # (N, C)
+    mean: Tensor | None  # (C,)
+    std: Tensor | None  # (C,)
+
+
+@dataclass(frozen=True)
+class Program:
+    """``run`` makes ``steps`` steps of a batch, in place; ``prepare`` comes before the first one."""
+
+    steps: int
+    classes: int
+    nodes: int  # of one step
+    seconds: float  # that it took to build
+    _hoisted: fx.GraphModule
+    _run: Callable[..., object]
+
+    def prepare(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """What every step needs of the parameters as they are now."""
+        return list(self._hoisted(*parameters))
+
+    def run(self, tensors: Sequence[Tensor], prepared: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+        self._run(*tensors, *prepared, *buffers)
+
+
+def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., object]:
+    """Compile a graph for inputs of these shapes; inductor keeps what it made on disk for the next process."""
+    options = {
+        # Random layers of the model then draw from PyTorch's generators, as they do in the eager engine.
+        "fallback_random": True,
+        # Elements for each thread: below that, waiting for the other threads takes longer than the work.
+        "cpp.min_chunk_size": 16384,
+    }
+    return torch._inductor.compile(graph, list(inputs), options=options)  # type: ignore[no-any-return]
+
+
+def build(
+    model: nn.Module,
+    anatomy: Anatomy,
+    held: ModelState,
+    batch: Batch,
+    options: AttackOptions,
+    tensors: Mapping[str, Tensor],  # by the names of StepTensors
+) -> Program:
+    """Trace and compile. Nothing is computed, and no tensor is written.
+
+    Raises:
+        Exception: of any type, where the model cannot be traced or the graph not be compiled.
+    """
+    begin = time.perf_counter()
+    names = list(tensors)
+    parameters, buffers = anatomy.parameters, anatomy.buffers
+    named = [*tensors.values(), *parameters.values(), *buffers.values()]
+    classes = 0
+
+    def step(*values: Tensor) -> None:
+        nonlocal classes
+        t = StepTensors(**{f.name: None for f in fields(StepTensors)} | dict(zip(names, values, strict=False)))  # type: ignore[arg-type]
+        state = dict(zip([*parameters, *buffers], values[len(names) :], strict=True))
+        network = Network(lambda images: torch.func.functional_call(model, state, (images,)), held, batch, options)
+        leaf = (t.x_adv if t.model_input is None else t.model_input).detach().requires_grad_()
+        logits = network(leaf)
+        classes = logits.shape[1]
+        z = logits.detach()
+        z = z.float() if z.dtype == torch.float16 else z
+        dlogits = logit_gradient(z, t.goal, options.loss, t.y, t.clean_logits)
+        grad = input_gradient(logits, dlogits, leaf, network.float16, options.norm, t.std)
+        reference.pgd_step_(
+            t.x_adv, grad, t.x, t.eps, 0.0, t.step, 0.0, options.targeted, options.norm, *options.bounds,
+            t.model_input, t.mean, t.std, t.zero_grad,
+        )  # fmt: skip
+
+    with torch.enable_grad(), _attributes_untouched(anatomy.modules):
+        one_step = make_fx(step, _REWRITES, tracing_mode="fake")(*named)
+    hoisted, rest = hoist(one_step, range(len(names), len(names) + len(parameters)))
+    nodes = len(one_step.graph.nodes)
+    together = steps_together(options.steps, nodes)
+    # The casts of autocast are in the graph by now.
+    with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
+        inputs = [*tensors.values(), *hoisted(*parameters.values()), *buffers.values()]
+
+        def several(*values: Tensor) -> None:
+            for _ in range(together):
+                rest(*values)
+
+        run = compile_graph(make_fx(several, tracing_mode="fake")(*inputs) if together > 1 else rest, inputs)
+    return Program(together, classes, nodes, time.perf_counter() - begin, hoisted, run)
+
+
+def steps_together(steps: int, nodes: int) -> int:
+    """How many steps to put into one graph: a divisor of all of them, so that no second graph is needed."""
+    fitting = [k for k in range(1, min(steps, MOST_STEPS) + 1) if steps % k == 0 and k * nodes <= MOST_NODES]
+    return max(fitting, default=1)
+
+
+def hoist(graph_module: fx.GraphModule, parameters: range) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Split a graph into what depends on these inputs alone and the rest.
+
+    The first part maps the parameters to a tuple; the second takes that tuple's values in the parameters' place.
+    """
+    nodes = list(graph_module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    fixed = {inputs[i] for i in parameters}
+    if not any(_writes(node) and fixed.intersection(node.all_input_nodes) for node in nodes):
+        for node in nodes:
+            if node.all_input_nodes and fixed.issuperset(node.all_input_nodes) and _is_pure(node):
+                fixed.add(node)
+    handed_over = [node for node in nodes if node in fixed and not fixed.issuperset(node.users)]
+
+    first, second = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node in fixed:
+            copies[node] = first.node_copy(node, copies.__getitem__)
+    first.output(tuple(copies[node] for node in handed_over))
+    copies = {}
+    for node in [*inputs[: parameters.start], *handed_over, *inputs[parameters.stop :]]:
+        copies[node] = second.placeholder(node.name)
+    for node in nodes:
+        if node not in copies and node not in fixed:
+            copies[node] = second.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(graph_module, first), fx.GraphModule(graph_module, second)
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    return not _writes(node) and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+@contextmanager
+def _attributes_untouched(modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Undo what a forward does to its modules' attributes, and object to it: a graph would not do it."""
+    before = [(name, module, dict(vars(module))) for name, module in modules.items()]
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for name, module, attributes in before:
+            now = vars(module)
+            differing = [key for key in {**attributes, **now} if now.get(key, now) is not attributes.get(key, before)]
+            changed += [f"{name}.{key}".lstrip(".") for key in differing]
+            if differing:
+                now.clear()
+                now.update(attributes)
+    if changed:
+        raise RuntimeError(f"its forward sets {', '.join(changed)}")
