@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+WARM_BELOW = 0.05  # seconds: beyond it, what a neighbour left in the caches does not count
 WARM_UP = 3  # calls before calibration, if they are short: allocators, caches and thread pools settle
 
 
@@ -61,8 +62,9 @@ def measure(
     """Time every contestant once a round, in rotating order, until ``budget`` seconds are spent.
 
     A fast contestant is called several times a sample, so that every sample lasts about ``sample_seconds``;
-    the clock's resolution and the loop's own cost then do not count. At least ``min_rounds`` rounds are run
-    whatever they cost, at most ``max_rounds``.
+    the clock's resolution and the loop's own cost then do not count. One more call, untimed, goes ahead of a sample:
+    what is timed is a loop that runs, not the caches that a neighbour left behind. At least ``min_rounds`` rounds are
+    run whatever they cost, at most ``max_rounds``.
     """
     names = list(runs)
     calls = {name: _calls_for(runs[name], sample_seconds) for name in names}
@@ -79,6 +81,8 @@ def measure(
             order = names[shift:] + names[:shift]
             # Backwards in every other round, so that nobody always follows the same neighbour's cache.
             for name in reversed(order) if number % 2 else order:
+                if calls[name] > 1 or (seconds[name] and seconds[name][-1] < WARM_BELOW):
+                    runs[name]()
                 seconds[name].append(_sample(runs[name], calls[name]))
     finally:
         if was_collecting:
