@@ -91,4 +91,15 @@ struct ClassStatsArgs {
   const int64_t* target;  // (N,) or null
 };
 
+// Between an image in channels-last order and its tiles of 4 x 4 pixels, which overlap by two (winograd.h).
+struct WinogradArgs {
+  const float* image;  // (N, height, width, channels): what tiles are cut from
+  float* image_out;    // the same, written from tiles
+  float* tiles;        // (16, N, rows, columns, channels)
+  int64_t n, height, width, channels;
+  int64_t rows, columns;
+  int64_t pad_top, pad_left;  // zeros before the image's first row and column
+  int threads;
+};
+
 }  // namespace fairtat

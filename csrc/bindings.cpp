@@ -147,6 +147,39 @@ void class_stats(uintptr_t buffer, int64_t classes, int64_t n, uintptr_t pred, u
   raise_if_bad(cpu_kernels().class_stats(a), classes);
 }
 
+WinogradArgs winograd_args(int64_t n, int64_t height, int64_t width, int64_t channels, int64_t rows, int64_t columns,
+                           int threads) {
+  WinogradArgs a{};
+  a.n = n;
+  a.height = height;
+  a.width = width;
+  a.channels = channels;
+  a.rows = rows;
+  a.columns = columns;
+  a.threads = threads;
+  return a;
+}
+
+void winograd_tiles(uintptr_t image, uintptr_t tiles, int64_t n, int64_t height, int64_t width, int64_t channels,
+                    int64_t rows, int64_t columns, int64_t pad_top, int64_t pad_left, int threads) {
+  WinogradArgs a = winograd_args(n, height, width, channels, rows, columns, threads);
+  a.image = at<const float>(image);
+  a.tiles = at<float>(tiles);
+  a.pad_top = pad_top;
+  a.pad_left = pad_left;
+  py::gil_scoped_release unlocked;
+  cpu_kernels().winograd_tiles(a);
+}
+
+void winograd_image(uintptr_t tiles, uintptr_t image, int64_t n, int64_t height, int64_t width, int64_t channels,
+                    int64_t rows, int64_t columns, int threads) {
+  WinogradArgs a = winograd_args(n, height, width, channels, rows, columns, threads);
+  a.tiles = at<float>(tiles);
+  a.image_out = at<float>(image);
+  py::gil_scoped_release unlocked;
+  cpu_kernels().winograd_image(a);
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const char* const* name = cpu_isas(); *name != nullptr; ++name) names.emplace_back(*name);
@@ -162,6 +195,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("logit_loss", &logit_loss);
   m.def("sample_targets", &sample_targets);
   m.def("class_stats", &class_stats);
+  m.def("winograd_tiles", &winograd_tiles);
+  m.def("winograd_image", &winograd_image);
   m.def("isas", &isas, "Instruction sets that this processor can run, slowest first.");
   m.def("isa", [] { return cpu_kernels().name; }, "The instruction set in use.");
   m.def(

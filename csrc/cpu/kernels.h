@@ -18,6 +18,8 @@ struct CpuKernels {
   BadIndex (*logit_loss)(const LogitLossArgs&);
   BadIndex (*sample_targets)(const SampleTargetsArgs&);
   BadIndex (*class_stats)(const ClassStatsArgs&);
+  void (*winograd_tiles)(const WinogradArgs&);  // image -> tiles
+  void (*winograd_image)(const WinogradArgs&);  // tiles -> image_out
 };
 
 namespace baseline {

@@ -140,6 +140,38 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
     )  # fmt: skip
 
 
+def winograd_tiles(
+    image: Tensor,  # (N, C, H, W) float32, dense in channels_last
+    rows: int,
+    columns: int,
+    pad_top: int,
+    pad_left: int,
+) -> Tensor:
+    """The transformed tiles (16, N * rows * columns, C) of an image on the CPU; csrc/math/winograd.h."""
+    n, channels, height, width = image.shape
+    tiles = image.new_empty((16, n * rows * columns, channels))
+    core().winograd_tiles(
+        image.data_ptr(), tiles.data_ptr(), n, height, width, channels, rows, columns, pad_top, pad_left,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return tiles
+
+
+def winograd_image(
+    tiles: Tensor,  # (16, N * rows * columns, C) float32, contiguous
+    n: int,
+    height: int,
+    width: int,
+) -> Tensor:
+    """The image (N, C, H, W) in channels_last that tiles of two by two pixels, ceil(H/2) * ceil(W/2) a sample, hold."""
+    channels, rows, columns = tiles.shape[2], -(-height // 2), -(-width // 2)
+    image = tiles.new_empty((n, height, width, channels))
+    core().winograd_image(
+        tiles.data_ptr(), image.data_ptr(), n, height, width, channels, rows, columns, torch.get_num_threads()
+    )
+    return image.permute(0, 3, 1, 2)
+
+
 def inner_layout(x: Tensor) -> tuple[list[int], list[int]]:
     """Sizes and strides of a sample's dimensions in logical order, adjacent ones merged where dense."""
     if x.is_contiguous():
