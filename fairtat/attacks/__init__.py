@@ -1,6 +1,6 @@
 """The attacks: one loop, targeted and untargeted, around any PyTorch classifier."""
 
-from fairtat.attacks.engine_compiled import EngineFallback
+from fairtat.attacks.fallback import EngineFallback
 from fairtat.attacks.pgd import TargetedPGD, fast_pgd, fast_targeted_pgd
 from fairtat.attacks.result import AttackResult
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fairtat.attacks import compiled_winograd
+
 # The phases of a kernel that the stride does not divide are padded with zero taps, which cost more the more channels.
 _FEW_CHANNELS = 4
 
@@ -112,6 +114,10 @@ def _convolution(
     groups: int,
     output_padding: Sequence[int] | None = None,  # given: transposed
 ) -> Tensor:
+    if output_padding is None:
+        fast = compiled_winograd.convolution(x, weight, None, stride, padding, dilation, False, [], groups)
+        if fast is not NotImplemented:
+            return fast  # type: ignore[no-any-return]
     out: Tensor = torch.ops.aten.convolution.default(
         x, weight, None, stride, padding, dilation, output_padding is not None, output_padding or [0] * len(stride),
         groups,

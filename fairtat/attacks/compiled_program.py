@@ -9,19 +9,24 @@ attack. Of small graphs several steps are put behind one another, and the result
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch._inductor
 from torch import Tensor, fx, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fairtat import reference
+from fairtat.attacks import compiled_winograd
+from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.compiled_cache import Anatomy
 from fairtat.attacks.compiled_convolution import convolution_input_gradient
+from fairtat.attacks.compiled_linear import product_and_bias
 from fairtat.attacks.compiled_losses import logit_gradient
 from fairtat.attacks.engine_eager import input_gradient
 from fairtat.attacks.model_state import ModelState
@@ -32,7 +37,11 @@ from fairtat.attacks.options import AttackOptions
 MOST_STEPS = 10
 MOST_NODES = 1000
 
-_REWRITES = {torch.ops.aten.convolution_backward.default: convolution_input_gradient}
+_REWRITES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.convolution.default: compiled_winograd.convolution,
+    torch.ops.aten.convolution_backward.default: convolution_input_gradient,
+    torch.ops.aten.addmm.default: product_and_bias,
+}
 
 
 @dataclass
@@ -79,7 +88,11 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
         # Elements for each thread: below that, waiting for the other threads takes longer than the work.
         "cpp.min_chunk_size": 16384,
     }
-    return torch._inductor.compile(graph, list(inputs), options=options)  # type: ignore[no-any-return]
+    # Inductor's cache of whole graphs serves only those that come with an environment of symbolic shapes, even of none.
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+    with tracing(TracingContext(mode)):
+        return torch._inductor.compile(graph, examples, options=options)  # type: ignore[no-any-return]
 
 
 def build(
@@ -100,6 +113,7 @@ def build(
     parameters, buffers = anatomy.parameters, anatomy.buffers
     named = [*tensors.values(), *parameters.values(), *buffers.values()]
     classes = 0
+    memory_format = torch.channels_last if compiled_winograd.suits(parameters) else torch.preserve_format
 
     def step(*values: Tensor) -> None:
         nonlocal classes
@@ -107,7 +121,7 @@ def build(
         state = dict(zip([*parameters, *buffers], values[len(names) :], strict=True))
         network = Network(lambda images: torch.func.functional_call(model, state, (images,)), held, batch, options)
         leaf = (t.x_adv if t.model_input is None else t.model_input).detach().requires_grad_()
-        logits = network(leaf)
+        logits = network(leaf.clone(memory_format=memory_format))
         classes = logits.shape[1]
         z = logits.detach()
         z = z.float() if z.dtype == torch.float16 else z
@@ -118,8 +132,10 @@ def build(
             t.model_input, t.mean, t.std, t.zero_grad,
         )  # fmt: skip
 
-    with torch.enable_grad(), _attributes_untouched(anatomy.modules):
+    with torch.enable_grad(), anatomy.untouched() as changed:
         one_step = make_fx(step, _REWRITES, tracing_mode="fake")(*named)
+    if changed:  # which a graph would not do
+        raise RuntimeError(f"its forward sets {', '.join(changed)}")
     hoisted, rest = hoist(one_step, range(len(names), len(names) + len(parameters)))
     nodes = len(one_step.graph.nodes)
     together = steps_together(options.steps, nodes)
@@ -149,23 +165,29 @@ def hoist(graph_module: fx.GraphModule, parameters: range) -> tuple[fx.GraphModu
     nodes = list(graph_module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
     fixed = {inputs[i] for i in parameters}
+    constants: set[fx.Node] = set()
     if not any(_writes(node) and fixed.intersection(node.all_input_nodes) for node in nodes):
         for node in nodes:
-            if node.all_input_nodes and fixed.issuperset(node.all_input_nodes) and _is_pure(node):
-                fixed.add(node)
+            if _is_pure(node) and (fixed | constants).issuperset(node.all_input_nodes):
+                (constants if constants.issuperset(node.all_input_nodes) else fixed).add(node)
     handed_over = [node for node in nodes if node in fixed and not fixed.issuperset(node.users)]
 
     first, second = fx.Graph(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in nodes:
-        if node in fixed:
+        if node in fixed or node in constants:
             copies[node] = first.node_copy(node, copies.__getitem__)
     first.output(tuple(copies[node] for node in handed_over))
+    first.eliminate_dead_code()  # constants that only the second part uses
     copies = {}
     for node in [*inputs[: parameters.start], *handed_over, *inputs[parameters.stop :]]:
         copies[node] = second.placeholder(node.name)
+    idle: set[fx.Node] = set()  # constants that only the first part uses
+    for node in reversed(nodes):
+        if node in constants and (fixed | idle).issuperset(node.users):
+            idle.add(node)
     for node in nodes:
-        if node not in copies and node not in fixed:
+        if node not in copies and node not in fixed and node not in idle:
             copies[node] = second.node_copy(node, copies.__getitem__)
     return fx.GraphModule(graph_module, first), fx.GraphModule(graph_module, second)
 
@@ -179,22 +201,3 @@ def _is_pure(node: fx.Node) -> bool:
 def _writes(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
-
-
-@contextmanager
-def _attributes_untouched(modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Undo what a forward does to its modules' attributes, and object to it: a graph would not do it."""
-    before = [(name, module, dict(vars(module))) for name, module in modules.items()]
-    changed: list[str] = []
-    try:
-        yield
-    finally:
-        for name, module, attributes in before:
-            now = vars(module)
-            differing = [key for key in {**attributes, **now} if now.get(key, now) is not attributes.get(key, before)]
-            changed += [f"{name}.{key}".lstrip(".") for key in differing]
-            if differing:
-                now.clear()
-                now.update(attributes)
-    if changed:
-        raise RuntimeError(f"its forward sets {', '.join(changed)}")

@@ -7,29 +7,27 @@ that are attributes of its modules, is decided when it is traced. The rest runs 
 from __future__ import annotations
 
 import logging
-import sys
-import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
+from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.compiled_cache import Anatomy, Family, record_of
+from fairtat.attacks.engine_cache import Family, record_of
 from fairtat.attacks.engine_eager import Eager
+from fairtat.attacks.fallback import warn_once
 from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
-from fairtat.attacks.passes import Attack, Pass, take
+from fairtat.attacks.passes import Attack, Pass, Span, take
 from fairtat.attacks.result import AttackResult
 
+if TYPE_CHECKING:
+    from fairtat.attacks.compiled_program import Program
+
 _LOG = logging.getLogger("fairtat")
-
-
-class EngineFallback(UserWarning):
-    """The engine that was asked for cannot serve a model or an option, so the eager engine does."""
 
 
 def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Tensor | AttackResult:
@@ -39,7 +37,7 @@ def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Te
     result = attack.run(engine.descend)
     # Only now: had the eager engine failed as well, its error would have been the message.
     if engine.unfit is not None:
-        _warn_once(engine.model, engine.unfit)
+        warn_once("compiled", engine.model, engine.unfit)
     return result
 
 
@@ -53,37 +51,40 @@ class _Compiled:
         self.unfit: str | None = None
         self._eager = Eager(attack)
 
-    def descend(self, work: Pass) -> AttackResult | None:
-        """Run the steps of one pass, in place."""
-        steps = self.options.steps
-        if steps == 0 or not self._run_compiled(work):
-            return self._eager.descend(work)
-        return self._eager.finish(work, steps)
+    def descend(self, spans: Sequence[Span], room: Tensor | None) -> AttackResult | None:
+        """Attack the samples of these spans."""
+        if self.options.steps > 0 and self.options.early_stop:
+            self.unfit = "with early_stop the batch shrinks from step to step"
+        if self.options.steps == 0 or self.options.early_stop:
+            return self._eager.descend(spans, room)
+        work = self.attack.begin(spans, room)
+        if not self._run_compiled(work):
+            return self._eager.staying(work)
+        return self._eager.finish(work)
 
     def _run_compiled(self, work: Pass) -> bool:
         """Whether the steps were made; if not, nothing was touched."""
-        if self.options.early_stop:
-            self.unfit = "with early_stop the batch shrinks from step to step"
-        elif not isinstance(self.model, nn.Module):
+        if not isinstance(self.model, nn.Module):
             self.unfit = f"the model is no torch.nn.Module but a {type(self.model).__name__}, with weights out of sight"
         if self.unfit is not None:
             return False
         model, tensors = self.model, self._tensors(work)
         assert isinstance(model, nn.Module)
         anatomy = Anatomy.of(model)
-        self.unfit = _hooks(anatomy)
-        if self.unfit is not None:
+        hooks = anatomy.hooks()
+        if hooks is not None:
+            self.unfit = f"{hooks} would run only once, while tracing"
             return False
-        family = record_of(model).family(self._settings(tensors), anatomy.signature())
+        family = record_of(model, "compiled").family(self._settings(tensors), anatomy.signature())
         n = len(work.x)
         size = None if family.unfit else family.size_for(n)
         if size is not None and size not in family.programs:
             self._build(family, model, anatomy, tensors)
         self.unfit = family.unfit
         # Padding would change batch statistics.
-        if self.unfit is not None or size is None or (size != n and self.options.bn_mode != "eval"):
+        if self.unfit is not None or size is None or (size != n and self.network.state.mixes_samples):
             return False
-        program = family.programs[size]
+        program = family.use(size)
         self.attack.batch.check_classes(work.x.new_empty(0, program.classes), self.options)
         at_work = work if size == n else _padded(work, size)
         inputs = list((tensors if at_work is work else self._tensors(at_work)).values())
@@ -97,7 +98,7 @@ class _Compiled:
             _copy_back(at_work, work)
         return True
 
-    def _build(self, family: Family, model: nn.Module, anatomy: Anatomy, tensors: dict[str, Tensor]) -> None:
+    def _build(self, family: Family[Program], model: nn.Module, anatomy: Anatomy, tensors: dict[str, Tensor]) -> None:
         """Add a program for these tensors to the family, or the reason why there can be none."""
         # Tracing and inductor take seconds to import, which others need not wait for.
         from fairtat.attacks.compiled_program import build
@@ -145,16 +146,6 @@ class _Compiled:
         return options, shapes, device, autocast, self.network.input_dtype, torch.get_num_threads()
 
 
-def _hooks(anatomy: Anatomy) -> str | None:
-    """An objection to a model that has hooks."""
-    if nn_module._has_any_global_hook():
-        return "global module hooks would run only once, while tracing"
-    for name, module in anatomy.modules.items():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return f"the hooks of {name or 'the model'} would run only once, while tracing"
-    return None
-
-
 def _padded(work: Pass, size: int) -> Pass:
     """The pass with its last sample repeated until there are ``size``."""
     index = torch.arange(size, device=work.x.device).clamp_(max=len(work.x) - 1)
@@ -168,15 +159,3 @@ def _copy_back(padded: Pass, work: Pass) -> None:
         tensor = getattr(work, name)
         if tensor is not None:
             tensor.copy_(getattr(padded, name)[:n])
-
-
-def _warn_once(model: object, reason: str) -> None:
-    if isinstance(model, nn.Module):
-        warned = record_of(model).warned
-        if reason in warned:
-            return
-        warned.add(reason)
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "fairtat":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"engine='compiled' gives way to 'eager': {reason}", EngineFallback, stacklevel=level)

@@ -6,7 +6,7 @@ autograd graph of the loss, and with frozen parameters none of a weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from fairtat import backends
 from fairtat.attacks.batch import Batch
 from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
-from fairtat.attacks.passes import Attack, Pass, empty_rows, laid_out_like, take
+from fairtat.attacks.passes import Attack, Pass, Span, empty_rows, laid_out_like, take
 from fairtat.attacks.result import AttackResult
 
 # Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
@@ -31,7 +31,7 @@ def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Te
     return attack.run(Eager(attack).descend)
 
 
-class _Score(NamedTuple):
+class Score(NamedTuple):
     """One forward pass and what the loss kernel says of it."""
 
     logits: Tensor
@@ -42,70 +42,105 @@ class _Score(NamedTuple):
 
 
 class Eager:
-    """Steps and reports by plain PyTorch passes; other engines report through it too."""
+    """Steps and reports by plain PyTorch passes; other engines step and report through it too."""
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
         self.network = attack.network
         self.batch = attack.batch
         self.options = attack.options
+        self.classes = 0  # of the model, once it has been called
         self._loss_kernel: Callable[..., Any] | None = None
 
-    def descend(self, work: Pass) -> AttackResult | None:
-        """Run the steps of one pass, in place."""
-        o = self.options
-        leaving = o.early_stop and o.bn_mode == "eval"
-        halt = _Halt(work, self.batch.step) if o.early_stop and not leaving else None
-        outcome = _Outcome(work.x_adv, self.attack.scored)
-        for k in range(o.steps):
-            leaf = work.model_input.detach().requires_grad_()
-            score = self._score(self.network(leaf), work)
-            left = None
-            if leaving:
-                # The one synchronisation of a step: the host has to know the size of the next pass.
-                left = (~score.reached).nonzero()[:, 0]
-                if len(left) == len(score.reached):
-                    left = None
-                else:
-                    outcome.record(work, score.reached.nonzero()[:, 0], score, k)
-                    if len(left) == 0:
-                        return outcome.result
-            elif halt is not None:
-                halt.note(score.reached)
-            grad = input_gradient(score.logits, score.dlogits, leaf, self.network.float16, o.norm, self.batch.std)
+    def descend(self, spans: Sequence[Span], room: Tensor | None) -> AttackResult | None:
+        """Attack the samples of these spans."""
+        work = self.attack.begin(spans, room)
+        return self.shrinking(work) if self.attack.shrinks else self.staying(work)
+
+    def staying(self, work: Pass) -> AttackResult | None:
+        """Run all steps on all samples, in place; one that has stopped stays unmoved."""
+        for _ in range(self.options.steps):
+            self.advance(work)
+        return self.finish(work)
+
+    def shrinking(self, work: Pass) -> AttackResult | None:
+        """The same where a sample that has stopped leaves the batch."""
+        outcome = Outcome(work.x_adv, self.attack.scored)
+        for _ in range(self.options.steps):
+            leaf, score = self._look(work)
+            assert work.moving is not None
+            # The one synchronisation of a step: the host has to know the size of the next pass.
+            left: Tensor | None = work.moving.nonzero()[:, 0]
+            if left is not None and len(left) == len(work.moving):
+                left = None
+            elif left is not None:
+                outcome.record(work, (~work.moving).nonzero()[:, 0], score)
+                if len(left) == 0:
+                    return outcome.result
+            grad = self._gradient(score, leaf)
             del leaf, score  # so that the graph is gone before the next one grows
             if left is not None:
                 grad = take(grad, left)
                 work.keep(left)
-            if halt is None:
-                self.attack.step(work, grad, work.step_n, self.batch.step)
-            else:
-                halt.step(self.attack, work, grad)
-        return self.finish(work, o.steps if halt is None else halt.steps, outcome)
+            self.attack.step(work, grad, work.step_n, self.batch.step)
+        return self.finish(work, outcome)
 
-    def finish(self, work: Pass, steps: int | Tensor, outcome: _Outcome | None = None) -> AttackResult | None:
+    def advance(self, work: Pass) -> Score:
+        """Make one step, in place. Who has stopped stays unmoved: nothing asks the device, and ranks keep in step."""
+        leaf, score = self._look(work)
+        grad = self._gradient(score, leaf)
+        score = score._replace(logits=score.logits.detach())
+        del leaf
+        if work.moving is None:
+            self.attack.step(work, grad, work.step_n, self.batch.step)
+            return score
+        zero_before = None if work.zero_grad is None else work.zero_grad.clone()
+        step_n = work.x.new_full((len(work.x),), self.batch.step) if work.step_n is None else work.step_n
+        self.attack.step(work, grad, torch.where(work.moving, step_n, 0.0), 0.0)
+        if zero_before is not None and work.zero_grad is not None:
+            work.zero_grad.copy_(torch.where(work.moving, work.zero_grad, zero_before))
+        return score
+
+    def finish(self, work: Pass, outcome: Outcome | None = None) -> AttackResult | None:
         """Judge what is left of a pass, where that is asked for, and put its samples in their places."""
-        outcome = outcome or _Outcome(work.x_adv, self.attack.scored)
+        outcome = outcome or Outcome(work.x_adv, self.attack.scored)
         if self.attack.scored:
-            with torch.no_grad(), self.network.state.statistics_held():
-                score = self._score(self.network(work.model_input), work)
-            outcome.record(work, None, score, steps)
+            outcome.record(work, None, self.judge(work), self.options.steps)
         elif work.row is not None:
-            outcome.record(work, None, None, steps)
+            outcome.record(work, None, None)
         return outcome.result
 
-    def _score(self, logits: Tensor, work: Pass) -> _Score:
+    def judge(self, work: Pass) -> Score:
+        """The score of the samples where they are, without a gradient."""
+        with torch.no_grad(), self.network.state.statistics_held():
+            return self._score(self.network(work.model_input), work)
+
+    def _look(self, work: Pass) -> tuple[Tensor, Score]:
+        """(what the gradient is taken to, the score) of the samples where they are."""
+        leaf = work.model_input.detach().requires_grad_()
+        score = self._score(self.network(leaf), work)
+        if work.moving is not None:
+            work.note(score.reached)
+        return leaf, score
+
+    def _gradient(self, score: Score, leaf: Tensor) -> Tensor:
+        return input_gradient(
+            score.logits, score.dlogits, leaf, self.network.float16, self.options.norm, self.batch.std
+        )
+
+    def _score(self, logits: Tensor, work: Pass) -> Score:
         z = logits.detach()
         if z.dtype == torch.float16:
             z = z.float()  # a confident sample's gradient is below what float16 can hold
         if self._loss_kernel is None:
             self.batch.check_classes(z, self.options)
+            self.classes = z.shape[1]
             chosen = backends.choose("logit_loss", z.device, z.dtype, self.options.backend)
             self._loss_kernel = backends.kernel("logit_loss", chosen)
         loss, dlogits, pred, reached = self._loss_kernel(
             z.contiguous(), work.goal, self.options.loss, work.y, work.clean_logits
         )
-        return _Score(logits, loss, dlogits, pred, reached if self.options.targeted else ~reached)
+        return Score(logits, loss, dlogits, pred, reached if self.options.targeted else ~reached)
 
 
 def input_gradient(
@@ -134,29 +169,7 @@ def input_gradient(
     return laid_out_like(grad, leaf)
 
 
-class _Halt:
-    """Early stopping where a sample may not leave: batch statistics must not change, so it stays, unmoved.
-
-    Nothing here asks the device, and no pass is left out, so ranks that share statistics stay in step.
-    """
-
-    def __init__(self, work: Pass, step: float) -> None:
-        self._moving = torch.ones_like(work.goal, dtype=torch.bool)
-        self._step_n = work.x.new_full((len(work.x),), step) if work.step_n is None else work.step_n
-        self.steps = torch.zeros_like(work.goal)
-
-    def note(self, reached: Tensor) -> None:
-        self._moving &= ~reached
-        self.steps += self._moving
-
-    def step(self, attack: Attack, work: Pass, grad: Tensor) -> None:
-        zero_before = None if work.zero_grad is None else work.zero_grad.clone()
-        attack.step(work, grad, torch.where(self._moving, self._step_n, 0.0), 0.0)
-        if zero_before is not None and work.zero_grad is not None:
-            work.zero_grad = torch.where(self._moving, work.zero_grad, zero_before)
-
-
-class _Outcome:
+class Outcome:
     """The outcome of a pass, gathered when samples leave it and at its end."""
 
     def __init__(self, x_adv: Tensor, scored: bool) -> None:
@@ -164,8 +177,8 @@ class _Outcome:
         self._x_adv = x_adv
         self._scored = scored
 
-    def record(self, work: Pass, index: Tensor | None, score: _Score | None, steps: int | Tensor) -> None:
-        """Note these samples of ``work`` (None: all that are left) as they are now."""
+    def record(self, work: Pass, index: Tensor | None, score: Score | None, steps: int = 0) -> None:
+        """Note these samples of ``work`` (None: all that are left) as they are now; ``steps``: where it counts none."""
         rows = index if work.row is None else work.row if index is None else work.row[index]
         if work.row is not None:
             assert rows is not None
@@ -181,7 +194,7 @@ class _Outcome:
             reached=score.reached,
             loss=score.loss,
             zero_grad=work.zero_grad,
-            steps=steps if isinstance(steps, Tensor) else torch.full_like(score.pred, steps),
+            steps=torch.full_like(score.pred, steps) if work.taken is None else work.taken,
         )
         if rows is None:
             self.result = now

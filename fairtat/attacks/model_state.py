@@ -22,6 +22,7 @@ class ModelState:
     dtype: torch.dtype | None = None  # of its first floating-point parameter
     device: torch.device | None = None
     tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
+    mixes_samples: bool = False  # BatchNorm that normalises by the batch: a sample's result depends on the others
 
     @contextmanager
     def statistics_held(self) -> Iterator[None]:
@@ -75,6 +76,8 @@ def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
             if isinstance(module._modules.get("_orig_mod"), nn.Module):
                 continue  # torch.compile's wrapper: its flags are those of the module inside, which comes next
             train = bn_mode != "eval" and isinstance(module, _BatchNorm) and (module.training or not was_training)
+            if isinstance(module, _BatchNorm) and (train or module.running_mean is None):
+                state.mixes_samples = True
             if module.training != train:
                 assign(module, "training", train)
             if train and module.track_running_stats:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.attacks import engine_compiled, engine_eager
+from fairtat.attacks import engine_compiled, engine_eager, engine_graph
 from fairtat.attacks.batch import make_batch
 from fairtat.attacks.model_state import Model, frozen, own_random_numbers, unwrap
 from fairtat.attacks.network import Network
@@ -17,7 +17,12 @@ from fairtat.attacks.result import AttackResult
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
-_ENGINES = {"auto": engine_eager.run, "eager": engine_eager.run, "compiled": engine_compiled.run}
+_ENGINES = {
+    "auto": engine_graph.run_unasked,
+    "eager": engine_eager.run,
+    "compiled": engine_compiled.run,
+    "graph": engine_graph.run,
+}
 
 
 def fast_targeted_pgd(
@@ -37,6 +42,7 @@ def fast_targeted_pgd(
     bn_mode: str = "eval",
     restarts: int = 1,
     early_stop: bool = False,
+    extra_steps: int = 0,
     amp: torch.dtype | None = None,
     seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
@@ -92,9 +98,12 @@ def fast_targeted_pgd(
             BatchNorm that was frozen by hand (eval inside a model in train mode) stays frozen, and a
             sample's result depends on its batch or chunk.
         restarts: Attacks a sample from that many starts, folded into the batch. Kept is a start that reached
-            its target before one that did not, then the smaller loss, then the earlier start.
+            its target before one that did not, then the smaller loss, then the earlier start. With ``early_stop``
+            they take turns, each for the samples that are not at their target yet, so the first to reach it is kept.
         early_stop: A sample whose prediction is its target moves no more and leaves the batch. In the two
             BatchNorm train modes it stays, unmoved, so that batch statistics do not change.
+        extra_steps: With ``early_stop``, the steps that a sample makes although it is at its goal: each such step uses
+            one up, and at its goal with none left the sample stops (friendly adversarial training's tau).
         amp: None, torch.bfloat16 or torch.float16: autocast around the model. x_adv and the step stay in the
             images' dtype. float16 gradients are scaled by a power of two.
         seed: An int in [-2**63, 2**64) makes the attack repeatable. None takes ``torch.initial_seed()`` and
@@ -107,7 +116,15 @@ def fast_targeted_pgd(
             without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly; what
             cannot be traced (Python decisions that depend on data, hooks, callables that are no module, early_stop)
             runs eagerly with one :class:`EngineFallback` warning. Not for one model in several threads at once.
-            "auto": eager.
+            "graph": the steps captured once for a shape as CUDA graphs and replayed, so that the host has nothing to
+            do; equal to "eager" to the last bit in Linf. Weights may change in place between calls; if they move, a
+            new capture is made. A compiled model is captured with its own kernels, a smaller last batch is padded or
+            runs eagerly, and with early_stop the batch shrinks to halves, quarters and eighths. Graphs are kept with
+            the model, the last few shapes for each set of options, and go with it. What cannot be captured (hooks,
+            random numbers, decisions that read from the device, callables that are no module, SyncBatchNorm in train
+            mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
+            "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size; else
+            "eager". It never warns.
         chunk_size: The most images in one pass of the model, restarts counted; None: all at once.
         check: False skips the checks of values (on a GPU: one synchronisation), not those of shapes and types.
         return_info: Return an :class:`AttackResult`, at the price of one more forward pass.
@@ -127,8 +144,8 @@ def fast_targeted_pgd(
     options = {
         "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
         "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "amp": amp, "seed": seed, "backend": backend, "engine": engine,
-        "chunk_size": chunk_size, "check": check, "return_info": return_info,
+        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
+        "engine": engine, "chunk_size": chunk_size, "check": check, "return_info": return_info,
     }  # fmt: skip
     return _attack(model, x, target, options, y=y, sample_ids=sample_ids)
 
@@ -150,6 +167,7 @@ def fast_pgd(
     bn_mode: str = "eval",
     restarts: int = 1,
     early_stop: bool = False,
+    extra_steps: int = 0,
     amp: torch.dtype | None = None,
     seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
@@ -173,7 +191,7 @@ def fast_pgd(
         loss: "ce", "margin" (C >= 2), "dlr" (C >= 3), or "kl": KL(softmax(clean_logits) || softmax(f(x_adv))), the
             inner maximisation of TRADES (which starts from ``init="normal"``: at x itself its gradient is zero).
         restarts: Kept is a start that fooled the model before one that did not, then the larger loss.
-        early_stop: A sample stops once it is misclassified.
+        early_stop: A sample stops once it is misclassified, or ``extra_steps`` such steps later.
 
     Returns:
         x_adv like x; with ``return_info=True`` an :class:`AttackResult` whose ``reached`` means ``pred != y``.
@@ -181,13 +199,14 @@ def fast_pgd(
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`fast_targeted_pgd`.
 
-    Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573.
+    Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573; ``early_stop`` and
+    ``extra_steps``: Zhang et al. 2020 (friendly adversarial training), arXiv:2002.11242.
     """
     options = {
         "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
         "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "amp": amp, "seed": seed, "backend": backend, "engine": engine,
-        "chunk_size": chunk_size, "check": check, "return_info": return_info,
+        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
+        "engine": engine, "chunk_size": chunk_size, "check": check, "return_info": return_info,
     }  # fmt: skip
     return _attack(model, x, y, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 
@@ -196,7 +215,8 @@ class TargetedPGD:
     """:func:`fast_targeted_pgd` with its model and options fixed in advance, and checked once.
 
     ``TargetedPGD(model, eps=4/255, steps=20)(x, target)``. Options given to a call count for that call alone:
-    ``attack(x, target, y, eps=fair.eps_for(y), sample_ids=index)``.
+    ``attack(x, target, y, eps=fair.eps_for(y), sample_ids=index)``. What an engine builds or captures is kept with the
+    model, so this object and the functions share it.
     """
 
     def __init__(self, model: Model, **options: Any) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from fairtat.attacks import graph_runtime
 
 CLASSES = 5
 
@@ -105,6 +110,54 @@ def same(a, b):
     return a is b or a == b
 
 
+@dataclass
+class StubGraphs:
+    """Graphs that run the captured function again."""
+
+    captures: int = 0
+    replays: int = 0
+    log: list = field(default_factory=list)
+    current: str = "main"
+    fail: Exception | None = None  # raised in the midst of a capture
+    forget: bool = False  # captures are dropped, and a replay does nothing
+
+    def generators(self):
+        return [torch.default_generator]
+
+    def stream(self):
+        return self.current
+
+    def wait_for(self, stream):
+        self.log.append(("wait", self.current, stream))
+
+    def used_here(self, tensors):
+        self.log.append(("used", self.current, len(list(tensors))))
+
+    def new_pool(self):
+        return object()
+
+    @contextmanager
+    def aside(self):
+        yield
+
+    def capture(self, function, pool):
+        result = function()
+        if self.fail is not None:
+            raise self.fail
+        self.captures += 1
+        if self.forget:
+            return (lambda: None), result
+        written = [] if result is None else list(result)
+
+        def replay():
+            self.replays += 1
+            again = function()
+            for tensor, value in zip(written, [] if again is None else again, strict=True):
+                tensor.copy_(value)
+
+        return replay, result
+
+
 class Helpers:
     classes = CLASSES
     cnn = staticmethod(cnn)
@@ -119,3 +172,11 @@ class Helpers:
 def h():
     """The helpers of this folder (files of tests are not importable)."""
     return Helpers
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """CUDA graphs for the CPU."""
+    graphs = StubGraphs()
+    monkeypatch.setattr(graph_runtime, "runtime_for", lambda device: graphs)
+    return graphs

@@ -51,6 +51,23 @@ def test_what_depends_on_parameters_alone_is_hoisted():
     assert torch.equal(x, given[0])
 
 
+def test_constants_go_where_they_are_used():
+    aten = torch.ops.aten
+
+    def step(x, weight):
+        x.copy_(x @ (torch.eye(3) @ weight) + torch.arange(3))
+
+    given = torch.rand(4, 3), torch.rand(3, 3)
+    hoisted, rest = hoist(make_fx(step, tracing_mode="fake")(*given), range(1, 2))
+    assert targets(hoisted) == [aten.eye.default, aten.mm.default]
+    assert aten.eye.default not in targets(rest)
+    assert aten.arange.default in targets(rest)
+    x = given[0].clone()
+    rest(x, *hoisted(given[1]))
+    step(*given)
+    assert torch.equal(x, given[0])
+
+
 def test_a_forward_that_writes_parameters_keeps_them_all():
     def step(x, weight):
         x.mul_(weight.exp())

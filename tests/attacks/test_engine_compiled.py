@@ -16,7 +16,7 @@ from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
 from fairtat.attacks import EngineFallback, compiled_program
-from fairtat.attacks.compiled_cache import record_of
+from fairtat.attacks.engine_cache import record_of
 
 FLOAT64 = torch.float64
 BN_MODES = ["eval", "train", "train_frozen_stats"]
@@ -231,7 +231,7 @@ def test_settings_that_make_another_graph(h, compiles):
 def test_programs_go_with_the_model(h, compiles):
     model, (x, _, target) = h.cnn(), h.images(6)
     fast_targeted_pgd(model, x, target, engine="compiled", **SIX_STEPS)
-    (family,) = record_of(model).families.values()
+    (family,) = record_of(model, "compiled").families.values()
     gone = weakref.ref(model), weakref.ref(family)
     del model, family
     gc.collect()

@@ -25,13 +25,17 @@ def scene(h, targeted, norm):
     return model, x, goal, fast_targeted_pgd if targeted else fast_pgd, options
 
 
-def stop_one_by_one(h, model, x, goal, *, targeted, norm, eps, step_size, steps, seed):
-    """Each sample on its own: step until the prediction is right, by a plain Python loop."""
-    start = ops.pgd_init(x, eps, seed=seed, norm=norm)
+def stop_one_by_one(h, model, x, goal, *, targeted, norm, eps, step_size, steps, seed, extra_steps=0, stream=0):
+    """Each sample on its own: step until it is at its goal with no extra step left, by a plain Python loop."""
+    start = ops.pgd_init(x, eps, seed=seed, norm=norm, stream=stream)
     images, taken = [], []
     for i in range(len(x)):
-        x_adv, used = start[i : i + 1], 0
-        while used < steps and bool((model(x_adv).argmax(1) == goal[i]) != targeted):
+        x_adv, used, left = start[i : i + 1], 0, extra_steps
+        while used < steps:
+            at_goal = bool((model(x_adv).argmax(1) == goal[i]) == targeted)
+            if at_goal and left == 0:
+                break
+            left -= at_goal
             x_adv = h.textbook_pgd(
                 model, x_adv, x[i : i + 1], goal[i : i + 1], eps=eps, step_size=step_size, steps=1, targeted=targeted,
                 norm=norm,
@@ -46,9 +50,11 @@ def stop_one_by_one(h, model, x, goal, *, targeted, norm, eps, step_size, steps,
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("return_info", [True, False])
 @pytest.mark.parametrize("extra", [{}, {"chunk_size": 5}, {"normalize": ((0.0,) * 3, (1.0,) * 3)}])
-def test_early_stopping_equals_stopping_one_by_one(h, norm, targeted, return_info, extra):
+@pytest.mark.parametrize("extra_steps", [0, 1, 3])
+def test_early_stopping_equals_stopping_one_by_one(h, norm, targeted, return_info, extra, extra_steps):
     model, x, goal, attack, options = scene(h, targeted, norm)
     model.eval()
+    options["extra_steps"] = extra_steps
     expected, taken = stop_one_by_one(h, model, x, goal, targeted=targeted, **options)
     assert len(set(taken)) > 2  # some stop at once, some on the way
     result = attack(model, x, goal, early_stop=True, return_info=return_info, **options, **extra)
@@ -98,15 +104,19 @@ def test_a_shrinking_batch_keeps_its_memory_format(h):
 @pytest.mark.parametrize("bn_mode", ["train", "train_frozen_stats"])
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_where_batch_statistics_count_samples_stay_unmoved(h, bn_mode, targeted, norm):
+@pytest.mark.parametrize("extra_steps", [0, 2])
+def test_where_batch_statistics_count_samples_stay_unmoved(h, bn_mode, targeted, norm, extra_steps):
     model, x, goal, attack, options = scene(h, targeted, norm)
     by_hand = copy.deepcopy(model).train()
     by_hand[6].eval()  # dropout
     x_adv = ops.pgd_init(x, options["eps"], seed=2, norm=norm)
     moving, steps = torch.ones(16, dtype=torch.bool), torch.zeros(16, dtype=torch.int64)
+    left = [extra_steps] * 16
     for _ in range(6):
         probe = copy.deepcopy(by_hand)  # so that asking for the prediction moves no statistics
-        moving &= (probe(x_adv).argmax(1) == goal) != targeted
+        for i, at_goal in enumerate(((probe(x_adv).argmax(1) == goal) == targeted).tolist()):
+            moving[i] &= not at_goal or left[i] > 0
+            left[i] -= at_goal
         moved = h.textbook_pgd(
             by_hand, x_adv, x, goal, eps=options["eps"], step_size=options["step_size"], steps=1, targeted=targeted,
             norm=norm,
@@ -114,7 +124,8 @@ def test_where_batch_statistics_count_samples_stay_unmoved(h, bn_mode, targeted,
         x_adv = torch.where(moving[:, None, None, None], moved, x_adv)
         steps += moving
     assert len(steps.unique()) > 2
-    result = attack(model, x, goal, bn_mode=bn_mode, early_stop=True, return_info=True, **options)
+    more = {"early_stop": True, "extra_steps": extra_steps, "return_info": True}
+    result = attack(model, x, goal, bn_mode=bn_mode, **more, **options)
     torch.testing.assert_close(result.x_adv, x_adv, rtol=0, atol=1e-12)
     assert torch.equal(result.steps, steps)
     if bn_mode == "train":
@@ -138,15 +149,66 @@ def test_zero_gradients_of_stopped_samples_are_not_counted(bn_mode):
     assert result.zero_grad.tolist() == [0, 4, 0]
 
 
-def test_early_stopping_with_restarts_keeps_the_best_of_what_they_reached(h):
-    model, (x, _, target) = h.cnn(FLOAT64).eval(), h.images(9, FLOAT64)
-    options = {**STRONG, "eps": 0.15}
-    single = []
-    for restart in range(3):
-        start = ops.pgd_init(x, options["eps"], seed=2, stream=restart)
-        single.append(fast_targeted_pgd(model, x, target, early_stop=True, return_info=True, init=start, **options))
-    result = fast_targeted_pgd(model, x, target, early_stop=True, restarts=3, return_info=True, **options)
+def first_that_reached(h, model, x, goal, restarts, **options):
+    """(x_adv, steps, restart) of each sample: the first restart at its goal, else the one of least loss."""
+    found = []
+    for restart in range(restarts):
+        x_adv, taken = stop_one_by_one(h, model, x, goal, targeted=True, norm="linf", stream=restart, **options)
+        with torch.no_grad():
+            logits = model(x_adv)
+        found.append((x_adv, taken, logits.argmax(1) == goal, h.loss_value("ce", logits, goal)))
+    best = []
+    for i in range(len(x)):
+        reached = [r for r in range(restarts) if found[r][2][i]]
+        best.append(reached[0] if reached else min(range(restarts), key=lambda r: found[r][3][i].item()))
+    return torch.stack([found[r][0][i] for i, r in enumerate(best)]), [found[r][1][i] for i, r in enumerate(best)], best
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 4, 30])
+@pytest.mark.parametrize("extra_steps", [0, 2])
+def test_with_early_stopping_the_first_restart_at_its_goal_is_kept(h, chunk_size, extra_steps):
+    model, (x, _, target) = h.cnn(FLOAT64).eval(), h.images(16, FLOAT64)
+    options = {**STRONG, "eps": 0.15, "step_size": 0.01, "steps": 4, "extra_steps": extra_steps}
+    expected, taken, best = first_that_reached(h, model, x, target, 4, **options)
+    assert len(set(best)) > 2
+    more = {"early_stop": True, "restarts": 4, "chunk_size": chunk_size}
+    result = fast_targeted_pgd(model, x, target, return_info=True, **more, **options)
+    torch.testing.assert_close(result.x_adv, expected, rtol=0, atol=1e-12)
+    assert result.steps.tolist() == taken
+    with torch.no_grad():
+        assert torch.equal(result.reached, model(expected).argmax(1) == target)
+    assert torch.equal(fast_targeted_pgd(model, x, target, **more, **options), result.x_adv)
+
+
+def test_a_restart_attacks_only_those_whom_none_before_it_brought_to_their_goal(h):
+    model, (x, _, target) = h.cnn().eval(), h.images(16)
+    sizes = []
+
+    def counting(images):
+        sizes.append(len(images))
+        return model(images)
+
+    options = {"early_stop": True, "steps": 0, "eps": 0.3, "seed": 3}
+    per_start = torch.stack([model(ops.pgd_init(x, 0.3, seed=3, stream=r)).argmax(1) == target for r in range(4)])
+    left = [16 - int(per_start[:r].any(0).sum()) for r in range(4)]
+    assert len(set(left)) > 2
+    fast_targeted_pgd(counting, x, target, restarts=4, **options)
+    assert sizes == left
+    sizes.clear()
+    fast_targeted_pgd(counting, x, target, restarts=4, chunk_size=10, **options)
+    assert sizes == [size for n in left for size in ([10] * (n // 10) + [n % 10] * (n % 10 > 0))]
+
+
+@pytest.mark.parametrize("bn_mode", ["train", "train_frozen_stats"])
+def test_restarts_under_batch_statistics_keep_the_first_at_its_goal_too(h, bn_mode):
+    model, (x, _, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
+    options = {**STRONG, "bn_mode": bn_mode, "early_stop": True, "return_info": True}
+    result = fast_targeted_pgd(copy.deepcopy(model), x, target, restarts=3, **options)
+    # The same 27 images in one batch, so with the same statistics, as a batch of its own.
+    starts = torch.cat([ops.pgd_init(x, options["eps"], seed=2, stream=r) for r in range(3)])
+    single = fast_targeted_pgd(copy.deepcopy(model), x.repeat(3, 1, 1, 1), target.repeat(3), init=starts, **options)
     for i in range(9):
-        best = max(range(3), key=lambda r: (bool(single[r].reached[i]), -single[r].loss[i].item()))
-        torch.testing.assert_close(result.x_adv[i], single[best].x_adv[i], rtol=0, atol=1e-12)
-        assert result.steps[i] == single[best].steps[i]
+        reached = [r for r in range(3) if single.reached[9 * r + i]]
+        best = reached[0] if reached else min(range(3), key=lambda r: single.loss[9 * r + i].item())
+        torch.testing.assert_close(result.x_adv[i], single.x_adv[9 * best + i], rtol=0, atol=1e-12)
+        assert result.steps[i] == single.steps[9 * best + i]

@@ -116,6 +116,17 @@ def test_the_modes_are_those_of_a_textbook_loop(h, bn_mode, training):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_whether_a_samples_result_depends_on_the_others(h):
+    plain = nn.Sequential(nn.Linear(4, 3), nn.GroupNorm(1, 3))
+    for bn_mode, expected in (("eval", False), ("train", True), ("train_frozen_stats", True)):
+        with frozen(h.cnn(), bn_mode) as state:
+            assert state.mixes_samples == expected
+        with frozen(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), bn_mode) as state:
+            assert state.mixes_samples  # it has no other statistics
+        with frozen(plain, bn_mode) as state:
+            assert not state.mixes_samples
+
+
 def test_train_mode_absorbs_the_steps_alone_and_not_the_report(h):
     model, (x, _, target) = h.cnn(), h.images(6)
     twin = copy.deepcopy(model)

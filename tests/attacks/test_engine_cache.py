@@ -1,0 +1,102 @@
+"""Which program serves a batch, and when all of it goes."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from fairtat.attacks.engine_cache import MOST_FAMILIES, MOST_SIZES, Family, Record, record_of
+
+
+def served(sizes, **how):
+    """For each batch size in turn: which size of program serves it, all that were asked for being built."""
+    family, answers = Family(), []
+    for n in sizes:
+        size = family.size_for(n, **how)
+        answers.append(size)
+        if size == n:
+            family.add(n, object())
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("sizes", "answers"),
+    [
+        ([128, 128, 100, 128, 128, 100], [128, 128, 128, 128, 128, 128]),  # the last batch of an epoch is padded
+        ([128, 128, 40, 128], [128, 128, None, 128]),  # or too small to be
+        ([128, 40, 40, 40], [128, None, 40, 40]),  # here to stay
+        ([128, 100, 100], [128, 128, 100]),
+        ([2, 128, 128], [2, 128, 128]),  # a larger one always is
+        ([64, 128, 50, 40], [64, 128, 64, 64]),  # the nearest
+        ([64], [64]),
+    ],
+)
+def test_a_smaller_batch_does_not_compile_unless_it_stays(sizes, answers):
+    assert served(sizes) == answers
+
+
+@pytest.mark.parametrize(
+    ("sizes", "answers"),
+    [
+        ([128, 128, 128], [None, 128, 128]),  # what came twice is here to stay
+        ([1, 2, 3], [None, None, None]),
+        ([128, 128, 100, 40, 40], [None, 128, 128, None, 40]),
+    ],
+)
+def test_to_be_hesitant_is_to_wait_for_a_size_to_come_again(sizes, answers):
+    assert served(sizes, hesitant=True) == answers
+
+
+def test_the_program_used_last_is_dropped_last():
+    family = Family()
+    for n in range(MOST_SIZES):
+        family.add(n, n)
+    assert family.use(0) == 0
+    family.add(MOST_SIZES, MOST_SIZES)
+    assert list(family.programs) == [*range(2, MOST_SIZES), 0, MOST_SIZES]
+
+
+def test_families_made_in_vain_are_counted():
+    record = Record()
+    for n in range(4):
+        family = record.family("a", f"model {n}")
+        assert family.wasted == n
+        family.add(8, "program")
+    family.use(8)
+    assert record.family("a", "another").wasted == 0
+    assert record.family("a", "yet another").wasted == 0  # none had been made
+
+
+def test_programs_and_families_are_bounded():
+    family = Family()
+    for n in range(10):
+        family.add(n, object())
+    assert list(family.programs) == list(range(10 - MOST_SIZES, 10))
+    record = Record()
+    first = record.family("first", "model")
+    for settings in range(MOST_FAMILIES - 1):
+        record.family(settings, "model")
+    assert record.family("first", "model") is first
+    record.family("one more", "model")
+    assert len(record.families) == MOST_FAMILIES
+    assert "first" in record.families
+    assert 0 not in record.families
+
+
+def test_another_model_starts_anew_unless_it_was_found_unfit():
+    record = Record()
+    fit, unfit = record.family("a", "model"), record.family("b", "model")
+    unfit.unfit = "its forward counts its calls"
+    assert record.family("a", "another") is not fit
+    assert record.family("b", "another") is unfit
+
+
+def test_a_record_goes_with_its_model(h):
+    model = h.cnn()
+    record = weakref.ref(record_of(model, "compiled"))
+    assert record_of(model, "compiled") is record()
+    del model
+    gc.collect()
+    assert record() is None
