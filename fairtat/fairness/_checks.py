@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 
 def real(argument: str, value: object, *, low: float = -math.inf, high: float = math.inf) -> float:
@@ -25,6 +25,33 @@ def integer(argument: str, value: object, *, low: float = -math.inf, high: float
     if not low <= number <= high:
         raise ValueError(f"{argument} must be an int{_interval(low, high)}, got {value!r}")
     return number
+
+
+def boolean(argument: str, value: object) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be true or false, got {value!r}")
+    return value
+
+
+def bounds(
+    argument: str, value: object, *, low: float = -math.inf, expected: str = "a pair (low, high)"
+) -> tuple[float, float]:
+    """`value` as a pair of finite floats, low <= first <= second."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{argument} must be {expected}, got {value!r}")
+    first, second = (real(argument, bound, low=low) for bound in value)
+    if first > second:
+        raise ValueError(f"{argument} must be (low, high) with low <= high, got {value!r}")
+    return first, second
+
+
+def positive_bounds(argument: str, value: object) -> tuple[float, float]:
+    """`value` as a pair of finite floats, 0 < first <= second."""
+    first, second = bounds(argument, value)
+    if first <= 0:
+        raise ValueError(f"{argument} must be (low, high) with low > 0, got {value!r}")
+    return first, second
 
 
 def state_keys(owner: str, state: object, expected: Collection[str]) -> Mapping[str, object]:

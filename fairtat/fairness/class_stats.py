@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from fairtat import ops
 from fairtat.fairness import _checks
+from fairtat.fairness._collective import sum_over_processes
 from fairtat.ops._validate import check_labels, check_tensor
 from fairtat.reference import class_stats as layout
 
@@ -210,8 +211,7 @@ class ClassStats:
 
         Call it once for a set of counts: a second call would sum the sums.
         """
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.buffer, op=dist.ReduceOp.SUM, group=group)
+        sum_over_processes([self.buffer], group)
         return self
 
     def reset(self) -> ClassStats:

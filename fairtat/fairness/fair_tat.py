@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fairtat import ops
 from fairtat.fairness import _checks
+from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
+from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
 from fairtat.ops._validate import check_labels, check_seed, check_tensor
 
-_STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last")
+_STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
 
 class FairTAT:
@@ -38,6 +40,14 @@ class FairTAT:
                 fair.update(logits, y, target)
             fair.end_epoch()
 
+    A rule of `weights` multiplies, class by class, the radius, the step of the attack and the terms of the loss; a loop
+    that uses one asks for these as well, and takes 1 where the answer is None::
+
+        step_size * fair.step_scale_for(y)           # and eps=fair.eps_for(y), which has the rule's factor in it
+        (fair.weight_for(y) * cross_entropy).mean()  # fair.robust_weight_for(y) for a divergence
+        if fair.needs_validation:
+            fair.observe_validation(clean, robust)   # ClassStats of the validation images, before end_epoch
+
     Nothing but `end_epoch` waits for the device. Within an epoch a sample's target depends on the seed and on its label
     and id: not on its batch or rank.
 
@@ -50,14 +60,21 @@ class FairTAT:
         tau: temperature of the targets, |tau| <= 700.
         combine: "avg" or "min", for several margins.
         clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
-        begin: how many epochs finish before the rules apply, >= 1.
+        begin: how many epochs finish before targets and radii follow the rules, >= 1. Weights have a warm-up of their
+            own.
+        weights: "none", "dafa", "frl", "wat", "cfol" or "bat" (see `fairtat.fairness.weights`).
+        weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.
 
     Attributes:
         stats: the `ClassStats` of the running epoch.
         last: that of the last finished epoch, over all processes; None before there is one.
-        class_eps: (C,) float32, the radius of each class.
+        class_eps: (C,) float32, the radius of each class: that of the margins, times the factor of the weights.
+        class_step: (C,) float32, what the step of the attack is multiplied by; None for 1.
+        class_weight: (C,) float32, what the cross-entropy is multiplied by; None for 1.
+        class_robust_weight: (C,) float32, what a divergence is multiplied by; None for 1.
+        weight_rule: the `WeightRule` behind these, None for weights="none".
         target_weight: (C,) or (C, C) float64, unnormalised; None for targets="none".
         epoch: how many epochs have finished.
 
@@ -72,7 +89,12 @@ class FairTAT:
     stats: ClassStats
     last: ClassStats | None
     class_eps: Tensor
+    class_step: Tensor | None
+    class_weight: Tensor | None
+    class_robust_weight: Tensor | None
+    weight_rule: WeightRule | None
     target_weight: Tensor | None
+    _class_robust: Tensor | None  # (C,) float64, A_k
 
     def __init__(
         self,
@@ -86,6 +108,8 @@ class FairTAT:
         combine: str = "avg",
         clamp: Sequence[float] | None = None,
         begin: int = 1,
+        weights: str = "none",
+        weight_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -99,6 +123,8 @@ class FairTAT:
         self.combine = check_combine(combine)
         self.clamp = check_clamp(clamp)
         self.begin = _checks.integer("begin", begin, low=1)
+        self.weights = weights
+        self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
         check_seed(seed, stream=0)
         self.seed = seed
         self.epoch = 0
@@ -123,8 +149,8 @@ class FairTAT:
         return (
             f"FairTAT(num_classes={self.num_classes}, eps={self.eps:.6g}, targets={self.targets!r}, "
             f"margins={'+'.join(self.margins)!r}, lam={self.lam:g}, tau={self.tau:g}, combine={self.combine!r}, "
-            f"clamp={self.clamp}, begin={self.begin}, seed={self.seed}, device={str(self.device)!r}, "
-            f"epoch={self.epoch})"
+            f"clamp={self.clamp}, begin={self.begin}, weights={self.weights!r}, seed={self.seed}, "
+            f"device={str(self.device)!r}, epoch={self.epoch})"
         )
 
     def sample_targets(self, y: Tensor, sample_ids: Tensor | None = None) -> Tensor | None:
@@ -165,6 +191,63 @@ class FairTAT:
         self._check_labels(y)
         return self.class_eps.index_select(0, y)
 
+    def step_scale_for(self, y: Tensor) -> Tensor | None:
+        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None stands for 1."""
+        return self._of_samples(self.class_step, y)
+
+    def weight_for(self, y: Tensor) -> Tensor | None:
+        """The weight of each sample's cross-entropy: y (N,) int64 -> (N,) float32; None stands for 1.
+
+        The weighted losses are to be averaged over the samples, not divided by the sum of their weights.
+        """
+        return self._of_samples(self.class_weight, y)
+
+    def robust_weight_for(self, y: Tensor) -> Tensor | None:
+        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None stands for 1."""
+        return self._of_samples(self.class_robust_weight, y)
+
+    def beta_for(self, y: Tensor, beta: float, *, lam: float | None = None) -> Tensor | None:
+        """CFA's class-wise beta (CCR), ``(lam + A_k) * beta``: y (N,) int64 -> (N,) float32.
+
+        A_k is the robust training accuracy of the last epoch; a class without samples keeps beta. The loss of CCR is
+        ``(1 - b) * CE + b * KL`` with ``b = beta_k / (1 + beta_k)``.
+
+        Args:
+            y: (N,) int64 labels.
+            beta: weight of the divergence, >= 0.
+            lam: lambda >= 0 of the equation; None for that of the radii. CFA's for TRADES are 0.5 here, 0.3 there.
+
+        Returns:
+            None until `begin` epochs have finished: the plain beta then holds for all.
+
+        Source: Wei et al., CVPR 2023 (arXiv:2303.14460).
+        """
+        beta = _checks.real("beta", beta, low=0.0)
+        lam = self.lam if lam is None else _checks.real("lam", lam, low=0.0)
+        robust = self._class_robust
+        class_beta = None if robust is None else torch.where(robust.isnan(), beta, (lam + robust) * beta).float()
+        return self._of_samples(class_beta, y)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether `observe_validation` must be called before the next `end_epoch`: the weights learn from it."""
+        return self.weight_rule is not None and self.weight_rule.needs_validation
+
+    def observe_validation(self, clean: ClassStats, robust: ClassStats) -> None:
+        """Take note of an epoch's validation statistics, for rules that follow them; others ignore the call.
+
+        With several processes they must be the same on all: over all validation samples.
+
+        Args:
+            clean: statistics of the clean images.
+            robust: statistics of the attacked images, with the same radius for every class.
+
+        Raises:
+            TypeError, ValueError: not `ClassStats`, or of another number of classes.
+        """
+        if self.weight_rule is not None:
+            self.weight_rule.observe_validation(clean, robust)
+
     def update(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> None:
         """Count a batch of the running epoch: logits (N, C), y (N,) int64, target (N,) int64 as drawn, if any.
 
@@ -176,14 +259,25 @@ class FairTAT:
         if self._needs_target and target is None:
             raise ValueError(f"target must be given: margins {list(self.margins)} are relative to it, got None")
         self.stats.update(logits, y, target)
+        if self.weight_rule is not None:
+            self.weight_rule.update(logits, y)
 
     def end_epoch(self) -> None:
-        """Finish the epoch: sum over all processes, set targets and radii for the next one, start counting afresh.
+        """Finish the epoch: sum over all processes, set targets, radii and weights for the next one, count afresh.
 
         One collective if torch.distributed is initialised, so every process must call it. Building the target table
         checks values, the only time in an epoch that the host waits for the device.
+
+        Raises:
+            ValueError: `needs_validation`, and `observe_validation` has not been called in this epoch.
         """
-        self.last = self.stats.all_reduce()
+        rule = self.weight_rule
+        if rule is not None:
+            rule.check_ready()  # before the collective, in which the other processes would be left waiting
+        sum_over_processes([self.stats.buffer] if rule is None else [self.stats.buffer, *rule.sums])
+        if rule is not None:
+            rule.end_epoch(self.stats)
+        self.last = self.stats
         self.stats = ClassStats(self.num_classes, device=self.device)
         self.epoch += 1
         self._next_sample_id = 0
@@ -202,16 +296,18 @@ class FairTAT:
             "next_sample_id": self._next_sample_id,
             "stats": self.stats.state_dict(),
             "last": None if self.last is None else self.last.state_dict(),
+            "weights": None if self.weight_rule is None else self.weight_rule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state made by `state_dict`, from any device; on an error nothing has changed.
 
-        The settings stay those of the constructor: radii and targets are computed again, by them, from the state's
-        statistics.
+        The settings stay those of the constructor: radii, targets and weights are computed again, by them, from the
+        state's statistics.
 
         Raises:
-            TypeError, ValueError: the state has other keys, another number of classes, or values that cannot be.
+            TypeError, ValueError: the state has other keys, another number of classes, another rule of weights, or
+                values that cannot be.
         """
         _checks.state_keys("FairTAT", state, _STATE_KEYS)
         if state["num_classes"] != self.num_classes:
@@ -224,6 +320,7 @@ class FairTAT:
                 f"{'none' if state['last'] is None else 'some'}"
             )
         stats, last = self._loaded(state["stats"]), None if epoch == 0 else self._loaded(state["last"])
+        self._load_weights(state["weights"])  # checks before it changes anything; after it nothing can fail
 
         self.epoch, self._next_sample_id = epoch, next_sample_id
         self.stats, self.last = stats, last
@@ -238,14 +335,31 @@ class FairTAT:
         stats.load_state_dict(state)
         return stats
 
+    def _load_weights(self, state: Mapping[str, Any] | None) -> None:
+        if self.weight_rule is not None and state is not None:
+            self.weight_rule.load_state_dict(state)
+        elif self.weight_rule is not None or state is not None:
+            found = state.get("rule") if isinstance(state, Mapping) else state
+            raise ValueError(f"FairTAT state must have the weights {self.weights!r}, got {found!r}")
+
+    def _of_samples(self, by_class: Tensor | None, y: Tensor) -> Tensor | None:
+        self._check_labels(y)
+        return None if by_class is None else by_class.index_select(0, y)
+
     def _apply_rules(self) -> None:
-        """Radii and targets of the running epoch from the last one. float64 throughout; only the result is rounded."""
+        """Radii, targets and weights of the running epoch. float64 throughout; only the results are rounded."""
         if self.last is None or self.epoch < self.begin:
             radii = torch.full((self.num_classes,), self.eps, dtype=torch.float64, device=self.device)
             targets, stats = (UNTARGETED if self.targets == UNTARGETED else "random"), self.stats
+            self._class_robust = None
         else:
             radii = class_radii(self.last, self.eps, self.margins, lam=self.lam, combine=self.combine, clamp=self.clamp)
             targets, stats = self.targets, self.last
-        self.class_eps = radii.float()
+            self._class_robust = self.last.accuracy
+        factors = ClassFactors() if self.weight_rule is None else self.weight_rule.factors
+        self.class_eps = (radii if factors.eps is None else radii * factors.eps).float()
+        self.class_step = None if factors.step is None else factors.step.float()
+        self.class_weight = None if factors.weight is None else factors.weight.float()
+        self.class_robust_weight = None if factors.robust_weight is None else factors.robust_weight.float()
         self.target_weight = target_weight(stats, targets, tau=self.tau)
         self._table = None if self.target_weight is None else ops.target_table(self.target_weight)

@@ -70,12 +70,7 @@ def check_clamp(clamp: Sequence[float] | None) -> tuple[float, float] | None:
     """`clamp` as a pair 0 <= low <= high of finite radii, or None."""
     if clamp is None:
         return None
-    if isinstance(clamp, str) or not isinstance(clamp, Sequence) or len(clamp) != 2:
-        raise TypeError(f"clamp must be None or a pair (low, high) of radii, got {clamp!r}")
-    low, high = (_checks.real("clamp", bound, low=0.0) for bound in clamp)
-    if low > high:
-        raise ValueError(f"clamp must be (low, high) with low <= high, got {clamp!r}")
-    return low, high
+    return _checks.bounds("clamp", clamp, low=0.0, expected="None or a pair (low, high) of radii")
 
 
 def class_radii(

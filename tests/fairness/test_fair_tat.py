@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from fairtat import ClassStats, FairTAT
@@ -359,59 +354,51 @@ def test_a_batch_never_waits_for_the_device() -> None:
             fair.stats.worst()
 
 
-def global_epoch(rank: int, world: int, epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The share of one rank in the same global batches."""
-    return [(z[rank::world], y[rank::world], ids[rank::world]) for z, y, ids in epoch_batches(epoch)]
+def all_errors_land_on_class_0(fair: FairTAT) -> FairTAT:
+    """An epoch after which, at a high temperature, class 0 is all but certain as a target."""
+    label = torch.arange(CLASSES)
+    fair.update(torch.eye(CLASSES)[torch.zeros_like(label)], label, fair.sample_targets(label))
+    fair.end_epoch()
+    return fair
 
 
-def train_two_epochs(rank: int, world: int) -> dict[str, Any]:
-    """Two epochs of statistics and the first targets and radii of a third, by sample id."""
-    fair = FairTAT(CLASSES, targets="confusion", margins=["G-rob", "T-cfns"], seed=4)
-    for epoch in range(2):
-        run_epoch(fair, global_epoch(rank, world, epoch))
-        fair.end_epoch()
-    assert fair.last is not None
-    _, label, ids = global_epoch(rank, world, 2)[0]
-    target = fair.sample_targets(label, ids)
-    return {"buffer": fair.last.buffer, "ids": ids, "target": target, "eps": fair.eps_for(label)}
+@pytest.mark.parametrize("margins", ["fixed", "G-rob"])
+def test_targets_follow_the_errors_whatever_the_margins(margins: str) -> None:
+    """In the published code they stay uniform unless the radii adapt."""
+    fair = all_errors_land_on_class_0(FairTAT(CLASSES, margins=margins, tau=100.0))
+    target = fair.sample_targets(torch.arange(1, CLASSES).repeat(500))
+    assert target is not None
+    assert (target == 0).all()
 
 
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    """This file, run as a script, is one rank: gloo, one collective an epoch, the single process's integers."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    alone = train_two_epochs(0, 1)
-    by_id = {int(i): (int(t), float(e)) for i, t, e in zip(alone["ids"], alone["target"], alone["eps"], strict=True)}
-    for rank in range(2):
-        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert result["collectives"] == 2
-        assert torch.equal(result["buffer"], alone["buffer"])
-        for i, t, e in zip(result["ids"], result["target"], result["eps"], strict=True):
-            assert by_id.pop(int(i)) == (int(t), float(e))
-    assert not by_id
+def test_the_one_sample_of_a_batch_that_collides_gets_another_target() -> None:
+    """The published code redraws colliding samples, except when there is exactly one of them."""
+    fair = all_errors_land_on_class_0(FairTAT(CLASSES, tau=100.0))
+    label = torch.arange(CLASSES)  # every draw without rejection would be 0: sample 0 alone collides
+    for _ in range(500):
+        target = fair.sample_targets(label)
+        assert target is not None
+        assert target[0] != 0
+        assert (target[1:] == 0).all()
 
 
-def _rank_main(rank: int, folder: Path) -> None:
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    calls, all_reduce = [], dist.all_reduce
-
-    def counted_all_reduce(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        return all_reduce(*args, **kwargs)
-
-    dist.all_reduce = counted_all_reduce
-    result = train_two_epochs(rank, 2)
-    torch.save({**result, "collectives": len(calls)}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+@pytest.mark.parametrize("targets", ["random", "cfps", "confusion"])
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_a_batch_of_one_never_keeps_its_label(targets: str, classes: int) -> None:
+    fair = FairTAT(classes, targets=targets)
+    fair.update(torch.eye(classes), torch.arange(classes).roll(1), torch.arange(classes).roll(2))
+    fair.end_epoch()
+    for label in torch.arange(classes).repeat(100).split(1):
+        target = fair.sample_targets(label)
+        assert target is not None
+        assert target.item() != label.item()
 
 
-if __name__ == "__main__":
-    _rank_main(int(sys.argv[1]), Path(sys.argv[2]))
+def test_radii_of_imbalanced_data_divide_by_the_classes_own_counts() -> None:
+    """The published code takes every class to have N / C samples, so that A would be 0.98 and 0.02 here."""
+    fair = FairTAT(2, EPS, lam=0.5)
+    label = torch.tensor([0] * 98 + [1] * 2)
+    pred = torch.tensor([0] * 49 + [1] * 49 + [1, 0])
+    fair.update(torch.eye(2)[pred], label, 1 - label)
+    fair.end_epoch()
+    assert fair.class_eps.tolist() == pytest.approx([1.0 * EPS, 1.0 * EPS], rel=1e-6)

@@ -1,0 +1,76 @@
+"""BAT: attack strengths that even out how often the attack on each class succeeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairtat.fairness import _checks
+from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.weights.rule import ClassFactors, WeightRule
+
+
+class BAT(WeightRule):
+    """The class-wise attack strength of balance adversarial training: its source-class half, by a rule of our own.
+
+    BAT sees two unfairnesses in how adversarial examples come about. *Source-class*: one strength of attack carries
+    some classes far beyond the decision boundary and leaves others far inside; it adapts the strength to the class so
+    that examples lie near the boundary. *Target-class*: the examples flow to few classes; it constrains the network's
+    prediction on them towards the uniform distribution.
+
+    This rule does the first, with ``A_k`` the robust training accuracy of class k in the epoch that ends:
+
+        log m_k += alpha * (A_k - mean(A))        radius and step are multiplied by m_k
+
+    A class that the attack breaks less often than the average gets a stronger one, and the other way round, until the
+    attack succeeds equally often on all; there the rule is at rest. The paper's own schedule of strengths is another:
+    only its aim is taken over.
+
+    It does not do the second, which needs a term in the objective. The nearest that composes today is targets="random":
+    examples then flow to all classes evenly by construction. Results of this rule are not results of BAT as published.
+
+    Args:
+        num_classes: C >= 2.
+        alpha: rate >= 0 an epoch.
+        eps_range: (low, high) bounds of m, 0 < low <= high.
+        warmup: epochs before the first update applies, >= 1.
+        device: where the tensors live.
+
+    Raises:
+        TypeError, ValueError: a setting of the wrong type or out of range.
+
+    Source: after Sun et al., AAAI 2023 (arXiv:2209.07534).
+    """
+
+    name = "bat"
+    memory = ("log_eps",)
+
+    log_eps: Tensor  # (C,) float64: log m
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.1,
+        eps_range: Sequence[float] = (0.5, 1.5),
+        warmup: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(num_classes, warmup=warmup, device=device)
+        self.alpha = _checks.real("alpha", alpha, low=0.0)
+        self.eps_range = _checks.positive_bounds("eps_range", eps_range)
+        self.log_eps = self._zeros(num_classes)
+
+    def _learn(self, train: ClassStats) -> None:
+        # The state is bounded, not only the factor, or a class that sat at a bound for long could not come back soon.
+        low, high = map(math.log, self.eps_range)
+        excess = (train.accuracy - train.mean_accuracy).nan_to_num(0.0)
+        self.log_eps = (self.log_eps + self.alpha * excess).clamp(low, high)
+
+    def _factors(self) -> ClassFactors:
+        # exp(log(high)) may be a rounding above high.
+        radius = self.log_eps.exp().clamp(*self.eps_range)
+        return ClassFactors(eps=radius, step=radius)

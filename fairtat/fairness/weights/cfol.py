@@ -1,0 +1,76 @@
+"""CFOL: exponential weights on the training errors of each class, mixed with the uniform distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairtat.fairness import _checks
+from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.weights.rule import ClassFactors, WeightRule
+
+
+class CFOL(WeightRule):
+    """Class focused online learning: an adversary that picks classes, EXP3 on the 0-1 loss under the training attack.
+
+    With ``A_k`` the robust training accuracy of class k in the epoch that ends,
+
+        s_k += eta * (1 - A_k)        q = softmax(s)        p_k = gamma / C + (1 - gamma) * q_k        w_k = C * p_k
+
+    The weights average to 1 and multiply cross-entropy and divergence alike; none is below gamma. A class without
+    samples counts as free of errors.
+
+    The paper draws the class of each sample from p, and adds ``eta' / p_k`` to s_k at every error. Here, as in the
+    reweighting variant of the published code, samples come as they are, ``C * p_k`` weights their loss, and the
+    estimator divides by the share of class k in the data. Over an epoch of N samples the increments then add up to
+    ``eta' * N * (1 - A_k)``: eta is eta' * N. The published 5e-6 is 0.25 for an epoch of 50,000. s changes once an
+    epoch, so that processes need not agree at every step; within an epoch the published p moves by little.
+
+    To draw classes instead, give ``rule.distribution / class_counts`` of the samples' classes to a
+    torch.utils.data.WeightedRandomSampler, and leave the weights out.
+
+    Args:
+        num_classes: C >= 2.
+        eta: rate >= 0 an epoch.
+        gamma: share of the uniform distribution, 0 < gamma <= 1.
+        warmup: epochs before the first update applies, >= 1.
+        device: where the tensors live.
+
+    Raises:
+        TypeError, ValueError: a setting of the wrong type or out of range.
+
+    Source: Pethick, Chrysos and Cevher, TMLR 2023 (arXiv:2302.08872).
+    """
+
+    name = "cfol"
+    memory = ("score",)
+
+    score: Tensor  # (C,) float64: s
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        eta: float = 0.25,
+        gamma: float = 0.5,
+        warmup: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(num_classes, warmup=warmup, device=device)
+        self.eta = _checks.real("eta", eta, low=0.0)
+        self.gamma = _checks.real("gamma", gamma, low=0.0, high=1.0)
+        if self.gamma == 0.0:
+            raise ValueError(f"gamma must be above 0, or a class could be left out, got {gamma!r}")
+        self.score = self._zeros(num_classes)
+
+    @property
+    def distribution(self) -> Tensor:
+        """(C,) float64: p, which sums to 1."""
+        return self.gamma / self.num_classes + (1 - self.gamma) * torch.softmax(self.score, dim=0)
+
+    def _learn(self, train: ClassStats) -> None:
+        self.score = self.score + self.eta * (1 - train.accuracy).nan_to_num(0.0)
+
+    def _factors(self) -> ClassFactors:
+        weight = self.num_classes * self.distribution
+        return ClassFactors(weight=weight, robust_weight=weight)
