@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-# The same examples in every run, and no verdict from the clock: machines are shared.
-settings.register_profile("fairtat", deadline=None, derandomize=True, database=None, max_examples=40)
-settings.load_profile("fairtat")
+# The benchmark scripts are no package; they, and these tests, import each other from their folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from torchvision_beside_cpu import make_importable
+
+make_importable()
+
+# The tests for a GPU also run where little else is installed.
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # The same examples in every run, and no verdict from the clock: machines are shared.
+    settings.register_profile("fairtat", deadline=None, derandomize=True, database=None, max_examples=40)
+    settings.load_profile("fairtat")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairtat.training.files import append_json_line, write_atomic, write_json
+from fairtat.files import append_json_line, write_atomic, write_json
 
 
 def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path) -> None:

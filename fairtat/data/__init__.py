@@ -1,21 +1,46 @@
-"""Labelled images on the device: data sets, stratified splits, batches."""
+"""Labelled images: data sets, stratified splits, batches from memory or from a stream."""
 
-from fairtat.data.batches import Batch, batches, num_batches
+from fairtat.data.augment import AUGMENTATIONS, Augment, make_augment
+from fairtat.data.batches import Batch, Batches, batches, num_batches
+from fairtat.data.cifar import load_cifar10, load_cifar100
+from fairtat.data.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
+from fairtat.data.folder import load_folder
+from fairtat.data.huggingface import load_huggingface
 from fairtat.data.npz import load_npz
 from fairtat.data.registry import DATASETS, load, load_splits
-from fairtat.data.splits import stratified_split
-from fairtat.data.types import ImageData, Splits, image_data
+from fairtat.data.splits import Splits, hold_out, stratified_split
+from fairtat.data.stream import Data, StreamData, stream_data
+from fairtat.data.tinyimagenet import load_tinyimagenet
+from fairtat.data.types import ImageData, image_data
 
 __all__ = [
+    "AUGMENTATIONS",
+    "CORRUPTED",
+    "CORRUPTIONS",
     "DATASETS",
+    "EXTRA_CORRUPTIONS",
+    "SEVERITIES",
+    "Augment",
     "Batch",
+    "Batches",
+    "Data",
     "ImageData",
     "Splits",
+    "StreamData",
     "batches",
+    "hold_out",
     "image_data",
     "load",
+    "load_cifar10",
+    "load_cifar100",
+    "load_corrupted",
+    "load_folder",
+    "load_huggingface",
     "load_npz",
     "load_splits",
+    "load_tinyimagenet",
+    "make_augment",
     "num_batches",
     "stratified_split",
+    "stream_data",
 ]

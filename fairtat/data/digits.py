@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from fairtat.data.optional import optional_import
 from fairtat.data.types import ImageData, image_data
+from fairtat.optional import optional_import
 
 __all__ = ["load_digits"]
 

@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from fairtat.data.optional import optional_import
 from fairtat.data.types import ImageData, image_data
 from fairtat.errors import UserError
+from fairtat.optional import optional_import
 
 __all__ = ["load_npz"]
 

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from fairtat.data.types import ImageData, Splits
+from fairtat.data.stream import Data
 from fairtat.errors import UserError
 
-__all__ = ["stratified_split"]
+__all__ = ["Parts", "Splits", "hold_out", "number_parts", "stratified_split"]
 
 
-def stratified_split(data: ImageData, *, val: float, test: float, seed: int = 0) -> Splits:
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of one data set, with the same classes in the same order."""
+
+    train: Data
+    val: Data
+    test: Data
+
+    def to(self, device: torch.device | str) -> Splits:
+        return Splits(self.train.to(device), self.val.to(device), self.test.to(device))
+
+
+class Parts(NamedTuple):
+    """A data set as it is published: some come with a test part, few with a validation part."""
+
+    train: Data
+    val: Data | None = None
+    test: Data | None = None
+
+    def map(self, change: Callable[[Data], Data]) -> Parts:
+        """``change`` applied to each part that is there."""
+        return Parts(
+            change(self.train),
+            None if self.val is None else change(self.val),
+            None if self.test is None else change(self.test),
+        )
+
+
+def number_parts(parts: Parts) -> Parts:
+    """Ids that run on from part to part, so that no two images of a set share one."""
+    first = 0
+
+    def number(part: Data) -> Data:
+        nonlocal first
+        numbered = replace(part, ids=part.ids + first)
+        first += len(part)
+        return numbered
+
+    return parts.map(number)
+
+
+def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> Splits:
     """Split each class by itself: ``round(share * n_k)`` samples, at least one, to validation and to test.
 
     Which samples go where depends on ``seed`` and on the class only, so adding a class leaves the others alone.
@@ -22,27 +67,39 @@ def stratified_split(data: ImageData, *, val: float, test: float, seed: int = 0)
     """
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise UserError(f"data shares val={val:g} and test={test:g}: expected both above 0 and a sum below 1")
+    test_part, val_part, train_part = _divide(data, {"test": test, "val": val}, seed)
+    return Splits(train=train_part, val=val_part, test=test_part)
+
+
+def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
+    """The training and validation parts of a set whose test part lies elsewhere, drawn as in `stratified_split`.
+
+    Raises:
+        UserError: a share outside (0, 1) or leaving nothing to train on; a class with fewer than two samples.
+    """
+    if not 0 < val < 1:
+        raise UserError(f"data share val={val:g}: expected a share above 0 and below 1")
+    val_part, train_part = _divide(data, {"val": val}, seed)
+    return train_part, val_part
+
+
+def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:
+    """One part for each share, and the rest."""
     labels = data.labels.cpu()
-    parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    chosen: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
     for label, class_name in enumerate(data.class_names):
         members = (labels == label).nonzero().flatten()
         count = len(members)
-        if count < 3:
-            raise UserError(
-                f"{data.name}: class {label} ({class_name!r}) has {count} samples; expected at least 3, "
-                "one each to train, validate and test"
-            )
-        n_test = max(1, round(test * count))
-        n_val = max(1, round(val * count))
-        if n_test + n_val >= count:
-            raise UserError(
-                f"{data.name}: class {label} ({class_name!r}) has {count} samples, of which val={val:g} and "
-                f"test={test:g} leave none to train on"
-            )
+        where = f"{data.name}: class {label} ({class_name!r}) has {count} samples"
+        if count <= len(shares):
+            each = "one each to train and validate" if len(shares) == 1 else "one each to train, validate and test"
+            raise UserError(f"{where}; expected at least {len(shares) + 1}, {each}")
+        sizes = [max(1, round(share * count)) for share in shares.values()]
+        if sum(sizes) >= count:
+            given = " and ".join(f"{name}={shares[name]:g}" for name in sorted(shares, reverse=True))
+            raise UserError(f"{where}, of which {given} leave none to train on")
         generator = torch.Generator().manual_seed((seed * 1_000_003 + label) % 2**63)
         shuffled = members[torch.randperm(count, generator=generator)]
-        test_part, val_part, train_part = shuffled.split([n_test, n_val, count - n_test - n_val])
-        for part, chosen in zip(parts, (train_part, val_part, test_part), strict=True):
-            part.append(chosen)
-    train_data, val_data, test_data = (data.take(torch.cat(part).sort().values.to(data.device)) for part in parts)
-    return Splits(train=train_data, val=val_data, test=test_data)
+        for part, rows in zip(chosen, shuffled.split([*sizes, count - sum(sizes)]), strict=True):
+            part.append(rows)
+    return [data.take(torch.cat(part).sort().values.to(data.device)) for part in chosen]

@@ -4,15 +4,19 @@ from fairtat.models.cnn import SmallCNN, digits_cnn, mnist_cnn
 from fairtat.models.mlp import MLP, mlp
 from fairtat.models.preact_resnet import PreActResNet, preact_resnet18
 from fairtat.models.registry import MODELS, build
+from fairtat.models.wide_resnet import WideResNet, wrn28_10, wrn34_10
 
 __all__ = [
     "MLP",
     "MODELS",
     "PreActResNet",
     "SmallCNN",
+    "WideResNet",
     "build",
     "digits_cnn",
     "mlp",
     "mnist_cnn",
     "preact_resnet18",
+    "wrn28_10",
+    "wrn34_10",
 ]

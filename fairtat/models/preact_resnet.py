@@ -47,17 +47,24 @@ class PreActResNet(nn.Module):
     Args:
         num_classes: C.
         in_channels: C_in.
-        blocks: residual blocks in each of the four stages; (2, 2, 2, 2) is ResNet-18.
+        blocks: residual blocks in each of the stages; (2, 2, 2, 2) is ResNet-18.
         width: channels of the first stage, doubled from stage to stage.
+        stem_width: channels of the stem; None takes ``width``.
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 3, blocks: Sequence[int] = (2, 2, 2, 2), *, width: int = 64
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        *,
+        width: int = 64,
+        stem_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        channels = width if stem_width is None else stem_width
+        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         stages: list[nn.Module] = []
-        channels = width
         for number, depth in enumerate(blocks):
             out_channels = width * 2**number
             for block in range(depth):

@@ -15,6 +15,8 @@ from fairtat.errors import UserError, did_you_mean
 from fairtat.models.cnn import digits_cnn, mnist_cnn
 from fairtat.models.mlp import mlp
 from fairtat.models.preact_resnet import preact_resnet18
+from fairtat.models.timm import build_timm
+from fairtat.models.wide_resnet import wrn28_10, wrn34_10
 
 __all__ = ["MODELS", "build"]
 
@@ -23,27 +25,40 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist_cnn": mnist_cnn,
     "mlp": mlp,
     "preact_resnet18": preact_resnet18,
+    "wrn28_10": wrn28_10,
+    "wrn34_10": wrn34_10,
 }
 
 
 def build(
-    name: str, num_classes: int, in_channels: int = 3, image_size: tuple[int, int] = (32, 32), **options: Any
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: tuple[int, int] = (32, 32),
+    *,
+    fetch: bool = True,
+    **options: Any,
 ) -> nn.Module:
     """Build a model that maps x (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
 
     Args:
-        name: a key of `MODELS`, or ``module:function`` of your own, called with
+        name: a key of `MODELS`; ``timm:NAME`` for a model of timm, whose ``create_model`` gets the options, for
+            example ``pretrained``; or ``module:function`` of your own, called with
             ``(num_classes=, in_channels=, image_size=, **options)``. The module is looked up on the import path
             and in the working directory.
         num_classes, in_channels, image_size: what the data need; image_size is (H, W).
+        fetch: whether ``pretrained`` weights of timm are fetched; False where others are loaded next.
         options: further keyword arguments of that function, for example ``width``.
 
     Raises:
         UserError: no such model, module or function, options that it does not take, or a result that is no module.
     """
+    if name.startswith("timm:"):
+        return build_timm(name.removeprefix("timm:"), num_classes, in_channels, image_size, fetch=fetch, **options)
     builder = _imported(name) if ":" in name else MODELS.get(name)
     if builder is None:
-        raise UserError(f"no model is called {name!r}{did_you_mean(name, [*MODELS, 'module:function'])}")
+        valid = [*MODELS, "timm:NAME", "module:function"]
+        raise UserError(f"no model is called {name!r}{did_you_mean(name, valid)}")
     try:
         model = builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
     except TypeError as error:

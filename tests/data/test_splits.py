@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairtat.data import ImageData, image_data, stratified_split
+from fairtat.data import ImageData, hold_out, image_data, stratified_split
+from fairtat.data.splits import Parts, number_parts
 from fairtat.errors import UserError
 
 
@@ -68,3 +69,35 @@ def test_class_names_and_scale_survive() -> None:
 def test_impossible_splits(counts: list[int], val: float, test: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         stratified_split(data_with(counts), val=val, test=test)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_hold_out_takes_a_share_of_each_class(share: float) -> None:
+    data = data_with([500, 50, 5])
+    train, val = hold_out(data, val=share, seed=4)
+    assert sorted(torch.cat([train.ids, val.ids]).tolist()) == list(range(555))
+    assert torch.bincount(val.labels).tolist() == [max(1, round(share * count)) for count in (500, 50, 5)]
+    assert torch.equal(val.ids, hold_out(data, val=share, seed=4)[1].ids)
+    assert not torch.equal(val.ids, hold_out(data, val=share, seed=5)[1].ids)
+
+
+@pytest.mark.parametrize(
+    ("counts", "val", "message"),
+    [
+        ([10, 1], 0.1, r"made: class 1 \('1'\) has 1 samples; expected at least 2, one each to train and validate"),
+        ([10, 2], 0.8, r"class 1 .* of which val=0.8 leave none to train on"),
+        ([10, 10], 1.0, r"data share val=1: expected a share above 0 and below 1"),
+    ],
+)
+def test_impossible_shares(counts: list[int], val: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hold_out(data_with(counts), val=val)
+
+
+def test_ids_run_on_from_part_to_part() -> None:
+    first, second, third = data_with([3, 2]), data_with([4, 1]), data_with([2, 2])
+    numbered = number_parts(Parts(first, second, third))
+    assert [part.ids.tolist() for part in numbered] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13]]
+    without_val = number_parts(Parts(first, None, third))
+    assert without_val.val is None
+    assert without_val.test.ids.tolist() == [5, 6, 7, 8]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,19 @@ import torch
 
 from fairtat.errors import UserError
 from fairtat.models import MODELS, build
+from fairtat.training.config import ModelConfig
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_name_builds_a_model_for_the_data(name: str) -> None:
-    options = {} if name in ("mlp", "digits_cnn", "mnist_cnn") else {"width": 4}
+    options = {"preact_resnet18": {"width": 4}, "wrn28_10": {"widen": 1}, "wrn34_10": {"widen": 1}}.get(name, {})
     model = build(name, 7, 2, (16, 16), **options).eval()
     assert model(torch.rand(3, 2, 16, 16)).shape == (3, 7)
+
+
+def test_the_help_of_the_command_line_names_them_all() -> None:
+    text = inspect.getsource(ModelConfig)
+    assert [name for name in MODELS if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_options_reach_the_builder() -> None:

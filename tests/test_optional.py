@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fairtat.data.optional import optional_import
 from fairtat.errors import UserError
+from fairtat.optional import optional_import
 
 
 def test_a_missing_package_names_the_extra() -> None:

@@ -1,0 +1,280 @@
+"""Images that are read while they are needed: by worker processes, in the order that an epoch asks for."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fairtat.data.types import ImageData, checked_class_names
+from fairtat.errors import UserError
+
+__all__ = ["Data", "MemorySource", "Placement", "Reader", "Source", "StreamData", "stream_data"]
+
+Placement = Literal["auto", "device", "stream"]
+
+# Of the device's free memory, what `auto` lets one part of a data set take: model and attack need the rest.
+_SHARE_OF_MEMORY = 0.25
+_ROWS_A_READ = 256
+
+
+class Source(Protocol):
+    """Where images come from. It is copied into the worker processes."""
+
+    image_shape: tuple[int, int, int]  # (C, H, W), the same for all
+    dtype: torch.dtype  # uint8, or float32 in [0, 1]
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """The images (len(rows), C, H, W) in these rows.
+
+        Raises:
+            UserError: one of them cannot be read; the message names it.
+        """
+        ...
+
+
+class MemorySource:
+    """Images that lie in the main memory, for a device that has no room for them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images.cpu()
+        channels, height, width = images.shape[1:]
+        self.image_shape = (channels, height, width)
+        self.dtype = images.dtype
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        return self._images.index_select(0, torch.as_tensor(rows, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: (
+        str  # of the UserError that a worker met: exceptions themselves come back with a traceback of two processes
+    )
+
+
+class _Rows(Dataset[Any]):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, rows: Sequence[int]) -> Tensor | _Failure:
+        try:
+            return self._source.read(rows)
+        except UserError as error:
+            return _Failure(str(error))
+
+
+class _Order(Sampler[list[int]]):
+    """The groups of rows to read next. It changes from epoch to epoch under a loader whose workers live on."""
+
+    def __init__(self) -> None:
+        self.groups: Sequence[Tensor] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (group.tolist() for group in self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+@dataclass(eq=False)
+class _Workers:
+    loader: DataLoader[Any]
+    order: _Order
+    pin: bool
+    busy: bool = False
+
+
+class Reader:
+    """Worker processes that read a source. They start with the first group and live as long as this object.
+
+    There are ``workers`` of them, one a core at most; none means that the caller reads.
+    Iterators may overlap: each has workers of its own, which later ones take over.
+    """
+
+    def __init__(self, name: str, source: Source, workers: int) -> None:
+        self._name = name
+        self.source = source
+        self.workers = min(workers, _cores())
+        self._pools: list[_Workers] = []
+        # The finalizer keeps the loaders out of what the garbage collector clears: it would close their queues before
+        # they can tell the workers to go, and wait five seconds for each.
+        weakref.finalize(self, self._pools.clear)
+
+    def __reduce__(self) -> Any:
+        return Reader, (self._name, self.source, self.workers)  # processes cannot be copied
+
+    def read(self, groups: Sequence[Tensor], *, pin: bool = False) -> Iterator[Tensor]:
+        """The images of each group of rows, in order; in page-locked memory if ``pin``.
+
+        Raises:
+            UserError: an image cannot be read, or a worker process died.
+        """
+        pool = next((pool for pool in self._pools if pool.pin == pin and not pool.busy), None) or self._new_pool(pin)
+        pool.busy = True
+        pool.order.groups = groups
+        try:
+            for images in pool.loader:
+                if isinstance(images, _Failure):
+                    raise UserError(images.message)
+                yield images
+        except (RuntimeError, OSError, EOFError) as error:
+            # A process that has died shows as any of these, when it is missed or when its memory is asked for.
+            # "Caught" is how an error of our own comes back from a worker.
+            if self.workers == 0 or str(error).startswith("Caught"):
+                raise
+            self._pools.remove(pool)
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self._name}: a process that reads images died ({reason}); fewer data.workers need less memory"
+            ) from error
+        finally:
+            pool.busy = False
+
+    def stop(self) -> None:
+        """End the processes that nobody reads from; the next `read` starts new ones."""
+        self._pools[:] = [pool for pool in self._pools if pool.busy]
+
+    def _new_pool(self, pin: bool) -> _Workers:
+        order = _Order()
+        loader = DataLoader(
+            _Rows(self.source),
+            batch_size=None,  # a "sample" is a whole group
+            sampler=order,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=pin,
+            generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
+        )
+        self._pools.append(_Workers(loader, order, pin))
+        return self._pools[-1]
+
+
+@dataclass(frozen=True)
+class StreamData:
+    """Labelled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
+
+    Decoded images stay on the device from the first epoch on if ``placement`` is ``device``, or ``auto`` and they take
+    at most a quarter of the device's free memory; otherwise they are read again in every epoch. Both give the same
+    batches to the last bit. Processes are shared by all parts that `take` makes.
+    """
+
+    name: str
+    reader: Reader
+    rows: Tensor  # (N,) int64, on the CPU: where each image lies in the source
+    labels: Tensor  # (N,) int64
+    ids: Tensor  # (N,) int64
+    class_names: tuple[str, ...]  # (C,)
+    white: int
+    placement: Placement = "auto"
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return self.reader.source.image_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def to(self, device: torch.device | str) -> StreamData:
+        return replace(self, labels=self.labels.to(device), ids=self.ids.to(device))
+
+    def take(self, index: Tensor) -> StreamData:
+        """The samples at ``index`` (int64, on the data's device), in that order, with their ids."""
+        return replace(
+            self,
+            rows=self.rows.index_select(0, index.cpu()),
+            labels=self.labels.index_select(0, index),
+            ids=self.ids.index_select(0, index),
+        )
+
+    @cached_property
+    def resident(self) -> ImageData | None:
+        """All images on the device, read now, if they are to stay there (see the class)."""
+        if self.placement == "stream" or (self.placement == "auto" and not self._fits()):
+            return None
+        return self.decoded()
+
+    def decoded(self) -> ImageData:
+        """All images, read now, on the device.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        shape = (len(self), *self.image_shape)
+        images = torch.empty(shape, dtype=self.reader.source.dtype, device=self.device)
+        first = 0
+        for part in self.reader.read(self.rows.split(_ROWS_A_READ)):
+            images[first : first + len(part)].copy_(part)
+            first += len(part)
+        self.reader.stop()
+        return ImageData(self.name, images, self.labels, self.ids, self.class_names, self.white)
+
+    def _fits(self) -> bool:
+        channels, height, width = self.image_shape
+        needed = len(self) * channels * height * width * self.reader.source.dtype.itemsize
+        return needed <= _SHARE_OF_MEMORY * free_memory(self.device)
+
+
+Data = ImageData | StreamData
+
+
+def stream_data(
+    name: str,
+    source: Source,
+    labels: Tensor,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    white: int = 255,
+    placement: Placement = "auto",
+    workers: int = 4,
+) -> StreamData:
+    """The images of a source with their labels (N,) int64, all on the CPU for now.
+
+    Raises:
+        UserError: labels out of range, or fewer than two classes.
+    """
+    return StreamData(
+        name=name,
+        reader=Reader(name, source, workers),
+        rows=torch.arange(len(labels)),
+        labels=labels,
+        ids=torch.arange(len(labels)),
+        class_names=checked_class_names(name, labels, class_names),
+        white=white,
+        placement=placement,
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a new tensor on this device may take before something has to give way."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0  # unknown: what is read again and again at least works

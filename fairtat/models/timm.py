@@ -1,0 +1,85 @@
+"""Any model of timm, the collection of PyTorch image models: https://github.com/huggingface/pytorch-image-models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fairtat.errors import UserError, nearest
+from fairtat.optional import optional_import
+
+__all__ = ["Normalized", "build_timm"]
+
+
+class Normalized(nn.Module):
+    """x (N, C, H, W) in [0, 1] -> model((x - mean[c]) / std[c]): what pretrained weights have been fitted to."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.model((x - self.mean) / self.std))
+
+
+def build_timm(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    *,
+    pretrained: bool = False,
+    fetch: bool = True,
+    **options: Any,
+) -> nn.Module:
+    """``timm.create_model`` for these data; models that are made for one image size are made for this one.
+
+    With ``pretrained`` the weights are timm's, from the network or its cache, and the images are normalised as those
+    weights expect; otherwise the model sees images in [0, 1] as they are. ``fetch=False`` builds the same modules
+    with random weights, for others to be loaded into.
+
+    Raises:
+        UserError: timm is not installed, knows no such model, cannot make it with these options, or the weights cannot
+            be had.
+    """
+    timm = optional_import("timm", purpose=f"model 'timm:{name}'", extra="vision")
+    if not timm.is_model(name):
+        found = nearest(name, timm.list_models())
+        hint = f"did you mean {found!r}?" if found else "timm.list_models() has the names"
+        raise UserError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    arguments = {"pretrained": pretrained and fetch, "num_classes": num_classes, "in_chans": in_channels, **options}
+    try:
+        model: nn.Module = _create(timm, name, image_size, arguments)
+    except Exception as error:  # options reach constructors of a thousand models; weights come over the network
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        shape = f"{in_channels}x{image_size[0]}x{image_size[1]}"
+        raise UserError(
+            f"model 'timm:{name}' cannot be built for {shape} images with options {options}: {reason}"
+        ) from error
+    if not pretrained:
+        return model
+    published: Any = model.pretrained_cfg
+    mean, std = published["mean"], published["std"]
+    if in_channels != len(mean):  # timm folds the colour weights; the average colour is what grey stands for
+        mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
+    return Normalized(model, mean, std)
+
+
+def _create(timm: Any, name: str, image_size: tuple[int, int], arguments: dict[str, Any]) -> Any:
+    if "img_size" in arguments:
+        return timm.create_model(name, **arguments)
+    try:
+        return timm.create_model(name, img_size=image_size, **arguments)
+    except TypeError as error:
+        # Only models with position embeddings or windows take a size, and nothing but the attempt says which.
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **arguments)
