@@ -34,19 +34,25 @@ MOST_SUCCESS = 0.005  # or one sample
 class Workload:
     """A model that has learned a little, so that an attack has something to do, and a batch for it."""
 
-    def __init__(self, name: str, shape: tuple[int, int, int, int], *, rate: float, train: bool) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, int, int, int], *, rate: float, train: bool, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(0)
         self.train = train
         n, channels, height, width = shape
-        self.model = models.build(name, CLASSES, channels, (height, width))
+        self.model = self.build(name, channels, (height, width)).to(device)
         prototypes = torch.rand(CLASSES, channels, height, width)
-        self.y = torch.randint(CLASSES, (n,))
-        self.x = (0.5 + CONTRAST * (prototypes[self.y] - 0.5) + NOISE * torch.randn(shape)).clamp_(0.0, 1.0)
-        self.target = (self.y + torch.randint(1, CLASSES, (n,))) % CLASSES
+        y = torch.randint(CLASSES, (n,))
+        x = (0.5 + CONTRAST * (prototypes[y] - 0.5) + NOISE * torch.randn(shape)).clamp_(0.0, 1.0)
+        target = (y + torch.randint(1, CLASSES, (n,))) % CLASSES
+        self.x, self.y, self.target = x.to(device), y.to(device), target.to(device)
         self._fit(rate)
         self.judge = copy.deepcopy(self.model).eval().requires_grad_(False)
         with torch.no_grad():
             self.logits = self.judge(self.x)
+
+    def build(self, name: str, channels: int, size: tuple[int, int]) -> nn.Module:
+        return models.build(name, CLASSES, channels, size)
 
     def _fit(self, rate: float) -> None:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=rate)

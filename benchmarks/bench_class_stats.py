@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Target, equal_to, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Target, equal_to, gpu, main
 from torch import Tensor
+from torchvision_beside_cpu import make_importable
 
 import fairtat
 from fairtat import backends, ops
@@ -23,19 +24,22 @@ FAIRTAT, KERNEL = "fairtat", "fairtat kernel"
 PYTHON_LISTS, PUBLISHED, PUBLISHED_TENSORS = "Python loop", "published loop, arrays", "published loop, tensors"
 BINCOUNT, INDEX_ADD, TORCHMETRICS = "bincount + index_add", "index_add in place", "torchmetrics"
 FLOAT_SUMS = "index_add, float64 sums"
+PUBLISHED_ON_GPU = "published loop, on the host"
+RULE = "every count and loss sum equal to a brute-force loop"
 CALLS = 10_000  # behind the figures on memory and on flat cost
 
 
 class Batch:
     """Predictions that are right about half of the time, labels, and losses that a float64 sums exactly."""
 
-    def __init__(self, n: int, classes: int) -> None:
+    def __init__(self, n: int, classes: int, device: str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
-        self.classes = classes
-        self.label = torch.randint(classes, (n,), generator=generator)
+        self.classes, self.device = classes, device
+        label = torch.randint(classes, (n,), generator=generator)
         guess = torch.randint(classes, (n,), generator=generator)
-        self.pred = torch.where(torch.rand(n, generator=generator) < 0.5, self.label, guess)
-        self.loss = torch.randint(1 << 12, (n,), generator=generator).float() / 256.0
+        self.label = label.to(device)
+        self.pred = torch.where(torch.rand(n, generator=generator) < 0.5, label, guess).to(device)
+        self.loss = (torch.randint(1 << 12, (n,), generator=generator).float() / 256.0).to(device)
 
     def expected(self) -> dict[str, Tensor]:
         """By brute force, in plain Python integers and floats."""
@@ -45,9 +49,9 @@ class Batch:
             confusion[y][p] += 1
             loss_sum[y] += value
         return {
-            "loss_sum": torch.tensor(loss_sum, dtype=torch.float64),
-            "nonfinite": torch.zeros(self.classes, dtype=torch.int64),
-        } | rates(torch.tensor(confusion))
+            "loss_sum": torch.tensor(loss_sum, dtype=torch.float64, device=self.device),
+            "nonfinite": torch.zeros(self.classes, dtype=torch.int64, device=self.device),
+        } | rates(torch.tensor(confusion, device=self.device))
 
 
 def rates(confusion: Tensor) -> dict[str, Tensor]:
@@ -76,10 +80,10 @@ def entrant(make: Callable[[Batch], Counter], batch: Batch) -> Entrant:
     return Entrant(make(batch)[0], outcome)
 
 
-def op(batch: Batch) -> Counter:
-    stats = fairtat.ClassStats(batch.classes)
+def op(batch: Batch, backend: str = "auto") -> Counter:
+    stats = fairtat.ClassStats(batch.classes, device=batch.device)
     return (
-        lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss),
+        lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss, backend=backend),
         lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
     )
 
@@ -112,7 +116,7 @@ def published_arrays(batch: Batch) -> Counter:
     right, landed, missed = (np.zeros(batch.classes) for _ in range(3))
 
     def count() -> None:
-        pred, label = batch.pred.numpy(), batch.label.numpy()
+        pred, label = batch.pred.cpu().numpy(), batch.label.cpu().numpy()
         hit = pred == label
         for i, y in enumerate(label):
             if hit[i]:
@@ -122,9 +126,9 @@ def published_arrays(batch: Batch) -> Counter:
                 missed[y] += 1
 
     return count, lambda: {
-        "correct": torch.from_numpy(right),
-        "false_positive": torch.from_numpy(landed),
-        "false_negative": torch.from_numpy(missed),
+        "correct": torch.from_numpy(right).to(batch.device),
+        "false_positive": torch.from_numpy(landed).to(batch.device),
+        "false_negative": torch.from_numpy(missed).to(batch.device),
     }
 
 
@@ -144,9 +148,9 @@ def published_tensors(batch: Batch) -> Counter:
 class SameSums:
     """Loss sums as the op has them, in PyTorch: integers that no order changes, losses that are not finite apart."""
 
-    def __init__(self, classes: int) -> None:
-        self.fixed = torch.zeros(classes, dtype=torch.int64)
-        self.nonfinite = torch.zeros(classes, dtype=torch.int64)
+    def __init__(self, batch: Batch) -> None:
+        self.fixed = torch.zeros(batch.classes, dtype=torch.int64, device=batch.device)
+        self.nonfinite = torch.zeros_like(self.fixed)
 
     def add(self, batch: Batch) -> None:
         value = batch.loss.double()
@@ -160,8 +164,8 @@ class SameSums:
 
 def bincount(batch: Batch) -> Counter:
     classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    sums = SameSums(classes)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
+    sums = SameSums(batch)
 
     def count() -> None:
         cells = torch.bincount(batch.label * classes + batch.pred, minlength=classes * classes)
@@ -174,8 +178,8 @@ def bincount(batch: Batch) -> Counter:
 def index_add(batch: Batch) -> Counter:
     """Without bincount's C*C result a call: the best form for many classes."""
     classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    sums = SameSums(classes)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
+    sums = SameSums(batch)
     ones = torch.ones_like(batch.label)
 
     def count() -> None:
@@ -188,8 +192,8 @@ def index_add(batch: Batch) -> Counter:
 def float_sums(batch: Batch) -> Counter:
     """Less work: sums that depend on the order, and that one NaN spoils."""
     classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    loss_sum = torch.zeros(classes, dtype=torch.float64)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
+    loss_sum = torch.zeros(classes, dtype=torch.float64, device=batch.device)
     ones = torch.ones_like(batch.label)
 
     def count() -> None:
@@ -200,6 +204,7 @@ def float_sums(batch: Batch) -> Counter:
 
 
 def torchmetrics_matrix(batch: Batch) -> Counter:
+    make_importable()  # torchmetrics imports it where it finds it
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     metric = MulticlassConfusionMatrix(batch.classes, validate_args=False)
@@ -280,9 +285,49 @@ def build(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[S
             ),
             baseline=FAIRTAT,
             verify=equal_to(batch.expected()),
-            rule="every count and loss sum equal to a brute-force loop",
+            rule=RULE,
             targets=targets,
             observe=memory_and_drift(100 if settings.quick else CALLS),
+        )
+
+    return case
+
+
+def on_gpu(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[Settings], Case]:
+    def case(settings: Settings) -> Case:
+        device = settings.device
+        batch = Batch(64 if settings.rehearsal else n, 10 if settings.rehearsal else classes, device)
+
+        def captured(make: Callable[[Batch], Counter]) -> Entrant:
+            return gpu.in_graph([entrant(make, batch)], device)
+
+        def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
+            return {
+                gpu.contestant_name(name): {"host_waits": gpu.host_waits(op(batch, name)[0], device)}
+                for name in gpu.kernel_names(settings)
+                if gpu.contestant_name(name) in entrants
+            } | {BINCOUNT: {"host_waits": gpu.host_waits(bincount(batch)[0], device)}}
+
+        return Case(
+            contestants=(
+                *gpu.kernel_contestants(settings, lambda backend: [entrant(lambda b: op(b, backend), batch)]),
+                Contestant(INDEX_ADD, "eager", lambda: captured(index_add)),
+                Contestant(FLOAT_SUMS, "eager", lambda: captured(float_sums), "order-dependent sums, none apart"),
+                Contestant(
+                    BINCOUNT, "eager", lambda: entrant(bincount, batch), "outside a graph: it reads from the GPU"
+                ),
+                Contestant(
+                    PUBLISHED_ON_GPU,
+                    "published",
+                    lambda: entrant(published_arrays, batch),
+                    "no confusion matrix, no loss",
+                ),
+            ),
+            baseline=gpu.REFERENCE,
+            verify=equal_to(batch.expected()),
+            rule=RULE,
+            targets=targets,
+            observe=observe,
         )
 
     return case
@@ -292,6 +337,7 @@ GOALS = (
     Target(FAIRTAT, (PUBLISHED,), "faster", 50.0),
     Target(FAIRTAT, (BINCOUNT, INDEX_ADD), "faster", 3.0),
 )
+GPU_GOALS = tuple(Target(name, (BINCOUNT, INDEX_ADD), "faster", 20.0) for name in (gpu.CUDA, gpu.TRITON))
 
 BENCHMARK = Benchmark(
     name="class_stats",
@@ -304,6 +350,8 @@ BENCHMARK = Benchmark(
         CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
         CaseSpec("N=4096, C=10", build(4096, 10, GOALS), headline=True),
         CaseSpec("N=4096, C=1000", build(4096, 1000, GOALS), headline=True),
+        CaseSpec("N=128, C=10", on_gpu(128, 10), headline=True, quick=True, device="cuda"),
+        CaseSpec("N=65536, C=1000", on_gpu(65536, 1000, GPU_GOALS), headline=True, device="cuda"),
     ),
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
 from torch import Tensor
 
 from fairtat import backends, ops
@@ -15,10 +16,11 @@ EPS = 8 / 255
 SEED = 0
 FAIRTAT = "fairtat"
 SIGMAS = 6.0  # a correct generator fails one in 10**9 times
+RULE = "inside ball and bounds, noise uniform to 6 deviations; fairtat equal to its reference"
 
 
-def images(shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+def images(shape: tuple[int, ...], channels_last: bool, device: str = "cpu", seed: int = 0) -> Tensor:
+    x = torch.rand(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
@@ -64,17 +66,18 @@ def eager_chain(x: Tensor) -> Entrant:
     return Entrant(run, lambda: {"x_adv": run()})
 
 
-def compiled(x: Tensor) -> Entrant:
-    def start(x: Tensor) -> Tensor:
-        return (x + (torch.rand_like(x) * 2.0 - 1.0) * EPS).clamp(0.0, 1.0)
+def start(x: Tensor) -> Tensor:
+    return (x + (torch.rand_like(x) * 2.0 - 1.0) * EPS).clamp(0.0, 1.0)
 
+
+def compiled(x: Tensor) -> Entrant:
     function = torch.compile(start, dynamic=False)
     return Entrant(lambda: function(x), lambda: {"x_adv": function(x)})
 
 
-def op(x: Tensor) -> Entrant:
+def op(x: Tensor, backend: str = "auto") -> Entrant:
     def run() -> Tensor:
-        return ops.pgd_init(x, EPS, seed=SEED)
+        return ops.pgd_init(x, EPS, seed=SEED, backend=backend)
 
     return Entrant(run, lambda: {"x_adv": run()})
 
@@ -111,8 +114,38 @@ def build(shape: tuple[int, ...], *, channels_last: bool = False) -> Callable[[S
             ),
             baseline=FAIRTAT,
             verify=uniform_in_ball(x, EPS),
-            rule="inside ball and bounds, noise uniform to 6 deviations; fairtat equal to its reference",
+            rule=RULE,
             bytes_moved=8 * x.numel(),
+        )
+
+    return case
+
+
+def on_gpu(shape: tuple[int, ...]) -> Callable[[Settings], Case]:
+    def case(settings: Settings) -> Case:
+        device = settings.device
+        size = (2, 3, 8, 8) if settings.rehearsal else shape
+        bytes_moved = 8 * math.prod(size)
+        sets = gpu.rotation(lambda seed: images(size, False, device, seed), bytes_moved, settings=settings)
+        calls = gpu.calls_for(bytes_moved)
+
+        def turns(make: Callable[[Tensor], Entrant]) -> list[Entrant]:
+            return [make(x) for x in sets]
+
+        def captured(make: Callable[[Tensor], Entrant]) -> Entrant:
+            return gpu.in_graph(turns(make), device, calls)
+
+        return Case(
+            contestants=(
+                *gpu.kernel_contestants(settings, lambda backend: turns(lambda x: op(x, backend)), calls),
+                Contestant("eager, in place", "eager", lambda: captured(eager)),
+                Contestant("torch.compile", "compile", lambda: captured(compiled)),
+                Contestant("copy of as many bytes", "floor", lambda: captured(copy)),
+            ),
+            baseline=gpu.REFERENCE,
+            verify=uniform_in_ball(sets[0], EPS),
+            rule=RULE,
+            bytes_moved=bytes_moved,
         )
 
     return case
@@ -131,6 +164,8 @@ BENCHMARK = Benchmark(
         CaseSpec("(128, 3, 32, 32)", build((128, 3, 32, 32)), headline=True),
         CaseSpec("(128, 3, 32, 32), channels_last", build((128, 3, 32, 32), channels_last=True)),
         CaseSpec("(64, 3, 224, 224)", build((64, 3, 224, 224))),
+        CaseSpec("(128, 3, 32, 32), cold L2", on_gpu((128, 3, 32, 32)), headline=True, quick=True, device="cuda"),
+        CaseSpec("(448, 3, 224, 224)", on_gpu((448, 3, 224, 224)), device="cuda"),
     ),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from harness import (
     Verify,
     close_to,
     equal_to,
+    gpu,
     main,
 )
 from torch import Tensor
@@ -53,20 +56,20 @@ class Setup:
 class Inputs:
     """Tensors of one case, the same for every contestant; each takes its own copy of the start."""
 
-    def __init__(self, setup: Setup) -> None:
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, setup: Setup, device: str = "cpu", seed: int = 0) -> None:
+        generator = torch.Generator(device).manual_seed(seed)
         layout = torch.channels_last if setup.channels_last else torch.contiguous_format
 
         def uniform(low: float, high: float) -> Tensor:
-            values = torch.rand(setup.shape, generator=generator) * (high - low) + low
+            values = torch.rand(setup.shape, generator=generator, device=device) * (high - low) + low
             return values.contiguous(memory_format=layout)
 
         n = setup.shape[0]
         self.x = uniform(0.0, 1.0)
         self.start = (self.x + uniform(-EPS, EPS)).clamp_(0.0, 1.0)
         self.grad = uniform(-1.0, 1.0).to(setup.grad_dtype)
-        self.eps_n = torch.rand(n, generator=generator) * EPS if setup.eps_per_sample else None
-        self.mean, self.std = torch.tensor(MEAN), torch.tensor(STD)
+        self.eps_n = torch.rand(n, generator=generator, device=device) * EPS if setup.eps_per_sample else None
+        self.mean, self.std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
     @property
     def eps(self) -> float | Tensor:
@@ -108,7 +111,10 @@ def l2_chain(inputs: Inputs) -> Chain:
     return step
 
 
-def chain_entrant(inputs: Inputs, chain: Chain, *, model_input: bool, in_place: bool, compiled: bool) -> Entrant:
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def step_of(chain: Chain, *, model_input: bool, in_place: bool, compiled: bool) -> Step:
     """A chain of PyTorch ops that returns a new tensor, or copies it into x_adv as its last op."""
     per_channel = (1, -1, 1, 1)
 
@@ -118,16 +124,17 @@ def chain_entrant(inputs: Inputs, chain: Chain, *, model_input: bool, in_place: 
             moved = x_adv.copy_(moved)
         return moved, (moved - mean.view(per_channel)) / std.view(per_channel) if model_input else None
 
-    function = torch.compile(step, dynamic=False) if compiled else step
+    return torch.compile(step, dynamic=False) if compiled else step
+
+
+def chain_entrant(inputs: Inputs, step: Step) -> Entrant:
     state = inputs.start.clone()
 
     def run() -> None:
-        nonlocal state
-        state = function(state, inputs.grad, inputs.x, inputs.mean, inputs.std)[0]
+        step(state, inputs.grad, inputs.x, inputs.mean, inputs.std)
 
     def outcome() -> dict[str, Tensor]:
-        moved, normalised = function(inputs.start.clone(), inputs.grad, inputs.x, inputs.mean, inputs.std)
-        return results(moved, normalised)
+        return results(*step(inputs.start.clone(), inputs.grad, inputs.x, inputs.mean, inputs.std))
 
     return Entrant(run, outcome)
 
@@ -169,7 +176,7 @@ def in_place_entrant(inputs: Inputs, step: Callable[[Tensor], Tensor]) -> Entran
     return Entrant(lambda: step(state), lambda: results(step(inputs.start.clone()), None))
 
 
-def op_entrant(inputs: Inputs, setup: Setup) -> Entrant:
+def op_entrant(inputs: Inputs, setup: Setup, backend: str = "auto") -> Entrant:
     """The public op, as a training loop calls it."""
     model_input = torch.empty_like(inputs.x) if setup.model_input else None
     mean, std = (inputs.mean, inputs.std) if setup.model_input else (None, None)
@@ -177,7 +184,7 @@ def op_entrant(inputs: Inputs, setup: Setup) -> Entrant:
     def step(x_adv: Tensor) -> Tensor:
         return ops.pgd_step_(
             x_adv, inputs.grad, inputs.x, inputs.eps, STEP, norm=setup.norm,
-            model_input=model_input, mean=mean, std=std,
+            model_input=model_input, mean=mean, std=std, backend=backend,
         )  # fmt: skip
 
     state = inputs.start.clone()
@@ -203,7 +210,7 @@ def kernel_entrant(inputs: Inputs, setup: Setup) -> Entrant:
 
 def copy_entrant(inputs: Inputs, setup: Setup) -> Entrant:
     """PyTorch's copy between two buffers that stay, reading and writing as many bytes as the step must."""
-    source = torch.ones(inputs.x.numel() * setup.bytes_per_element // 2, dtype=torch.uint8)
+    source = torch.ones(inputs.x.numel() * setup.bytes_per_element // 8, device=inputs.x.device)
     destination = torch.zeros_like(source)
     return Entrant(lambda: destination.copy_(source))
 
@@ -217,7 +224,7 @@ def build(setup: Setup, targets: tuple[Target, ...] = ()) -> Callable[[Settings]
             return Contestant(
                 name, role,
                 lambda: chain_entrant(
-                    inputs, chain, model_input=setup.model_input, in_place=in_place, compiled=compiled
+                    inputs, step_of(chain, model_input=setup.model_input, in_place=in_place, compiled=compiled)
                 ),
             )  # fmt: skip
 
@@ -248,6 +255,43 @@ def build(setup: Setup, targets: tuple[Target, ...] = ()) -> Callable[[Settings]
     return case
 
 
+def on_gpu(setup: Setup, *, cold: bool, targets: tuple[Target, ...] = ()) -> Callable[[Settings], Case]:
+    """The kernels of every backend in a CUDA graph; ``cold``: no input is in the L2 cache when its turn comes."""
+
+    def case(settings: Settings) -> Case:
+        device = settings.device
+        size = dataclasses.replace(setup, shape=(2, *setup.shape[1:2], 8, 8)) if settings.rehearsal else setup
+        bytes_moved = math.prod(size.shape) * size.bytes_per_element
+        sets = gpu.rotation(lambda seed: Inputs(size, device, seed), bytes_moved, settings=settings, cold=cold)
+        chain = linf_chain(sets[0]) if size.norm == "linf" else l2_chain(sets[0])
+
+        def turns(make: Callable[[Inputs], Entrant]) -> list[Entrant]:
+            return [make(inputs) for inputs in sets]
+
+        def compiled(in_place: bool) -> Entrant:
+            step = step_of(chain, model_input=size.model_input, in_place=in_place, compiled=True)
+            return gpu.in_graph(turns(lambda inputs: chain_entrant(inputs, step)), device, calls)
+
+        calls = gpu.calls_for(bytes_moved)
+        return Case(
+            contestants=(
+                *gpu.kernel_contestants(
+                    settings, lambda backend: turns(lambda inputs: op_entrant(inputs, size, backend)), calls
+                ),
+                Contestant(COMPILED, "compile", lambda: compiled(in_place=False)),
+                Contestant(COMPILED_IN_PLACE, "compile", lambda: compiled(in_place=True)),
+                Contestant(COPY, "floor", lambda: gpu.in_graph(turns(lambda i: copy_entrant(i, size)), device, calls)),
+            ),
+            baseline=gpu.REFERENCE,
+            verify=verifier(sets[0], size),
+            rule=rule(size),
+            bytes_moved=bytes_moved,
+            targets=targets,
+        )
+
+    return case
+
+
 def verifier(inputs: Inputs, setup: Setup) -> Verify:
     model_input = torch.empty_like(inputs.x) if setup.model_input else None
     mean, std = (inputs.mean, inputs.std) if setup.model_input else (None, None)
@@ -272,12 +316,25 @@ VS_COPY = Target(FAIRTAT, (COPY,), "within", 1.0)
 BATCH = (128, 3, 32, 32)
 LARGE = (64, 3, 224, 224)
 
+GPU_LARGE = (448, 3, 224, 224)  # 257 MiB a tensor in float32
+OF_COPY = 0.85  # the share of the copy's bandwidth that a kernel is to reach
+GPU_LARGE_GOALS = tuple(
+    goal
+    for name in (gpu.CUDA, gpu.TRITON)
+    for goal in (
+        Target(name, (COPY,), "within", round(1 / OF_COPY, 3)),
+        Target(name, (COMPILED, COMPILED_IN_PLACE), "faster", 1.0),
+    )
+)
+GPU_BATCH_GOALS = tuple(Target(name, (), "seconds", 3e-6) for name in (gpu.CUDA, gpu.TRITON))
+
 BENCHMARK = Benchmark(
     name="pgd_step",
     question="How fast is one projected step on x_adv, in place?",
     reading=(
         "The floor is a PyTorch copy that reads and writes as many bytes as the step must: 16 an element in\n"
-        "float32. GB/s counts those bytes for everybody, so a contestant that moves more shows less."
+        "float32. GB/s counts those bytes for everybody, so a contestant that moves more shows less.\n"
+        "On a GPU each contestant is a CUDA graph of many steps, cold ones over inputs that rotate through memory."
     ),
     settings={"eps": "8/255", "step_size": "2/255"},
     cases=(
@@ -290,6 +347,28 @@ BENCHMARK = Benchmark(
         CaseSpec("(128, 3, 32, 32), eps per sample", build(Setup(BATCH, eps_per_sample=True))),
         CaseSpec("(128, 3, 32, 32), model input", build(Setup(BATCH, model_input=True))),
         CaseSpec("(128, 3, 32, 32), L2", build(Setup(BATCH, norm="l2"))),
+        CaseSpec(
+            "(448, 3, 224, 224), 257 MiB tensors",
+            on_gpu(Setup(GPU_LARGE), cold=False, targets=GPU_LARGE_GOALS),
+            headline=True,
+            quick=True,
+            device="cuda",
+        ),
+        CaseSpec(
+            "(128, 3, 32, 32), cold L2",
+            on_gpu(Setup(BATCH), cold=True, targets=GPU_BATCH_GOALS),
+            headline=True,
+            quick=True,
+            device="cuda",
+        ),
+        CaseSpec("(128, 3, 32, 32), warm L2", on_gpu(Setup(BATCH), cold=False, targets=GPU_BATCH_GOALS), device="cuda"),
+        CaseSpec(
+            "(128, 3, 32, 32), bfloat16 gradient, model input, channels_last, cold L2",
+            on_gpu(Setup(BATCH, grad_dtype=torch.bfloat16, channels_last=True, model_input=True), cold=True),
+            quick=True,
+            device="cuda",
+        ),
+        CaseSpec("(128, 3, 32, 32), L2 norm, cold L2", on_gpu(Setup(BATCH, norm="l2"), cold=True), device="cuda"),
     ),
 )
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
 from torch import Tensor
 
 from fairtat import backends, ops
@@ -15,6 +15,7 @@ FAIRTAT = "fairtat"
 DRAWS = 200_000  # behind each proof of a distribution
 SIGMAS = 6.0
 TAU = 2.0
+RULE = "never the label; chi-square of the targets within 6 deviations over 200,000 draws"
 
 
 def published_loop(label: Tensor, weight: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def inverse_cdf(label: Tensor, weight: Tensor) -> Tensor:
     through = weight.cumsum(0)
     own = weight[label]
     before = through[label] - own
-    draw = torch.rand(len(label), dtype=weight.dtype) * (through[-1] - own)
+    draw = torch.rand(len(label), dtype=weight.dtype, device=weight.device) * (through[-1] - own)
     draw = torch.where(draw >= before, draw + own, draw)
     return torch.searchsorted(through, draw, right=True).clamp_(max=len(weight) - 1)
 
@@ -82,11 +83,11 @@ def plain(function: Callable[[Tensor, Tensor], Tensor], label: Tensor, weight: T
     return Entrant(lambda: function(label, weight), draws(lambda batch: function(label, weight), len(label)))
 
 
-def op(label: Tensor, weight: Tensor) -> Entrant:
+def op(label: Tensor, weight: Tensor, backend: str = "auto") -> Entrant:
     table = ops.target_table(weight)  # once an epoch
     return Entrant(
-        lambda: ops.sample_targets(label, table, seed=0),
-        draws(lambda batch: ops.sample_targets(label, table, seed=0, stream=batch), len(label)),
+        lambda: ops.sample_targets(label, table, seed=0, backend=backend),
+        draws(lambda batch: ops.sample_targets(label, table, seed=0, stream=batch, backend=backend), len(label)),
     )
 
 
@@ -98,12 +99,16 @@ def kernel(label: Tensor, weight: Tensor) -> Entrant:
     )
 
 
+def inputs(n: int, classes: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    label = torch.randint(classes, (n,), device=device)
+    # FAIR-TAT's own weights, exp(tau * CFPS), of scores spread wide enough that a wrong rule shows.
+    return label, torch.softmax(TAU * torch.linspace(0.0, 1.0, classes, device=device), dim=0)
+
+
 def build(n: int, classes: int) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
-        torch.manual_seed(0)
-        label = torch.randint(classes, (n,))
-        # FAIR-TAT's own weights, exp(tau * CFPS), of scores spread wide enough that a wrong rule shows.
-        weight = torch.softmax(TAU * torch.linspace(0.0, 1.0, classes), dim=0)
+        label, weight = inputs(n, classes)
         return Case(
             contestants=(
                 Contestant(FAIRTAT, "fairtat", lambda: op(label, weight)),
@@ -114,7 +119,31 @@ def build(n: int, classes: int) -> Callable[[Settings], Case]:
             ),
             baseline=FAIRTAT,
             verify=conditional(label, weight),
-            rule="never the label; chi-square of the targets within 6 deviations over 200,000 draws",
+            rule=RULE,
+        )
+
+    return case
+
+
+def on_gpu(n: int, classes: int) -> Callable[[Settings], Case]:
+    def case(settings: Settings) -> Case:
+        device = settings.device
+        label, weight = inputs(n, classes, device)
+
+        return Case(
+            contestants=(
+                *gpu.kernel_contestants(settings, lambda backend: [op(label, weight, backend)]),
+                Contestant("inverse CDF", "eager", lambda: gpu.in_graph([plain(inverse_cdf, label, weight)], device)),
+                Contestant(
+                    "published rejection loop",
+                    "published",
+                    lambda: plain(published_loop, label, weight),
+                    "outside a graph: it reads from the GPU for every collision",
+                ),
+            ),
+            baseline=gpu.REFERENCE,
+            verify=conditional(label, weight),
+            rule=RULE,
         )
 
     return case
@@ -133,6 +162,8 @@ BENCHMARK = Benchmark(
         CaseSpec("N=4096, C=10", build(4096, 10)),
         CaseSpec("N=128, C=1000", build(128, 1000)),
         CaseSpec("N=4096, C=1000", build(4096, 1000)),
+        CaseSpec("N=128, C=10", on_gpu(128, 10), headline=True, quick=True, device="cuda"),
+        CaseSpec("N=4096, C=1000", on_gpu(4096, 1000), device="cuda"),
     ),
 )
 

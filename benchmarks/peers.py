@@ -53,24 +53,48 @@ def textbook(p: Problem) -> Attack:
 
 
 def published(p: Problem) -> Attack:
-    """In the style of the FAIR-TAT and CFA code: radii filled in sample by sample, then a loop over delta.
+    """In the style of the FAIR-TAT and CFA code, from the clean image: the random start is left out."""
+    eps_of = torch.full((len(p.x),), p.eps, device=p.x.device)
+    return lambda: published_pgd(p.model, p.x, p.target, eps_of, p.step_size, p.steps, torch.zeros_like(p.x))
 
-    Mean cross-entropy, ``backward()`` with the parameters' gradients, two clamps a step. The random start is left out.
+
+def published_pgd(
+    model: nn.Module, x: Tensor, target: Tensor, eps_of: Tensor, step_size: float, steps: int, start: Tensor
+) -> Tensor:
+    """Radii (N,) filled in sample by sample, then a loop over delta.
+
+    Mean cross-entropy, ``backward()`` with the parameters' gradients, two clamps a step.
     """
-    eps_of = torch.full((len(p.x),), p.eps)
+    radius = torch.ones_like(x)
+    for i in range(len(x)):
+        radius[i] *= eps_of[i]
+    delta = torch.clamp(x + start * radius, 0.0, 1.0).sub_(x).requires_grad_()
+    for _ in range(steps):
+        F.cross_entropy(model(x + delta), target).backward()
+        assert delta.grad is not None
+        moved = torch.clamp(delta - step_size * torch.sign(delta.grad.detach()), min=-radius, max=radius)
+        delta.data = torch.clamp(moved, 0 - x, 1 - x)
+        delta.grad.zero_()
+    return (x + delta).detach()
+
+
+def torchattacks_loop(p: Problem) -> Attack:
+    """What torchattacks.PGD computes, re-created for where it is not installed.
+
+    Mean cross-entropy, the gradient of the input alone, a clamp of the offset and one of the pixels.
+    """
 
     def attack() -> Tensor:
-        radius = torch.ones_like(p.x)
-        for i in range(len(p.x)):
-            radius[i] *= eps_of[i]
-        delta = torch.zeros_like(p.x, requires_grad=True)
+        if bool(p.x.max() > 1) or bool(p.x.min() < 0):  # it looks at the images first
+            raise ValueError("images must be in [0, 1]")
+        x_adv = p.x.clone()
         for _ in range(p.steps):
-            F.cross_entropy(p.model(p.x + delta), p.target).backward()
-            assert delta.grad is not None
-            moved = torch.clamp(delta - p.step_size * torch.sign(delta.grad.detach()), min=-radius, max=radius)
-            delta.data = torch.clamp(moved, 0 - p.x, 1 - p.x)
-            delta.grad.zero_()
-        return (p.x + delta).detach()
+            x_adv.requires_grad_()
+            loss = -F.cross_entropy(p.model(x_adv), p.target)
+            (grad,) = torch.autograd.grad(loss, x_adv)
+            offset = torch.clamp(x_adv.detach() + p.step_size * grad.sign() - p.x, -p.eps, p.eps)
+            x_adv = torch.clamp(p.x + offset, 0.0, 1.0).detach()
+        return x_adv
 
     return attack
 

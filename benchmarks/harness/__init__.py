@@ -1,6 +1,20 @@
 """What every benchmark script shares: cases, equality, interleaved timing, reports and the command line."""
 
-from harness.case import Benchmark, Case, CaseSpec, Contestant, Entrant, Outcome, Role, Settings, Target, Verify
+from harness import gpu
+from harness.case import (
+    Benchmark,
+    Case,
+    CaseSpec,
+    Contestant,
+    Device,
+    Entrant,
+    Outcome,
+    Role,
+    Settings,
+    Target,
+    Unavailable,
+    Verify,
+)
 from harness.cli import main
 from harness.equality import Mismatch, close_to, equal_to
 from harness.timing import Measurement, Spread, measure
@@ -10,6 +24,7 @@ __all__ = [
     "Case",
     "CaseSpec",
     "Contestant",
+    "Device",
     "Entrant",
     "Measurement",
     "Mismatch",
@@ -18,9 +33,11 @@ __all__ = [
     "Settings",
     "Spread",
     "Target",
+    "Unavailable",
     "Verify",
     "close_to",
     "equal_to",
+    "gpu",
     "main",
     "measure",
 ]

@@ -13,6 +13,11 @@ Role = Literal["fairtat", "eager", "compile", "published", "peer", "floor"]
 
 Outcome = Mapping[str, Tensor]  # the named results that a contestant is judged by
 Verify = Callable[[str, Outcome], dict[str, float]]  # (contestant, outcome) -> figures; raises Mismatch
+Device = Literal["cpu", "cuda"]
+
+
+class Unavailable(Exception):
+    """A contestant cannot take part on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Settings:
     """What the command line asks of every case."""
 
     quick: bool = False
+    device: Device = "cpu"  # where the tensors are
+    rehearsal: bool = False  # a GPU's case on a CPU, small, to see that it runs
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Entrant:
 
     run: Callable[[], object]  # what is timed; called any number of times
     outcome: Callable[[], Outcome] | None = None  # its answer from a fresh start; None for a floor, which has none
+    share: float = 1.0  # of the work that is asked for, what one run does: 100 calls in a graph, or 0.1 of an epoch
 
 
 @dataclass(frozen=True)
@@ -36,21 +44,22 @@ class Contestant:
 
     name: str
     role: Role
-    build: Callable[[], Entrant]  # a ModuleNotFoundError in here reports the contestant as not installed
+    build: Callable[[], Entrant]  # ModuleNotFoundError and Unavailable report the contestant as missing
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A goal for a ratio of times, reported as met or not met, never enforced.
+    """A goal for a ratio of times, or for a time, reported as met or not met, never enforced.
 
     ``faster``: every one of ``others`` takes at least ``limit`` times as long as ``subject``.
     ``within``: ``subject`` takes at most ``limit`` times as long as every one of ``others``.
+    ``seconds``: ``subject`` takes at most ``limit`` seconds; there are no others.
     """
 
     subject: str
     others: tuple[str, ...]
-    kind: Literal["faster", "within"]
+    kind: Literal["faster", "within", "seconds"]
     limit: float
 
 
@@ -75,6 +84,7 @@ class CaseSpec:
     build: Callable[[Settings], Case]
     headline: bool = False  # shown in the README
     quick: bool = False  # part of a smoke run
+    device: Device = "cpu"  # whose case it is
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from jsonfile import write_json
+
+__all__ = ["FORMAT", "RESULTS", "duration", "read_json", "result_path", "show_case", "write_json"]
 
 FORMAT = 1
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -17,46 +17,49 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 _SHOWN = ("seconds", "ratio", "gb_per_s", "name", "role", "note", "missing", "calls")
 
 
-def console() -> Console:
-    """A console wide enough for the tables when the output goes to a file or a pipe."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
-
-
-def show_case(out: Console, case: Mapping[str, Any]) -> None:
+def show_case(case: Mapping[str, Any]) -> None:
     """Print one case: times, ratios to the baseline, bandwidth where bytes are known, and the targets."""
     with_bytes = "bytes_moved" in case
-    table = Table(title=case["name"], title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("contestant")
-    table.add_column("median", justify="right")
-    table.add_column(f"x {case['baseline']}", justify="right")
-    table.add_column("quartiles", justify="right")
-    if with_bytes:
-        table.add_column("GB/s", justify="right")
-    table.add_column("")
+    lines = [("contestant", "median", f"x {case['baseline']}", "quartiles", *(("GB/s",) if with_bytes else ()), "")]
     for row in case["contestants"]:
-        if "missing" in row:
-            table.add_row(row["name"], "-", "-", "-", *(["-"] if with_bytes else []), row["missing"])
+        why_not = row.get("missing") or row.get("failed")
+        if why_not:
+            lines.append((row["name"], "-", "-", "-", *(("-",) if with_bytes else ()), why_not))
             continue
         facts = [f"{key}={value:.3g}" for key, value in row.items() if key not in _SHOWN]
         ratio = row["ratio"]
-        table.add_row(
-            row["name"],
-            duration(row["seconds"]["median"]),
-            f"{ratio['median']:.2f}",
-            f"{ratio['q1']:.2f}-{ratio['q3']:.2f}",
-            *([f"{row['gb_per_s']:.1f}"] if with_bytes else []),
-            ", ".join([*([row["note"]] if "note" in row else []), *facts]),
+        lines.append(
+            (
+                row["name"],
+                duration(row["seconds"]["median"]),
+                f"{ratio['median']:.2f}",
+                f"{ratio['q1']:.2f}-{ratio['q3']:.2f}",
+                *((f"{row['gb_per_s']:.1f}",) if with_bytes else ()),
+                ", ".join([*([row["note"]] if "note" in row else []), *facts]),
+            )
         )
-    out.print(table)
-    out.print(f"  {case['rounds']} rounds; equality: {case['equality']}")
+    print(case["name"])
+    print(_aligned(lines))
+    print(f"  {case['rounds']} rounds; equality: {case['equality']}")
     for name, facts_of in case.get("observed", {}).items():
-        out.print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in facts_of.items()))
+        print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in facts_of.items()))
     for target in case["targets"]:
-        word = "[green]met[/]" if target["met"] else "[red]not met[/]"
-        ratio = target["ratio"]
-        out.print(f"  {word}: {target['text']}: {ratio['median']:.2f}x ({ratio['q1']:.2f}-{ratio['q3']:.2f})")
-    out.print()
+        figure = target.get("ratio") or target["seconds"]
+        shown = "{:.2f}x ({:.2f}-{:.2f})" if "ratio" in target else "{:.3g} s ({:.3g}-{:.3g})"
+        spread = shown.format(figure["median"], figure["q1"], figure["q3"])
+        print(f"  {'met' if target['met'] else 'NOT MET'}: {target['text']}: {spread}")
+    print(flush=True)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns: the first and the last to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = []
+    for line in lines:
+        cells = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        cells[0], cells[-1] = line[0].ljust(widths[0]), line[-1]
+        rows.append("  ".join(cells).rstrip())
+    return "\n".join(rows)
 
 
 def duration(seconds: float) -> str:
@@ -71,22 +74,6 @@ def duration(seconds: float) -> str:
 def result_path(folder: Path, benchmark: str, device: str = "cpu") -> Path:
     """Where a benchmark's result lies: one file for each device kind, so that the README can name it."""
     return folder / f"{benchmark}-{device}.json"
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Put ``value`` in the place of ``path`` in one step, with sorted keys so that two runs can be diffed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+Sample = Callable[[Callable[[], object], int], float]  # (run, calls) -> seconds a call
+
 WARM_BELOW = 0.05  # seconds: beyond it, what a neighbour left in the caches does not count
 WARM_UP = 3  # calls before calibration, if they are short: allocators, caches and thread pools settle
 
@@ -42,6 +44,12 @@ class Measurement:
     def rounds(self) -> int:
         return len(next(iter(self.seconds.values())))
 
+    def per(self, share: Mapping[str, float]) -> Measurement:
+        """The same for the whole of the work, of which one call does a share."""
+        return Measurement(
+            {name: [s / share[name] for s in values] for name, values in self.seconds.items()}, self.calls
+        )
+
     def spread(self, name: str) -> Spread:
         return Spread.of(self.seconds[name])
 
@@ -58,16 +66,18 @@ def measure(
     min_rounds: int = 5,
     max_rounds: int = 200,
     sample_seconds: float = 1e-3,
+    sample: Sample | None = None,
 ) -> Measurement:
     """Time every contestant once a round, in rotating order, until ``budget`` seconds are spent.
 
     A fast contestant is called several times a sample, so that every sample lasts about ``sample_seconds``;
     the clock's resolution and the loop's own cost then do not count. One more call, untimed, goes ahead of a sample:
     what is timed is a loop that runs, not the caches that a neighbour left behind. At least ``min_rounds`` rounds are
-    run whatever they cost, at most ``max_rounds``.
+    run whatever they cost, at most ``max_rounds``. ``sample`` is the clock: the host's, unless another is given.
     """
     names = list(runs)
-    calls = {name: _calls_for(runs[name], sample_seconds) for name in names}
+    sample = sample or wall_clock
+    calls = {name: _calls_for(runs[name], sample_seconds, sample) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     was_collecting = gc.isenabled()
     gc.collect()
@@ -83,26 +93,26 @@ def measure(
             for name in reversed(order) if number % 2 else order:
                 if calls[name] > 1 or (seconds[name] and seconds[name][-1] < WARM_BELOW):
                     runs[name]()
-                seconds[name].append(_sample(runs[name], calls[name]))
+                seconds[name].append(sample(runs[name], calls[name]))
     finally:
         if was_collecting:
             gc.enable()
     return Measurement(seconds, calls)
 
 
-def _calls_for(run: Callable[[], object], sample_seconds: float) -> int:
-    """Calls that take about ``sample_seconds``, found by doubling after a warm-up; 1 for what takes longer."""
-    if _sample(run, 1) >= sample_seconds:
-        return 1
-    _sample(run, WARM_UP)
-    calls = 1
-    while (taken := _sample(run, calls) * calls) < sample_seconds / 2:
-        calls *= 2
-    return max(1, round(calls * sample_seconds / taken))
-
-
-def _sample(run: Callable[[], object], calls: int) -> float:
+def wall_clock(run: Callable[[], object], calls: int) -> float:
     begin = time.perf_counter()
     for _ in range(calls):
         run()
     return (time.perf_counter() - begin) / calls
+
+
+def _calls_for(run: Callable[[], object], sample_seconds: float, sample: Sample) -> int:
+    """Calls that take about ``sample_seconds``, found by doubling after a warm-up; 1 for what takes longer."""
+    if sample(run, 1) >= sample_seconds:
+        return 1
+    sample(run, WARM_UP)
+    calls = 1
+    while (taken := sample(run, calls) * calls) < sample_seconds / 2:
+        calls *= 2
+    return max(1, round(calls * sample_seconds / taken))

@@ -1,7 +1,8 @@
 """Which kernels are present, which one serves a call, and why.
 
 ``reference`` is plain PyTorch and always there; ``cpu`` is the compiled core ``fairtat._C``; ``cuda`` and
-``triton`` serve GPU tensors. ``FAIRTAT_BACKEND`` names the backend that ``backend="auto"`` stands for.
+``triton`` serve GPU tensors. ``backend="auto"`` takes the first of an order that :mod:`fairtat.backends.auto` holds for
+each op; ``FAIRTAT_BACKEND`` names a backend that goes before it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 
 from fairtat import reference
-from fairtat.backends import native
+from fairtat.backends import auto, native
+from fairtat.backends.auto import OPS
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
-OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
 
 _NATIVE: dict[str, Callable[..., Any]] = {
     "pgd_init": native.pgd_init,
@@ -40,10 +41,8 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     "cuda": _NATIVE,  # the same arguments; the tensors' device says where they run
 }
 
-# What backend="auto" tries, in this order, by type of device. On a GPU that will be the order that a benchmark
-# found on one; until there is such a measurement, only the definition is taken unasked.
-_AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
-_TRITON = importlib.util.find_spec("triton") is not None  # imported with the first kernel that is asked for
+_TRITON = importlib.util.find_spec("triton") is not None  # imported when the first kernel may be asked for
+_triton_trouble: str | None = None  # why Triton, which is installed, cannot be used; None also before it was tried
 _SERVES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # type of device
 
 
@@ -82,8 +81,9 @@ def native_info() -> dict[str, Any] | None:
 def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "auto") -> str:
     """The backend that serves ``op`` for tensors of this device and dtype.
 
-    ``auto`` takes ``FAIRTAT_BACKEND`` where it is set and can serve the tensor, else the fastest backend that can:
-    on a CPU the compiled core for everything but float64, which the reference serves.
+    ``auto`` takes ``FAIRTAT_BACKEND`` where it is set and can serve the tensor, else the first of the op's order that
+    is present and can: on a CPU the compiled core, on a GPU the CUDA or the Triton kernels, and for float64 the
+    reference.
 
     Raises:
         ValueError: an unknown backend, one that is not present here, or one that cannot serve this
@@ -95,7 +95,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
             _check_present(preferred, "FAIRTAT_BACKEND")
             if _objection(preferred, device, dtype) is None:
                 return preferred
-        for name in _AUTO.get(device.type, ("reference",)):
+        order = auto.ORDER.get(device.type)
+        for name in ("reference",) if order is None else order[op]:
             if _missing(name) is None and _objection(name, device, dtype) is None:
                 return name
         raise AssertionError("the reference serves every tensor")
@@ -109,14 +110,14 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
 def kernel(op: str, backend: str) -> Callable[..., Any]:
     """The raw kernel below the dispatcher, for hot loops whose arguments are already validated."""
     if backend == "triton" and backend not in _KERNELS:
-        _KERNELS[backend] = _triton_kernels()
+        _load_triton()
     return _KERNELS[backend][op]
 
 
-def _triton_kernels() -> dict[str, Callable[..., Any]]:
+def _load_triton() -> None:
     from fairtat.backends import triton  # imports Triton, which takes a second
 
-    return {
+    _KERNELS["triton"] = {
         "pgd_init": triton.pgd_init,
         "pgd_step": triton.pgd_step_,
         "logit_loss": triton.logit_loss,
@@ -137,9 +138,19 @@ def describe() -> str:
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device in devices:
         for dtype in (torch.float32, torch.float64):
-            chosen = {choose(op, torch.device(device), dtype) for op in OPS}
-            lines.append(f"  {device}, {str(dtype).removeprefix('torch.')}: {', '.join(sorted(chosen))}")
+            chosen = {op: choose(op, torch.device(device), dtype) for op in OPS}
+            lines.append(f"  {device}, {str(dtype).removeprefix('torch.')}: {_by_op(chosen)}")
+    orders = {op: " > ".join(names) for op, names in auto.GPU_ORDER.items()}
+    lines.append(f"order on a GPU ({auto.MEASURED or auto.UNMEASURED}): {_by_op(orders)}")
     return "\n".join(lines)
+
+
+def _by_op(values: dict[str, str]) -> str:
+    """One value where all ops share it, else the ops behind each value."""
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    shared = {value: [op for op in values if values[op] == value] for value in values.values()}
+    return "; ".join(f"{value} ({', '.join(ops)})" for value, ops in shared.items())
 
 
 def _check_present(backend: str, source: str) -> None:
@@ -159,21 +170,40 @@ def _missing(backend: str) -> str | None:
             return native.MISSING
         if not native.CUDA:
             return "the compiled core was built without CUDA (FAIRTAT_CUDA=1 and a CUDA compiler build it)"
+        if torch.version.hip is not None:
+            return "PyTorch is built for AMD GPUs, which Triton serves"
         return None if torch.cuda.is_available() else "PyTorch sees no GPU"
     if backend == "triton":
         if not _TRITON:
             return "Triton is not installed (pip install triton)"
-        return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+        return _trouble_with_triton() if torch.cuda.is_available() else "PyTorch sees no GPU"
     return None
+
+
+def _trouble_with_triton() -> str | None:
+    """Why the Triton kernels cannot be used on this machine's GPU, or None. Tries once."""
+    global _triton_trouble
+    # Whoever traces for a GPU has Triton running already, and an import does not trace.
+    if torch.compiler.is_compiling() or "triton" in _KERNELS or _triton_trouble is not None:
+        return _triton_trouble
+    try:
+        _load_triton()
+        # Triton builds its launcher with the machine's C compiler: better now than in the middle of an attack.
+        importlib.import_module("triton").runtime.driver.active.get_current_target()
+    except Exception as error:  # a broken installation may raise anything, and other backends can serve
+        _KERNELS.pop("triton", None)
+        reason = str(error).strip().partition("\n")[0]
+        _triton_trouble = f"Triton does not work here ({type(error).__name__}: {reason})"
+    return _triton_trouble
 
 
 def _about(backend: str) -> str:
     if backend == "cpu":
         return f"compiled core, {native.core().isa()} instructions"
     if backend == "cuda":
-        return "CUDA kernels of the compiled core; on request, not by 'auto'"
+        return "CUDA kernels of the compiled core"
     if backend == "triton":
-        return "Triton kernels, compiled when first used; on request, not by 'auto'"
+        return "Triton kernels, compiled when first used"
     return "plain PyTorch, any device and float64"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from fairtat import backends
 from fairtat._version import __version__
+from fairtat.backends import auto
 from fairtat.cli.parser import Parser
 from fairtat.cli.selftest import Check, run_selftest
 
@@ -64,6 +66,10 @@ def describe(checks: list[Check]) -> dict[str, Any]:
         "core": backends.native_info(),
         "backends": {
             name: {"available": state.available, "reason": state.reason} for name, state in backends.status().items()
+        },
+        "gpu_order": {
+            "order": {op: list(names) for op, names in auto.GPU_ORDER.items()},
+            "measured": None if auto.MEASURED is None else asdict(auto.MEASURED),
         },
         "optional": {
             name: {"version": _version(name), "install": f"pip install 'fairtat[{extra}]'"}

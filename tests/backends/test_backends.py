@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import torch
 
 from fairtat import backends
 from fairtat._version import __version__
-from fairtat.backends import BACKENDS, OPS, choose, describe, kernel, native_info, status
+from fairtat.backends import BACKENDS, OPS, auto, choose, describe, kernel, native_info, status
 
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 FLOAT, DOUBLE, LABELS = torch.float32, torch.float64, torch.int64
@@ -29,14 +31,92 @@ def no_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fairtat.backends.native._core", None)
 
 
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, a CUDA build and Triton, as far as choosing a backend goes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("fairtat.backends.native.MISSING", None)
+    monkeypatch.setattr("fairtat.backends.native.CUDA", True)
+    monkeypatch.setattr(backends, "_TRITON", True)
+    monkeypatch.setattr(backends, "_triton_trouble", None)
+    monkeypatch.setattr(backends, "_KERNELS", {**backends._KERNELS, "triton": {}})
+
+
+def ordered(monkeypatch: pytest.MonkeyPatch, op: str, *names: str) -> None:
+    monkeypatch.setitem(auto.ORDER, "cuda", {**auto.ORDER["cuda"], op: names})
+
+
 @needs_core
 @pytest.mark.parametrize("op", OPS)
 def test_auto_takes_the_core_for_what_it_serves(op: str) -> None:
     for dtype in (FLOAT, torch.bfloat16, torch.float16, LABELS):
         assert choose(op, CPU, dtype) == "cpu"
     assert choose(op, CPU, DOUBLE) == "reference"
-    assert choose(op, CUDA, FLOAT) == "reference"
     assert choose(op, META, FLOAT) == "reference"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("op", OPS)
+def test_a_gpu_tensor_without_a_gpu_is_the_references(op: str) -> None:
+    # torch.compile and fake tensors ask about devices that are not there.
+    assert choose(op, CUDA, FLOAT) == "reference"
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_auto_follows_the_order_of_each_op_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered(monkeypatch, "pgd_step", "triton", "cuda", "reference")
+    ordered(monkeypatch, "class_stats", "reference", "cuda", "triton")
+    assert choose("pgd_step", CUDA, FLOAT) == "triton"
+    assert choose("class_stats", CUDA, FLOAT) == "reference"
+    assert choose("pgd_step", CUDA, DOUBLE) == "reference"
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("op", OPS)
+def test_what_is_absent_is_passed_over(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered(monkeypatch, op, "cuda", "triton", "reference")
+    assert choose(op, CUDA, FLOAT) == "cuda"
+    monkeypatch.setattr("fairtat.backends.native.CUDA", False)
+    assert choose(op, CUDA, FLOAT) == "triton"
+    monkeypatch.setattr(backends, "_TRITON", False)
+    assert choose(op, CUDA, FLOAT) == "reference"
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_the_cuda_kernels_are_not_for_amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert choose("pgd_step", CUDA, FLOAT) == "triton"
+    assert "AMD" in status()["cuda"].reason
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("broken", ["fairtat.backends.triton", "triton"])
+def test_a_triton_that_does_not_work_leaves_the_gpu_to_the_reference(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairtat.backends.native.CUDA", False)
+    monkeypatch.delitem(backends._KERNELS, "triton")
+    monkeypatch.delattr(backends, "triton", raising=False)  # as an earlier import would have left it
+    monkeypatch.setitem(sys.modules, broken, None)  # importing it raises
+    assert choose("pgd_step", CUDA, FLOAT) == "reference"
+    assert "Triton does not work here (ModuleNotFoundError" in status()["triton"].reason
+    with pytest.raises(ValueError, match="backend='triton' is not available: Triton does not work here"):
+        choose("pgd_step", CUDA, FLOAT, "triton")
+
+
+def test_triton_is_not_imported_before_it_is_needed() -> None:
+    program = (
+        "import sys, torch, fairtat\n"
+        "fairtat.backends.describe()\n"
+        "x = torch.rand(2, 3, 4, 4)\n"
+        "fairtat.ops.pgd_step_(x.clone(), x - 0.5, x, 0.1, 0.1)\n"
+        "print('triton' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={"CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.usefixtures("no_core")
@@ -143,10 +223,20 @@ def test_description_names_the_backends_and_the_choice(monkeypatch: pytest.Monke
     assert all(name in text for name in BACKENDS)
     assert f"cpu, float32: {choose('pgd_step', CPU, FLOAT)}" in text
     assert "cpu, float64: reference" in text
+    assert "order on a GPU" in text
     assert "FAIRTAT_BACKEND" not in text
     monkeypatch.setenv("FAIRTAT_BACKEND", "reference")
     assert "FAIRTAT_BACKEND=reference" in describe()
     assert "cpu, float32: reference" in describe()
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_description_says_what_each_op_takes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cuda, float64: reference" in describe()
+    ordered(monkeypatch, "pgd_init", "triton", "cuda", "reference")
+    line = next(line for line in describe().splitlines() if "cuda, float32" in line)
+    assert "triton (pgd_init)" in line
+    assert "cuda (pgd_step, logit_loss" in line
 
 
 @needs_core

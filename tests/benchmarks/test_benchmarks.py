@@ -18,7 +18,9 @@ from harness import Case, Entrant, Settings
 from torch import Tensor
 
 OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
-ALL = (*OPS, "attack", "engines")
+ALL = (*OPS, "attack", "engines", "evaluation", "training")  # those with cases for a CPU
+LONG = ("evaluation", "training")  # these train models
+ON_GPU = (*OPS, "attack_gpu", "training")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.
 LEAN = ["--skip", "torch.compile*", "--skip", "*, compiled*", "--skip", "ART", "--skip", "torchattacks"]
@@ -35,7 +37,7 @@ def assert_spread(value: dict[str, float]) -> None:
 
 def assert_result(result: dict, name: str) -> None:
     """What the README table and a reader in a year's time rely on."""
-    assert (result["format"], result["benchmark"], result["device"]) == (1, name, "cpu")
+    assert (result["format"], result["benchmark"]) == (1, name)
     environment = result["environment"]
     for key in ("cpu", "cores", "threads", "python", "torch", "fairtat", "commit", "date", "copy_gb_per_s"):
         assert environment[key], key
@@ -54,7 +56,7 @@ def assert_result(result: dict, name: str) -> None:
             assert ("gb_per_s" in row) == ("bytes_moved" in case)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ALL])
 def test_a_quick_run_writes_a_complete_result(name: str, tmp_path: Path) -> None:
     module = script(name)
     assert module.main(module.BENCHMARK, ["--quick", "--output", str(tmp_path), *LEAN]) == 0
@@ -79,6 +81,35 @@ def test_every_script_runs_with_every_contestant(tmp_path: Path, benchmarks: Pat
         rows = [row for case in result["cases"] for row in case["contestants"]]
         if name in ("pgd_init", "pgd_step", "logit_loss"):
             assert "compile" in {row["role"] for row in rows}
+
+
+@pytest.mark.parametrize("name", [*OPS, pytest.param("attack_gpu", marks=pytest.mark.slow), "training"])
+def test_the_cases_of_a_gpu_can_be_rehearsed_on_a_cpu(name: str, tmp_path: Path) -> None:
+    module = script(name)
+    arguments = ["--device", "cuda", "--rehearse", "--output", str(tmp_path), "--skip", "torch.compile*"]
+    assert module.main(module.BENCHMARK, arguments) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}-cuda.json"]
+    result = json.loads((tmp_path / f"{name}-cuda.json").read_text())
+    assert_result(result, name)
+    assert (result["device"], result["quick"]) == ("cuda", True)
+    assert not any(case["targets"] for case in result["cases"])  # its times mean nothing
+    for case in result["cases"]:
+        assert "floor" in {row["role"] for row in case["contestants"]} or name in ("sample_targets", "class_stats")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_cases_are_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    module = script("class_stats")
+    with pytest.raises(SystemExit) as left:
+        module.main(module.BENCHMARK, ["--device", "cuda"])
+    assert left.value.code == 2
+    assert "--rehearse runs its cases on the CPU" in capsys.readouterr().err
+
+
+def test_a_script_for_a_gpu_alone_has_nothing_to_do_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    module = script("attack_gpu")
+    assert module.main(module.BENCHMARK, ["--quick"]) == 0
+    assert "no cases for a CPU" in capsys.readouterr().out
 
 
 def last_bit(outcome: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -112,6 +143,11 @@ def quarter_steps(outcome: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"x_adv": module.peers.textbook(dataclasses.replace(problem, step_size=problem.step_size / 4))()}
 
 
+def half_the_loss(outcome: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As a training that has got further, or whose attack is weaker."""
+    return {"robust_loss": outcome["robust_loss"] / 2}
+
+
 @pytest.mark.parametrize(
     ("name", "contestant", "wrong"),
     [
@@ -121,6 +157,7 @@ def quarter_steps(outcome: dict[str, Tensor]) -> dict[str, Tensor]:
         ("sample_targets", "inverse CDF", one_batch_again_and_again),
         ("class_stats", "bincount + index_add", rows_for_columns),
         ("attack", "textbook loop", quarter_steps),
+        ("training", "published loop", half_the_loss),
     ],
 )
 def test_a_contestant_that_computes_something_else_stops_the_script(
@@ -162,7 +199,8 @@ def test_help_teaches_and_list_names_the_cases(name: str, capsys: pytest.Capture
     assert module.BENCHMARK.question in text
     assert f"python benchmarks/bench_{name}.py --quick" in text
     assert module.main(module.BENCHMARK, ["--list"]) == 0
-    assert capsys.readouterr().out.splitlines() == [spec.name for spec in module.BENCHMARK.cases]
+    names = [spec.name for spec in module.BENCHMARK.cases if spec.device == "cpu"]
+    assert capsys.readouterr().out.splitlines() == names
 
 
 @pytest.mark.parametrize("arguments", [["--only", "no such case"], ["--threads", "0"], ["--min-rounds", "0"]])
@@ -175,4 +213,4 @@ def test_a_wrong_argument_is_refused(arguments: list[str], capsys: pytest.Captur
 
 
 def test_every_op_has_its_script(benchmarks: Path) -> None:
-    assert {path.stem for path in benchmarks.glob("bench_*.py")} == {f"bench_{name}" for name in ALL}
+    assert {path.stem for path in benchmarks.glob("bench_*.py")} == {f"bench_{name}" for name in {*ALL, *ON_GPU}}

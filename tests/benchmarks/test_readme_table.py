@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,57 @@ def results(tmp_path: Path) -> Path:
     ]
     case = {"name": "ResNet", "headline": True, "baseline": "bare model", "contestants": attacks}
     write_json(folder / "attack-cpu.json", {**shared, "benchmark": "attack", "cases": [case]})
+    engines = [row("fairtat, eager", "fairtat", 3.0, 1.0), row("fairtat, compiled", "fairtat", 2.7, 0.907)]
+    case = {"name": "ResNet", "headline": True, "baseline": "fairtat, eager", "contestants": engines}
+    write_json(folder / "engines-cpu.json", {**shared, "benchmark": "engines", "cases": [case]})
     return folder
 
 
-def readme(tmp_path: Path, block: str) -> Path:
-    path = tmp_path / "README.md"
-    path.write_text(f"# Title\n\n{readme_table.BEGIN}\n{block}\n{readme_table.END}\n\nThe rest.\n")
+def gpu_check(folder: Path, *, date: str = "2026-02-03", **more: Any) -> Path:
+    """What a GPU check leaves behind."""
+    step = [
+        row("fairtat, cuda", "fairtat", 4.7e-4, 1.0),
+        row("fairtat, triton", "fairtat", 5.17e-4, 1.1),
+        row("fairtat, reference", "eager", 4.7e-3, 10.0),
+        row("torch.compile, in place", "compile", 4.935e-4, 1.05),
+        row("copy of as many bytes", "floor", 4.23e-4, 0.9),
+    ]
+    last = "bf16 channels_last"
+    attack = [
+        row(f"bare model, {last}", "floor", 5e-3, 1.0),
+        row(f"fairtat graph, {last}", "fairtat", 5.1e-3, 1.02),
+        row("torchattacks, fp32", "peer", 2.5e-2, 5.0),
+    ]
+    cases = {
+        "pgd_step": {"name": "(448, 3, 224, 224), 257 MiB tensors", "contestants": step},
+        "attack_gpu": {"name": "PreActResNet-18, 128x3x32x32", "contestants": attack},
+    }
+    path = folder / f"some-gpu-{date}.json"
+    check = {
+        "format": 1, "kind": "gpu-check", "rehearsal": False, "device": "Some GPU",
+        "environment": {
+            "driver": "580", "cuda": "13.0", "torch": "2.11", "triton": "3.6", "python": "3.12", "commit": "abc",
+            "date": date,
+        },
+        "phases": [{"name": name, "result": {"cases": [case]}} for name, case in cases.items()],
+    }  # fmt: skip
+    write_json(path, check | more)
     return path
+
+
+def readme(tmp_path: Path, block: str, gpu: str = "") -> Path:
+    path = tmp_path / "README.md"
+    parts = [
+        f"<!-- {name}: begin -->\n{text}\n<!-- {name}: end -->" for name, text in (("benchmarks", block), ("gpu", gpu))
+    ]
+    path.write_text("# Title\n\n" + "\n\nBetween.\n\n".join(parts) + "\n\nThe rest.\n")
+    return path
+
+
+def cells(text: str, *begin: str) -> list[str]:
+    """The cells of the one table row that begins with these."""
+    (line,) = [line for line in text.splitlines() if line.startswith("| " + " | ".join(begin) + " |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][len(begin) :]
 
 
 def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
@@ -57,8 +102,48 @@ def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
     assert "| bare model | 1.50 s = 1 |" in text
     assert "| fairtat | 1.01 |" in text
     assert "| ART | - |" in text
-    assert "Chip, 2 threads, avx2; torch 2.13, Python 3.11; fairtat 0.1.0 at abc, 2026-01-02" in text
-    assert "`attack-cpu.json`" in text
+    assert "Chip, 2 threads, avx2; torch 2.13, Python 3.11; fairtat 0.1.0, 2026-01-02" in text
+    assert "`attack-cpu.json` at abc" in text
+    assert cells(text, "fairtat, compiled") == ["0.91"]
+
+
+def test_without_a_gpu_every_row_says_so(results: Path) -> None:
+    text = readme_table.render_gpu(results)
+    rows = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    unmeasured = [line for line in rows if "not measured yet" in line]
+    assert len(unmeasured) == len(rows) - 3  # three tables with a head each
+    for op in readme_table.OPS:
+        assert any(line.startswith(f"| `{op}` |") for line in unmeasured)
+    assert "make gpu-check" in text
+
+
+def test_a_gpu_check_fills_its_rows_and_leaves_the_others(results: Path) -> None:
+    gpu_check(results)
+    text = readme_table.render_gpu(results)
+    step = cells(text, "`pgd_step`", "(448, 3, 224, 224), 257 MiB tensors")
+    assert step == ["470 us", "1.1x", "10x", "1.05x", "0.9x"]
+    assert cells(text, "`pgd_step`", "(128, 3, 32, 32), cold L2")[0] == "not measured yet"
+    assert cells(text, "PreActResNet-18, 128x3x32x32") == ["5.00 ms = 1", "1.02", "-", "-", "5.00", "-"]
+    assert cells(text, "50,000x3x32x32, PreActResNet-18")[0] == "not measured yet"
+    assert "Some GPU, driver 580, CUDA 13.0; torch 2.11, triton 3.6, Python 3.12; fairtat at abc, 2026-02-03" in text
+    assert "`some-gpu-2026-02-03.json`" in text
+
+
+def test_the_newest_check_counts_and_a_rehearsal_does_not(results: Path) -> None:
+    gpu_check(results, date="2026-02-03")
+    newest = gpu_check(results, date="2026-03-01")
+    gpu_check(results, date="2026-04-01", rehearsal=True)
+    assert readme_table.newest_check(results) == newest
+
+
+def test_without_cuda_kernels_triton_is_what_others_are_compared_with(results: Path) -> None:
+    path = gpu_check(results)
+    check = json.loads(path.read_text())
+    step = next(phase for phase in check["phases"] if phase["name"] == "pgd_step")["result"]["cases"][0]
+    step["contestants"][0] = {"name": "fairtat, cuda", "role": "fairtat", "missing": "built without CUDA"}
+    write_json(path, check)
+    text = readme_table.render_gpu(results)
+    assert cells(text, "`pgd_step`", step["name"]) == ["-", "517 us", "9.09x", "0.955x", "0.818x"]
 
 
 def test_write_then_check(results: Path, tmp_path: Path) -> None:
@@ -73,15 +158,27 @@ def test_write_then_check(results: Path, tmp_path: Path) -> None:
 
 
 def test_one_changed_figure_fails_the_check(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = readme(tmp_path, readme_table.render(results).replace("9.45x", "9.95x", 1))
-    assert readme_table.main(["--results", str(results), "--check", str(path)]) == 1
+    cpu, gpu = readme_table.render(results), readme_table.render_gpu(gpu_check(results).parent)
+    arguments = ["--results", str(results), "--check"]
+    assert readme_table.main([*arguments, str(readme(tmp_path, cpu, gpu))]) == 0
+    assert readme_table.main([*arguments, str(readme(tmp_path, cpu.replace("9.45x", "9.95x", 1), gpu))]) == 1
     assert "9.95x" in capsys.readouterr().err
+    assert readme_table.main([*arguments, str(readme(tmp_path, cpu, gpu.replace("470 us", "407 us")))]) == 1
+    assert "407 us" in capsys.readouterr().err
+
+
+def test_a_gpu_check_is_put_into_its_own_block(results: Path, tmp_path: Path) -> None:
+    path = readme(tmp_path, "the CPU's", "an old table")
+    readme_table.write_gpu(path, gpu_check(tmp_path / "elsewhere"))
+    text = path.read_text()
+    assert readme_table.block_of(text, "README", "benchmarks") == "the CPU's"
+    assert "470 us" in readme_table.block_of(text, "README", "gpu")
 
 
 def test_a_readme_without_markers_is_refused(results: Path, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("nothing here")
-    with pytest.raises(SystemExit, match="no benchmark block"):
+    with pytest.raises(SystemExit, match="no benchmarks block"):
         readme_table.main(["--results", str(results), "--check", str(path)])
 
 

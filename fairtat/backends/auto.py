@@ -1,0 +1,53 @@
+"""The order in which ``backend="auto"`` tries the backends.
+
+On a CPU the compiled core goes first. For GPU tensors ``auto.json`` holds an order for each op, with the GPU on which
+it was measured; ``benchmarks/auto_table.py`` writes it. It is read once, with the package: choosing stays a lookup
+that torch.compile can trace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).with_name("auto.json")
+OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
+GPU_BACKENDS = frozenset({"cuda", "triton", "reference"})
+UNMEASURED = "not measured yet on a GPU"
+
+Order = Mapping[str, tuple[str, ...]]  # op -> backends, fastest first
+
+
+@dataclass(frozen=True)
+class Measured:
+    """On what the order was found."""
+
+    device: str
+    date: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"measured on {self.device}, {self.date}, at {self.commit}"
+
+
+def parse(table: Mapping[str, Any]) -> tuple[Order, Measured | None]:
+    """The order for each op, and where it comes from (None: nobody has measured).
+
+    Raises:
+        ValueError: an op is missing or unknown, or its backends are not those that serve a GPU tensor, each once.
+    """
+    order = {op: tuple(names) for op, names in table["order"].items()}
+    if set(order) != set(OPS):
+        raise ValueError(f"the order must name the ops {', '.join(sorted(OPS))}, got {', '.join(sorted(order))}")
+    for op, names in order.items():
+        if len(names) != len(GPU_BACKENDS) or set(names) != GPU_BACKENDS:
+            raise ValueError(f"the order of {op} must name {', '.join(sorted(GPU_BACKENDS))} once each, got {names}")
+    measured = table["measured"]
+    return order, None if measured is None else Measured(**measured)
+
+
+GPU_ORDER, MEASURED = parse(json.loads(PATH.read_text(encoding="utf-8")))
+ORDER: dict[str, Order] = {"cpu": dict.fromkeys(OPS, ("cpu", "reference")), "cuda": GPU_ORDER}  # by type of device

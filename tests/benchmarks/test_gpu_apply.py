@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gpu_apply
+import pytest
+import readme_table
+
+from fairtat.backends import auto
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A README and a table to write to."""
+    readme, table = tmp_path / "README.md", tmp_path / "auto.json"
+    readme.write_text(f"Before.\n{readme_table.begin_of('gpu')}\n{readme_table.end_of('gpu')}\nAfter.\n")
+    monkeypatch.setattr(gpu_apply, "README", readme)
+    monkeypatch.setattr(auto, "PATH", table)
+    return readme, table
+
+
+def check(**kernels: float) -> dict[str, Any]:
+    rows = [
+        {"name": f"fairtat, {name}", "role": "fairtat", "seconds": {"median": seconds}}
+        for name, seconds in kernels.items()
+    ]
+    environment = dict.fromkeys(("driver", "cuda", "torch", "triton", "python", "commit"), "x")
+    return {
+        "format": 1, "kind": "gpu-check", "rehearsal": False, "device": "Some GPU",
+        "environment": environment | {"date": "2026-01-02"},
+        "phases": [
+            {"name": op, "result": {"cases": [{"name": readme_table.gpu_cases(op)[0], "contestants": rows}]}}
+            for op in auto.OPS
+        ],
+    }  # fmt: skip
+
+
+def test_one_command_fills_the_readme_and_the_order(places: tuple[Path, Path], tmp_path: Path) -> None:
+    readme, table = places
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(check(cuda=2e-3, triton=1e-3, reference=9e-3)))
+    assert gpu_apply.main([str(path)]) == 0
+    text = readme.read_text()
+    assert text.startswith("Before.\n")
+    assert text.endswith("After.\n")
+    assert "| 2.00 ms | 0.5x |" in text
+    order, measured = auto.parse(json.loads(table.read_text()))
+    assert order["pgd_init"] == ("triton", "cuda", "reference")
+    assert measured == auto.Measured("Some GPU", "2026-01-02", "x")
+
+
+def test_a_check_without_kernels_still_fills_the_readme_and_leaves_the_order(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    readme, table = places
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(check(reference=9e-3)))
+    with pytest.raises(SystemExit, match="there is no order to write"):
+        gpu_apply.main([str(path)])
+    assert "Some GPU" in readme.read_text()
+    assert not table.exists()
+
+
+def test_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_apply.main([]) == 2
+    assert gpu_apply.main(["--help"]) == 0
+    assert "benchmarks/results/<device>-<date>.json" in capsys.readouterr().out
