@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,25 +14,49 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from fairtat.cli.parser import Parser
-from fairtat.cli.train_progress import observe
-from fairtat.training import Outcome, TrainConfig, default_output, train
+from fairtat.cli.train_progress import dry_run_report, observe
+from fairtat.errors import UserError
+from fairtat.training import LostProcess, Observer, Outcome, TrainConfig, default_output, dry_run, resume, train
 from fairtat.training.config_io import from_dict, load_yaml
+from fairtat.training.distributed import env_rank, env_size
+from fairtat.training.resume import stored_config
 
 __all__ = ["parser", "run"]
 
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+USAGE = 2
 
-_NOT_SETTINGS = ("config", "print_config")  # the parser's own options beside the fields of TrainConfig
+_NOT_SETTINGS = ("config", "print_config", "resume", "dry_run")  # options beside the fields of TrainConfig
+
+_DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
+option too.
+
+The run folder (--output) holds config.yaml, metrics.jsonl (a line an epoch), checkpoint.pt, the weights of the last and
+of the best epoch (model.safetensors, best.safetensors; best by robust validation accuracy, average plus worst class)
+and environment.json. A run that was stopped, killed or out of disk goes on with --resume."""
+
+_EXAMPLES = """  fairtat train --config configs/digits_fairtat.yaml --epochs 5 --attack.eps 8/255
+  fairtat train --config configs/digits_fairtat.yaml --dry_run       how long, how much memory; writes nothing
+  fairtat train --resume runs/digits_fairtat                         go on after the last checkpoint
+  torchrun --nproc-per-node 8 -m fairtat train --config my.yaml      eight processes, one GPU each"""
 
 
 def parser() -> ArgumentParser:
     """The parser of the subcommand; a mistake in its arguments raises `UserError`."""
-    made = _Parser(
-        "train",
-        "Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an option too.",
-        "  fairtat train --config configs/digits_fairtat.yaml --epochs 5 --attack.eps 8/255",
-    )
+    made = _Parser("train", _DESCRIPTION, _EXAMPLES)
     made.add_argument("--config", action=_ConfigFile, help="YAML file with the keys below; options override it.")
+    made.add_argument(
+        "--resume",
+        type=str,
+        metavar="RUN",
+        help="Go on with the run in this folder, to the same bits as if it had never stopped. Other options may change "
+        "only where and how fast it computes, such as --device.",
+    )
+    made.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Build everything, time a few steps, tell what the run would cost and write, and write nothing.",
+    )
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -40,15 +66,48 @@ def run(namespace: Namespace) -> int:
 
     Raises:
         UserError: a wrong input or a loss that is not finite, as `fairtat.training.train`.
+        SystemExit: the same in a process of a job that is not the first: only that one speaks.
     """
+    try:
+        return _run(namespace)
+    except LostProcess:
+        # The second process speaks as well, for the first may be the one that has gone.
+        if env_rank() > 1:
+            raise SystemExit(USAGE) from None
+        raise
+    except UserError:
+        if env_rank() > 0:
+            raise SystemExit(USAGE) from None
+        raise
+
+
+def _run(namespace: Namespace) -> int:
     config = _config(namespace)
     if config.output is None:
         files = namespace.get("config") or []
         config = replace(config, output=default_output(Path(str(files[-1])).stem if files else config.data.name))
-    with _stop_signals() as should_stop, observe() as observer:
-        outcome = train(config, observer=observer, should_stop=should_stop)
-    print(_closing_line(outcome, config), flush=True)
+    if namespace.dry_run:
+        report = dry_run(config)
+        if env_rank() == 0:
+            print(dry_run_report(report), flush=True)
+        return 0
+    with _stop_signals() as should_stop, _observe() as observer:
+        if namespace.resume is not None:
+            outcome = resume(namespace.resume, config=config, observer=observer, should_stop=should_stop)
+        else:
+            outcome = train(config, observer=observer, should_stop=should_stop)
+    if env_rank() == 0:
+        print(_closing_line(outcome, config), flush=True)
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def _observe() -> Any:
+    return observe() if env_rank() == 0 else _silent()
+
+
+@contextmanager
+def _silent() -> Iterator[Observer]:
+    yield Observer()
 
 
 def _closing_line(outcome: Outcome, config: TrainConfig) -> str:
@@ -56,7 +115,15 @@ def _closing_line(outcome: Outcome, config: TrainConfig) -> str:
         epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
         return f"trained {epochs}; look at every class with: fairtat evaluate {outcome.path}"
     held = f"epoch {outcome.epoch} of {config.epochs}" if outcome.epoch else "the untrained model: no epoch was over"
-    return f"interrupted: {outcome.path} is complete and holds {held}"
+    return (
+        f"interrupted: {outcome.path} is complete and holds {held}; continue with: {_command()} --resume {outcome.path}"
+    )
+
+
+def _command() -> str:
+    if env_size() == 1:
+        return "fairtat train"
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', env_size())} -m fairtat train"
 
 
 def _config(namespace: Namespace) -> TrainConfig:
@@ -75,15 +142,25 @@ class _ConfigFile(ActionConfigFile):  # type: ignore[misc, unused-ignore]
 class _Parser(Parser):
     """Checks all values together as soon as they are parsed, so that every mistake is one line of ours."""
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        namespace: Namespace = super().parse_args(*args, **kwargs)
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        namespace: Namespace = super().parse_args(words, **kwargs)
+        if namespace.resume is not None:
+            # Once more, with the run's own settings under those that were given.
+            stored_config(namespace.resume)
+            config = str(Path(namespace.resume) / "config.yaml")
+            namespace = super().parse_args(["--config", config, *words], **kwargs)
         _config(namespace)
         return namespace
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that turns true at the first SIGINT or SIGTERM; a second one ends the process as usual."""
+    """A function that turns true at the first SIGINT or SIGTERM; a second one ends the process as usual.
+
+    Not so under torchrun, which passes on a Ctrl-C that its processes have had already, and kills by itself whoever
+    takes longer than half a minute.
+    """
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in signals}
     stopped = False
@@ -91,8 +168,9 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     def stop(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
-        for signal_number, handler in previous.items():
-            signal.signal(signal_number, handler)
+        if env_size() == 1:
+            for signal_number, handler in previous.items():
+                signal.signal(signal_number, handler)
 
     for number in signals:
         signal.signal(number, stop)

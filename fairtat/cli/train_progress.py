@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fairtat.fairness import ClassStats
-from fairtat.training import ClassAccuracy, EpochMetrics, Observer, RunStart, StepProgress
+from fairtat.training import ClassAccuracy, DryRun, EpochMetrics, Observer, RunStart, StepProgress
 
-__all__ = ["LineLog", "LiveProgress", "observe"]
+__all__ = ["LineLog", "LiveProgress", "dry_run_report", "observe"]
 
 REFRESH_SECONDS = 1.0  # how often the running figures are read from the device: each read waits for it
 
 
 @contextmanager
 def observe() -> Iterator[Observer]:
-    """An observer for standard output: live on a terminal, plain lines in a file or a pipe."""
+    """An observer for standard output: live on a terminal, plain lines in a file or a pipe.
+
+    What fairtat logs meanwhile, such as how long an engine takes to compile, appears among the lines.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
-        yield LineLog()
+        lines = LineLog()
+        with _logged(lines.write):
+            yield lines
         return
     with Progress(
         TextColumn("{task.description}"),
@@ -35,7 +41,35 @@ def observe() -> Iterator[Observer]:
         console=console,
         transient=True,
     ) as progress:
-        yield LiveProgress(progress)
+        live = LiveProgress(progress)
+        with _logged(live.write):
+            yield live
+
+
+@contextmanager
+def _logged(write: Callable[[str], None]) -> Iterator[None]:
+    """Messages of the logger "fairtat" go to ``write``, from INFO on, and nowhere else."""
+    logger = logging.getLogger("fairtat")
+    handler = _LineHandler(write)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _LineHandler(logging.Handler):
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(record.getMessage())
 
 
 class LineLog(Observer):
@@ -94,22 +128,65 @@ def start_line(start: RunStart) -> str:
     """What is about to be trained, and where it goes."""
     rules = start.config.fairness
     margins = rules.margins if isinstance(rules.margins, str) else "+".join(rules.margins)
+    processes = f", {start.processes} processes" if start.processes > 1 else ""
+    resumed = f", after epoch {start.epoch}" if start.epoch else ""
     return (
         f"{start.config.model.name} ({start.parameters:,} parameters) on {start.config.data.name}: "
         f"{start.train_samples} training and {start.val_samples} validation images, {len(start.class_names)} classes; "
-        f"eps {start.config.attack.eps}, targets {rules.targets}, margins {margins}; {start.device}; {start.path}"
+        f"eps {start.config.attack.eps}, targets {rules.targets}, margins {margins}; "
+        f"{start.device}{processes}; {start.path}{resumed}"
     )
 
 
 def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
     """The figures of one epoch in a line of constant layout."""
     robust: ClassAccuracy = metrics.val_robust
+    averaged = ""
+    if metrics.averaged is not None:
+        mean = metrics.averaged.robust
+        averaged = f"averaged {_percent(mean.average)}  worst {_percent(mean.worst)} ({mean.worst_class_name})  "
     return (
         f"epoch {metrics.epoch:>{len(str(epochs))}}/{epochs}  lr {metrics.lr:<7.4g} loss {metrics.train_loss:6.4f}  "
         f"train robust {_percent(metrics.train_robust.average)}  "
         f"val clean {_percent(metrics.val_clean.average)}  robust {_percent(robust.average)}  "
-        f"worst {_percent(robust.worst)} ({robust.worst_class_name})  {metrics.seconds:.1f} s"
+        f"worst {_percent(robust.worst)} ({robust.worst_class_name})  {averaged}{metrics.seconds:.1f} s"
     )
+
+
+def dry_run_report(report: DryRun) -> str:
+    """What `--dry_run` prints."""
+    config, steps = report.config, report.steps_per_epoch
+    names = ", ".join((*report.files, "metrics.jsonl", "config.yaml", "environment.json"))
+    batch = f"batch {config.batch_size}" + (f" over {report.processes} processes" if report.processes > 1 else "")
+    memory = "GPU memory" if report.device.type == "cuda" else "memory"
+    return "\n".join(
+        (
+            f"model       {config.model.name}, {report.parameters:,} parameters, on {report.device}",
+            f"data        {config.data.name}: {report.train_samples} training, {report.val_samples} validation images",
+            f"a step      {_duration(report.step)} ({batch}; median of {report.timed_steps}); "
+            f"the first one {_duration(report.first_step)}",
+            f"an epoch    {_duration(report.epoch)}: {steps} steps, then {_duration(report.validation)} of validation",
+            f"the run     about {_duration(report.total)} for {config.epochs} epochs",
+            f"{memory:<11} {_size(report.memory)} at most",
+            f"disk        about {_size(sum(report.files.values()))} in {config.output}: {names}",
+            "nothing was written",
+        )
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.1f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
 
 
 def _percent(share: float) -> str:

@@ -1,30 +1,31 @@
-"""From a configuration to a trained run folder."""
+"""From a configuration to a trained run folder, in one go or several."""
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
-from fairtat import models
-from fairtat.data import ImageData, batches
 from fairtat.errors import UserError
-from fairtat.training.config import ModelConfig, TrainConfig
+from fairtat.training.checkpoint import load_checkpoint
+from fairtat.training.config import TrainConfig
+from fairtat.training.config_io import from_dict
+from fairtat.training.distributed import LostProcess, World, connect, is_connection_loss
 from fairtat.training.environment import describe_environment
 from fairtat.training.events import Observer, RunStart
+from fairtat.training.lock import run_lock
 from fairtat.training.metrics import EpochMetrics
-from fairtat.training.objectives import make_objective
-from fairtat.training.outputs import logits_of
-from fairtat.training.run import RunFolder, load_data
-from fairtat.training.seeds import derive
+from fairtat.training.resume import check_changes, last_checkpoint, open_run, stored_config
+from fairtat.training.run_folder import RunFolder
+from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.trainer import Interrupted, Trainer
 
-__all__ = ["Outcome", "default_output", "train"]
+__all__ = ["Outcome", "default_output", "resume", "train"]
+
+StopRequest = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Outcome:
     """How a run ended."""
 
     path: Path
-    epoch: int  # finished epochs, which is what the checkpoint holds
+    epoch: int  # finished epochs that the checkpoint holds
     interrupted: bool
-    last: EpochMetrics | None  # of the last finished epoch
+    last: EpochMetrics | None  # of the last epoch that was finished now
 
 
 def default_output(name: str) -> str:
@@ -42,43 +43,105 @@ def default_output(name: str) -> str:
     return str(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def train(
-    config: TrainConfig,
-    *,
-    observer: Observer | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Outcome:
-    """Train as ``config`` says and write a run folder (see `load_run`), one checkpoint after every epoch.
+def train(config: TrainConfig, *, observer: Observer | None = None, should_stop: StopRequest | None = None) -> Outcome:
+    """Train as ``config`` says and write a run folder (see `load_run`).
 
     Nothing is written before data, model, device and folder have been checked. Seeds PyTorch's global generator and
-    sets its number of threads.
+    sets its number of threads. Under torchrun, every process calls this; the first one writes.
 
     Args:
         config: the experiment; without ``output`` the folder is ``runs/train-TIME``.
-        observer: is told what happens.
+        observer: is told what happens, in its own process.
         should_stop: asked between steps; once it returns true, the running epoch is dropped and the run ends with
-            the checkpoint of the last finished one.
+            the last checkpoint, from which `resume` goes on.
 
     Raises:
-        UserError: an input that cannot be used, a folder that is taken, or (`TrainingDiverged`) a loss that is not
-            finite: the checkpoint of the last good epoch stays.
+        UserError: an input that cannot be used, a folder that is taken, a disk that is full, (`TrainingDiverged`) a
+            loss that is not finite, or (`LostProcess`) another process of the job that has gone: the last checkpoint
+            stays.
     """
-    observer = observer or Observer()
-    config = replace(config, output=config.output or default_output("train"))
-    assert config.output is not None
-    RunFolder.check_free(config.output)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    device = _device(config.device)
-    environment = describe_environment(config, device)
-    splits = load_data(config.data).to(device)
-    torch.manual_seed(derive(config.seed, "model"))
-    model = _build_model(config.model, splits.train).to(device)
-    _rehearse(config, model, splits.train)
-    trainer = Trainer(config, splits, model)
+    device = choose_device(config.device)
+    with connect(device) as world, ExitStack() as stack:
+        output = world.share(config.output or default_output("train"))
+        config = replace(config, output=output)
+        with world.together():
+            if world.main:
+                RunFolder.check_free(output)
+        environment = describe_environment(config, device, world.size)
+        with world.together():
+            trainer = make_trainer(config, device, world)
+        folder = RunFolder(Path(output))
+        with world.together():
+            if world.main:
+                RunFolder.make(output)
+                with folder.writing(0, saved=None):
+                    stack.enter_context(run_lock(folder.path))
+                    folder.write_config(config)
+                    folder.write_environment(environment)
+                    # So that a run stopped in its first epoch can be read and resumed as well.
+                    folder.save(trainer.state_dict(), trainer.best_model.state_dict())
+        return _run(trainer, folder, world, observer or Observer(), should_stop)
 
-    folder = RunFolder.create(config.output, config, environment)
-    folder.save(trainer.state_dict())  # so that a run stopped in its first epoch can be read as well
+
+def resume(
+    path: str | Path,
+    *,
+    config: TrainConfig | None = None,
+    observer: Observer | None = None,
+    should_stop: StopRequest | None = None,
+) -> Outcome:
+    """Go on with the run in the folder ``path`` after its last checkpoint, as if it had never stopped.
+
+    On the same hardware and with the same settings, the metrics (but their times) and the weights are those of an
+    uninterrupted run, to the bit. The number of processes may differ from before.
+
+    Args:
+        path: a run folder, which every process can read.
+        config: settings to go on with, by default those of the folder. Only what cannot change what the run means may
+            differ (`fairtat.training.resume.CHANGEABLE`).
+        observer, should_stop: as for `train`.
+
+    Raises:
+        UserError: no such run, one that is finished or that another process is writing, a setting that must not
+            change, no checkpoint that can be read, or as `train`.
+    """
+    wanted = config or stored_config(path)
+    folder = open_run(path)
+    device = choose_device(wanted.device)
+    with connect(device) as world, ExitStack() as stack:
+        chosen = folder.checkpoint
+        state: dict[str, Any] = {}
+        with world.together():
+            if world.main:
+                with _readable(folder):
+                    stack.enter_context(run_lock(folder.path))
+                chosen, state = last_checkpoint(folder)
+        chosen = world.share(chosen)
+        with world.together():
+            if not world.main:
+                state = load_checkpoint(chosen)
+            stored = from_dict(state["config"], source=str(folder.checkpoint))
+            wanted = check_changes(stored, wanted, state["epoch"], source=folder.path)
+            trainer = make_trainer(wanted, device, world)
+            _check_fits(trainer, state, folder)
+            trainer.load_state_dict(state)
+        with world.together():
+            if world.main:
+                with folder.writing(0, saved=trainer.epoch):
+                    folder.remove_leftovers()
+                    if chosen == folder.previous:
+                        folder.previous.replace(folder.checkpoint)
+                    folder.drop_metrics_after(trainer.epoch)
+                    folder.write_config(wanted)
+                    folder.note_resumption(describe_environment(wanted, device, world.size), trainer.epoch)
+        return _run(trainer, folder, world, observer or Observer(), should_stop)
+
+
+def _run(
+    trainer: Trainer, folder: RunFolder, world: World, observer: Observer, should_stop: StopRequest | None
+) -> Outcome:
+    """Epochs until the last one, each written down before the next begins."""
+    config, splits = trainer.config, trainer.splits
     observer.on_start(
         RunStart(
             path=folder.path,
@@ -86,67 +149,67 @@ def train(
             class_names=splits.train.class_names,
             train_samples=len(splits.train),
             val_samples=len(splits.val),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            device=device,
+            parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+            device=splits.train.device,
+            epoch=trainer.epoch,
+            processes=world.size,
         )
     )
+    saved, best = trainer.epoch, folder.best_score() if world.main else None
     last: EpochMetrics | None = None
-    while trainer.epoch < config.epochs:
-        try:
-            last = trainer.run_epoch(observer, should_stop)
-        except Interrupted:
-            return Outcome(folder.path, trainer.epoch, interrupted=True, last=last)
-        # Metrics first: whoever resumes drops lines past the checkpoint's epoch, but could not invent a lost one.
-        folder.append_metrics(last.to_json())
-        folder.save(trainer.state_dict())
-        observer.on_epoch(last)
-    return Outcome(folder.path, trainer.epoch, interrupted=False, last=last)
+    with _losing_no_process(folder, world, lambda: saved):
+        while trainer.epoch < config.epochs:
+            try:
+                last = trainer.run_epoch(observer, should_stop)
+            except Interrupted:
+                return Outcome(folder.path, saved, interrupted=True, last=last)
+            due = trainer.epoch % config.checkpoint_every == 0 or trainer.epoch == config.epochs
+            with world.together():
+                if world.main:
+                    with folder.writing(trainer.epoch, saved):
+                        best = _write_epoch(trainer, folder, last, best, due)
+            saved = trainer.epoch if due else saved
+            observer.on_epoch(last)
+    return Outcome(folder.path, saved, interrupted=False, last=last)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _write_epoch(
+    trainer: Trainer, folder: RunFolder, metrics: EpochMetrics, best: float | None, due: bool
+) -> float | None:
+    """Write what an epoch has left, in the order that `RunFolder` explains; returns the best score so far."""
+    folder.append_metrics(metrics.to_json())
+    if best is None or metrics.score > best:
+        best = metrics.score
+        folder.save_best(trainer.best_state_dict(best))
+    if due:
+        folder.save(trainer.state_dict(), trainer.best_model.state_dict())
+    return best
+
+
+def _check_fits(trainer: Trainer, state: dict[str, Any], folder: RunFolder) -> None:
+    now = trainer.description()
+    for key in ("class_names", "image_shape"):
+        if now[key] != state[key]:
+            raise UserError(f"{folder.path}: was trained with {key} {state[key]}, but the data now have {now[key]}")
+
+
+@contextmanager
+def _readable(folder: RunFolder) -> Iterator[None]:
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device is {name!r}, but PyTorch sees {count} CUDA devices here; expected auto or cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
-    return device
+        yield
+    except OSError as error:
+        raise UserError(f"{folder.path}: cannot be written ({error.strerror})") from error
 
 
-def _build_model(config: ModelConfig, data: ImageData) -> nn.Module:
-    channels, height, width = data.image_shape
-    return models.build(
-        config.name,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=(height, width),
-        **config.options,
-    )
-
-
-def _rehearse(config: TrainConfig, model: nn.Module, data: ImageData) -> None:
-    """One tiny step of a copy, so that a model or an attack that does not fit fails before anything is written."""
-    name, num_classes = config.model.name, data.num_classes
-    batch = next(batches(data.take(torch.arange(2, device=data.device)), 2))
-    rehearsal = copy.deepcopy(model).eval()
+@contextmanager
+def _losing_no_process(folder: RunFolder, world: World, saved: Callable[[], int]) -> Iterator[None]:
+    """Turns the failure of a collective into one line that says how to go on."""
     try:
-        with torch.no_grad():
-            shape = tuple(logits_of(rehearsal(batch.x)).shape)
-    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"model {name!r} does not run on images {data.image_shape}: {reason}") from error
-    if shape != (2, num_classes):
-        raise UserError(f"model {name!r} returns logits of shape {shape} for 2 images; expected (2, {num_classes})")
-    target = None if config.fairness.targets == "none" else (batch.y + 1) % num_classes
-    eps = torch.full((2,), float(config.attack.eps), device=data.device)
-    # Two images of a copy are not worth a compilation.
-    config = replace(config, attack=replace(config.attack, engine="eager"))
-    try:
-        make_objective(config)(rehearsal.train(), batch, target=target, eps=eps, seed=0)
-    except ValueError as error:
-        raise UserError(f"the attack does not fit: {error}") from error
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not is_connection_loss(error):
+            raise
+        raise LostProcess(
+            f"{folder.path}: another process of this job has gone; epoch {saved()} is safe: start the job again with "
+            f"--resume {folder.path}"
+        ) from error

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairtat.errors import UserError
-from fairtat.training.files import write_atomic
+from fairtat.files import write_atomic
 
-__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
+__all__ = ["BEST_KEYS", "FORMAT", "RESUME_KEYS", "load_checkpoint", "save_checkpoint", "save_weights"]
 
-FORMAT = 1
+FORMAT = 2  # 2: averaging and loss scale; random numbers are derived from (seed, epoch), so no generator's state
 
-_KEYS = frozenset({"format", "epoch", "model", "optimizer", "fair", "rng", "config", "class_names", "image_shape"})
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` with the format number; a crash at any moment leaves the previous file whole."""
-    content = {"format": FORMAT, **state}
-    write_atomic(path, lambda stream: torch.save(content, stream))
+_DESCRIPTION = frozenset({"format", "epoch", "model", "config", "class_names", "image_shape"})
+BEST_KEYS = _DESCRIPTION | {"score"}
+RESUME_KEYS = _DESCRIPTION | {"optimizer", "fair", "averaging", "scaler"}
 
 
-def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. ``weights_only``: a file from elsewhere cannot run code.
+def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: Path | None = None) -> None:
+    """Write ``state`` with the format number; a crash at any moment leaves the previous file whole.
+
+    With ``keep`` the previous file stays under that name (see `write_atomic`).
+    """
+    buffer = io.BytesIO()  # torch.save over a file that cannot grow reports neither the error nor its cause
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()), keep=keep)
+
+
+def load_checkpoint(
+    path: Path, *, map_location: torch.device | str = "cpu", keys: frozenset[str] = RESUME_KEYS
+) -> dict[str, Any]:
+    """Read a checkpoint that must hold ``keys``. ``weights_only``: a file from elsewhere cannot run code.
 
     Raises:
         UserError: missing, truncated or damaged, not a checkpoint of fairtat, or of another format.
@@ -40,8 +51,22 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path}: not a fairtat checkpoint")
     if content["format"] != FORMAT:
-        raise UserError(f"{path}: checkpoint format {content['format']}; this version of fairtat reads format {FORMAT}")
-    missing = sorted(_KEYS - content.keys())
+        age = "an older" if content["format"] == 1 else "another"
+        raise UserError(
+            f"{path}: checkpoint format {content['format']}, of {age} version of fairtat; this one reads format "
+            f"{FORMAT}: use that version, or train again from the run's config.yaml"
+        )
+    missing = sorted(keys - content.keys())
     if missing:
         raise UserError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     return content
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a model's state dict as safetensors, which any program reads without fairtat or pickle."""
+    from safetensors.torch import save  # here: `import fairtat` stays light
+
+    # Clones, because the format refuses tensors that share memory, as tied layers do.
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    content = save(plain, metadata={"format": "pt"})
+    write_atomic(path, lambda stream: stream.write(content))

@@ -6,24 +6,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fairtat.errors import UserError
-from fairtat.fairness import FairTAT
+from fairtat.training.config_check import check
 from fairtat.training.number import Number
 
 __all__ = [
     "AttackConfig",
+    "AveragingConfig",
+    "AwpConfig",
     "DataConfig",
     "EvalConfig",
     "FairnessConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimConfig",
     "TrainConfig",
-    "make_fairness",
 ]
 
 
@@ -32,14 +31,39 @@ class DataConfig:
     """What to train on, and how it is split."""
 
     name: str = "digits"
-    """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), or the path of a .npz file with the arrays images
+    """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), cifar10, cifar100, tinyimagenet, hf:NAME (a set of
+    Hugging Face `datasets`), a folder with one subfolder of images a class, or a .npz file with the arrays images
     (uint8, or floats in [0, 1]), labels (integers) and, if you like, class_names."""
+
+    root: str | None = None
+    """Where the files of cifar10, cifar100 and tinyimagenet lie; null is the folder data."""
+
+    download: bool = False
+    """Fetch cifar10 and cifar100 into root when they are not there (needs torchvision)."""
 
     val: Number = Number(0.15)
     """Share of each class that is kept for validation: shown after every epoch, never trained on."""
 
     test: Number = Number(0.2)
-    """Share of each class that is kept for `fairtat evaluate`: training never touches it."""
+    """Share of each class that is kept for `fairtat evaluate`: training never touches it. Sets that come with a test
+    part of their own, such as cifar10, use that instead."""
+
+    augment: Literal["none", "flip", "crop_flip"] = "none"
+    """Training images: as they are, mirrored at random, or shifted too by up to pad pixels (reflected at the edge)."""
+
+    pad: int = 4
+    """How far crop_flip shifts, in pixels."""
+
+    placement: Literal["auto", "device", "stream"] = "auto"
+    """Where the images wait: all on the device as uint8, or read batch by batch by worker processes; auto streams
+    folders and Hugging Face sets that do not fit."""
+
+    workers: int = 4
+    """Processes that read images when they are streamed."""
+
+    image_size: int | None = None
+    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
+    out its middle; null expects images of one size."""
 
     seed: int = 0
     """Seed of the split. Apart from `seed`, so that runs with several seeds share their test images."""
@@ -50,8 +74,9 @@ class ModelConfig:
     """The network."""
 
     name: str = "digits_cnn"
-    """digits_cnn, mnist_cnn, mlp, preact_resnet18, or module:function of your own, which is called with
-    num_classes, in_channels, image_size=(H, W) and the options, and returns a torch.nn.Module."""
+    """digits_cnn, mnist_cnn, mlp, preact_resnet18, wrn28_10, wrn34_10, timm:NAME (any model of timm), or
+    module:function of your own, which is called with num_classes, in_channels, image_size=(H, W) and the options, and
+    returns a torch.nn.Module."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""
@@ -73,11 +98,13 @@ class AttackConfig:
     norm: Literal["linf", "l2"] = "linf"
     """Norm in which the radius is measured."""
 
-    loss: Literal["ce", "margin", "dlr"] = "ce"
-    """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio."""
+    loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
+    """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
+    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades."""
 
-    init: Literal["uniform", "normal", "zero"] = "uniform"
-    """Start: uniform in the ball, a little Gaussian noise (as TRADES), or the image itself."""
+    init: Literal["auto", "uniform", "normal", "zero"] = "auto"
+    """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors
+    use: uniform for at and fat, normal for trades and mart."""
 
     restarts: int = 1
     """Attacks from different starts, of which the strongest counts; the cost grows in proportion."""
@@ -89,9 +116,37 @@ class AttackConfig:
     backend: Literal["auto", "cpu", "cuda", "triton", "reference"] = "auto"
     """Kernels of the attack; auto takes the fastest present (see `fairtat doctor`)."""
 
-    engine: Literal["auto", "eager", "compiled"] = "auto"
+    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
     """How the attack's steps run, in training and validation: compiled makes a graph of them for the first batch, which
-    takes seconds for a small network and half a minute for a ResNet, and is faster from then on; auto is eager."""
+    takes seconds for a small network and half a minute for a ResNet, and is faster from then on; graph replays CUDA
+    graphs; auto is graph on a GPU and eager elsewhere."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
+
+    name: Literal["at", "trades", "fat", "mart"] = "at"
+    """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
+    the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
+    steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
+    misclassified samples more (Wang et al., 2020)."""
+
+    beta: Number = Number(6.0)
+    """Weight of the divergence in trades and mart."""
+
+    ccr: bool = False
+    """Let beta follow the class robustness as CFA does in trades: (1 - b_k) CE + b_k KL with
+    b_k = (lam + A_k) beta / (1 + (lam + A_k) beta)."""
+
+    ccr_lam: Number | None = None
+    """The constant lam in ccr; null takes fairness.lam."""
+
+    tau: int = 3
+    """Steps that fat goes on after a sample has crossed the boundary."""
+
+    label_smoothing: Number = Number(0.0)
+    """Share of the label's probability that is spread over all classes in cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +177,19 @@ class FairnessConfig:
     begin: int = 1
     """How many epochs pass before the rules apply; until then targets are uniform and radii are eps."""
 
+    weights: Literal["none", "dafa", "frl", "wat", "cfol", "bat"] = "none"
+    """How classes are weighted: not at all, or by DAFA, FRL, WAT, CFOL or BAT (see `fairtat.fairness.weights`)."""
+
+    weight_options: dict[str, Any] = field(default_factory=dict)
+    """Settings of that rule, for example {warmup: 70, lam: 1.0} for dafa."""
+
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Stochastic gradient descent and its learning rate."""
 
     lr: Number = Number(0.1)
-    """Learning rate at the start."""
+    """Learning rate at the start; the highest one for onecycle."""
 
     momentum: Number = Number(0.9)
     """Momentum."""
@@ -139,14 +200,50 @@ class OptimConfig:
     nesterov: bool = False
     """Nesterov's momentum."""
 
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    """constant; step multiplies by gamma at each milestone; cosine falls to zero over the run."""
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
+    """constant; step multiplies by gamma after the epoch of each milestone; cosine falls to zero over the run, step by
+    step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
 
     milestones: list[Number] = field(default_factory=lambda: [Number(0.5), Number(0.75)])
     """Where the steps lie, as shares of all epochs."""
 
     gamma: Number = Number(0.1)
     """What a step multiplies the learning rate by."""
+
+    clip: Number | None = None
+    """Largest L2 norm of the gradient of all parameters; longer ones are scaled down. null: no limit."""
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """A running average of the weights, which validation, checkpoints' `best` and evaluation then use."""
+
+    name: Literal["none", "ema", "fawa"] = "none"
+    """none; ema: exponential moving average; fawa: the same, updated only after epochs in which the robust validation
+    accuracy of the plain weights' worst class is at least threshold (CFA)."""
+
+    decay: Number = Number(0.85)
+    """What remains of the average at each update: average = decay * average + (1 - decay) * weights."""
+
+    threshold: Number = Number(0.2)
+    """The worst class's robust validation accuracy that fawa asks for."""
+
+    every: Literal["epoch", "step"] = "epoch"
+    """When the average is updated; fawa knows epochs only."""
+
+    begin: int = 0
+    """How many epochs pass before averaging starts."""
+
+
+@dataclass(frozen=True)
+class AwpConfig:
+    """Adversarial weight perturbation (Wu et al., 2020): the step is taken at weights moved to where they hurt most."""
+
+    gamma: Number = Number(0.0)
+    """Relative size of the perturbation, 0.005 in the paper; 0 turns it off."""
+
+    begin: int = 0
+    """How many epochs pass before it starts."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +283,17 @@ class TrainConfig:
     attack: AttackConfig = field(default_factory=AttackConfig)
     """The attack that makes the training examples."""
 
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is minimised."""
+
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
-    """Targets and radii."""
+    """Targets, radii and class weights."""
+
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    """Weight averaging."""
+
+    awp: AwpConfig = field(default_factory=AwpConfig)
+    """Adversarial weight perturbation."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser."""
@@ -195,14 +301,15 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The validation after every epoch."""
 
-    objective: Literal["at"] = "at"
-    """What is minimised; at is cross-entropy on the adversarial examples (Madry et al., 2018)."""
-
     epochs: int = 30
     """Passes over the training part."""
 
     batch_size: int = 128
-    """Images in one step."""
+    """Images in one optimiser step, over all processes."""
+
+    accumulate: int = 1
+    """Parts that a batch is cut into, whose gradients are summed: the same step in less memory, but that BatchNorm and
+    awp look at each part by itself."""
 
     drop_last: bool = False
     """Leave out an epoch's last batch when it is smaller than the others."""
@@ -214,87 +321,26 @@ class TrainConfig:
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""
 
     threads: int | None = None
-    """CPU threads; null leaves PyTorch's choice."""
+    """CPU threads of each process; null leaves PyTorch's choice."""
+
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Mixed precision of the model's passes in training and its attack; images, attack steps and weights stay in
+    float32, and so does validation."""
+
+    channels_last: bool = False
+    """Keep images and convolution weights in channels_last memory format, which GPUs prefer with bf16 and fp16."""
+
+    compile: bool = False
+    """torch.compile the training pass; the attack has an engine of its own."""
+
+    sync_batchnorm: bool = False
+    """With several processes on GPUs: BatchNorm over the whole batch, not each process's part."""
+
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints, which a run that was stopped goes back to; the last epoch always has one."""
 
     output: str | None = None
     """Run folder, which must not exist or be empty; null makes runs/NAME-TIME."""
 
     def __post_init__(self) -> None:
-        _check(self)
-
-
-def make_fairness(config: TrainConfig, num_classes: int, *, seed: int = 0, device: Any = "cpu") -> FairTAT:
-    """The fairness rules of this configuration."""
-    rules = config.fairness
-    return FairTAT(
-        num_classes,
-        config.attack.eps,
-        targets=rules.targets,
-        margins=rules.margins,
-        lam=rules.lam,
-        tau=rules.tau,
-        combine=rules.combine,
-        clamp=rules.clamp,
-        begin=rules.begin,
-        seed=seed,
-        device=device,
-    )
-
-
-Rule = tuple[Callable[[Any], bool], str]
-
-_SHARE: Rule = (lambda v: 0 < v < 1, "a share above 0 and below 1")
-_POSITIVE: Rule = (lambda v: 0 < v < math.inf, "a finite number above 0")
-_NOT_NEGATIVE: Rule = (lambda v: 0 <= v < math.inf, "a finite number of 0 or more")
-_AT_LEAST_1: Rule = (lambda v: v >= 1, "1 or more")
-_STEPS: Rule = (lambda v: v >= 0, "0 or more")
-_SEED: Rule = (lambda v: -(2**63) <= v < 2**64, "a whole number in [-2**63, 2**64)")
-
-_RULES: dict[str, Rule] = {
-    "data.val": _SHARE,
-    "data.test": _SHARE,
-    "data.seed": _SEED,
-    "attack.eps": _NOT_NEGATIVE,
-    "attack.step_size": _NOT_NEGATIVE,
-    "attack.steps": _STEPS,
-    "attack.restarts": _AT_LEAST_1,
-    "optim.lr": _POSITIVE,
-    "optim.momentum": (lambda v: 0 <= v < 1, "0 or more and below 1"),
-    "optim.weight_decay": _NOT_NEGATIVE,
-    "optim.milestones": (lambda v: all(0 < m < 1 for m in v), "shares of the epochs, above 0 and below 1"),
-    "optim.gamma": _POSITIVE,
-    "eval.steps": _STEPS,
-    "eval.eps": _NOT_NEGATIVE,
-    "eval.step_size": _NOT_NEGATIVE,
-    "eval.restarts": _AT_LEAST_1,
-    "eval.batch_size": _AT_LEAST_1,
-    "epochs": _AT_LEAST_1,
-    "batch_size": (lambda v: v >= 2, "2 or more (BatchNorm needs two samples)"),
-    "seed": _SEED,
-    "threads": _AT_LEAST_1,
-}
-
-
-def _check(config: TrainConfig) -> None:
-    """Every range check of the configuration; the fairness rules' own are left to FairTAT, which makes them anyway."""
-    for key, value in _leaves(config):
-        predicate, expected = _RULES.get(key, (None, ""))
-        if predicate is not None and value is not None and not predicate(value):
-            raise UserError(f"{key} is {value}; expected {expected}")
-    if config.data.val + config.data.test >= 1:
-        raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
-    if config.optim.nesterov and not config.optim.momentum:
-        raise UserError("optim.nesterov is true; expected optim.momentum above 0")
-    try:
-        make_fairness(config, num_classes=2)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"fairness: {error}") from error
-
-
-def _leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        key = prefix + item.name
-        found += _leaves(value, key + ".") if is_dataclass(value) else [(key, value)]
-    return found
+        check(self)

@@ -19,7 +19,7 @@ __all__ = ["describe_environment"]
 _OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
 
 
-def describe_environment(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def describe_environment(config: TrainConfig, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Versions, machine, threads, kernels and command of this process, as JSON values."""
     on_gpu = device.type == "cuda"
     return {
@@ -32,6 +32,7 @@ def describe_environment(config: TrainConfig, device: torch.device) -> dict[str,
         "processor": platform.machine(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "cuda": torch.version.cuda if on_gpu else None,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,

@@ -16,7 +16,7 @@ __all__ = ["Observer", "RunStart", "StepProgress"]
 
 @dataclass(frozen=True)
 class RunStart:
-    """Everything is checked and the run folder exists; the first epoch begins."""
+    """Everything is checked and the run folder exists; the first epoch to train begins."""
 
     path: Path
     config: TrainConfig
@@ -25,6 +25,8 @@ class RunStart:
     val_samples: int
     parameters: int
     device: torch.device
+    epoch: int = 0  # finished epochs: more than 0 when a run is resumed
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class StepProgress:
     epoch: int  # the running epoch, from 1
     step: int  # steps issued in it
     steps: int  # steps in an epoch
-    stats: ClassStats  # running counts of this epoch, on the device: reading them waits for it, so read seldom
+    stats: (
+        ClassStats  # running counts of this epoch in this process, on the device: reading waits for it, so read seldom
+    )
 
 
 class Observer:

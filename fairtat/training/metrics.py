@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairtat.fairness import ClassStats
 
-__all__ = ["ClassAccuracy", "EpochMetrics", "numbers"]
+__all__ = ["AveragedAccuracy", "ClassAccuracy", "EpochMetrics", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,37 @@ class ClassAccuracy:
 
 
 @dataclass(frozen=True)
+class AveragedAccuracy:
+    """Validation of the averaged weights."""
+
+    clean: ClassAccuracy
+    robust: ClassAccuracy
+
+
+@dataclass(frozen=True)
 class EpochMetrics:
     """One line of metrics.jsonl."""
 
     epoch: int  # finished epochs, this one included
-    lr: float
+    lr: float  # of the epoch's first step
     seconds: float  # training and validation
     train_loss: float  # mean of the objective over the samples
     train_robust: ClassAccuracy  # of the epoch's training examples, as the model was when it met them
     train_reached: float | None  # share of examples that reached their target; None for untargeted attacks
-    val_clean: ClassAccuracy
+    val_clean: ClassAccuracy  # of the weights that are trained
     val_robust: ClassAccuracy
     class_eps: list[float | None]  # (C,) radii that this epoch attacked with, in pixel units
     target_weight: list[Any] | None  # (C,) or (C, C) by [label, target], normalised; None for untargeted attacks
+    class_weight: list[float | None] | None = None  # (C,) weights of the cross-entropy; None: 1 for all
+    averaged: AveragedAccuracy | None = None  # None without weight averaging
+    data_seconds: float = 0.0  # of `seconds`, how long training has waited for images
+
+    @property
+    def score(self) -> float:
+        """What `best` is chosen by: robust validation accuracy, average plus worst class, of the averaged weights if
+        there are any, as CFA and FAIR-TAT choose (but on validation data, never on the test part)."""
+        robust = self.val_robust if self.averaged is None else self.averaged.robust
+        return robust.average + robust.worst
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,10 +1,10 @@
-"""Run folders: what a training run leaves behind, and how it is read back."""
+"""What a training run has left behind, read back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,59 +12,11 @@ from torch import nn
 from fairtat import models
 from fairtat.data import Splits, load_splits
 from fairtat.errors import UserError
-from fairtat.training.checkpoint import load_checkpoint, save_checkpoint
+from fairtat.training.checkpoint import BEST_KEYS, RESUME_KEYS, load_checkpoint
 from fairtat.training.config import DataConfig, TrainConfig
-from fairtat.training.config_io import from_dict, to_yaml
-from fairtat.training.files import append_json_line, write_atomic, write_json
+from fairtat.training.config_io import from_dict
 
-__all__ = ["Run", "RunFolder", "load_data", "load_run"]
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of a run that is being written."""
-
-    path: Path
-
-    @classmethod
-    def check_free(cls, path: str | Path) -> Path:
-        """``path`` if a new run may be written there.
-
-        Raises:
-            UserError: it is a file, or a folder that holds something.
-        """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; choose another --output")
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder}: exists and is not empty; choose another --output")
-        return folder
-
-    @classmethod
-    def create(cls, path: str | Path, config: TrainConfig, environment: dict[str, Any]) -> RunFolder:
-        """Make the folder and write what is known before the first epoch.
-
-        Raises:
-            UserError: the folder is taken (see `check_free`) or cannot be made.
-        """
-        folder = cls.check_free(path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "config.yaml", lambda stream: stream.write(to_yaml(config).encode()))
-            write_json(folder / "environment.json", environment)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-        return cls(folder)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    def save(self, state: dict[str, Any]) -> None:
-        save_checkpoint(self.checkpoint, state)
-
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        append_json_line(self.path / "metrics.jsonl", line)
+__all__ = ["Run", "load_data", "load_run"]
 
 
 @dataclass(frozen=True)
@@ -108,11 +60,28 @@ def load_data(config: DataConfig) -> Splits:
     Raises:
         UserError: no such data set, or data that cannot be used.
     """
-    return load_splits(config.name, val=config.val, test=config.test, seed=config.seed)
+    return load_splits(
+        config.name,
+        val=config.val,
+        test=config.test,
+        seed=config.seed,
+        root=config.root,
+        download=config.download,
+        image_size=config.image_size,
+        placement=config.placement,
+        workers=config.workers,
+    )
 
 
-def load_run(path: str | Path, *, device: torch.device | str = "cpu") -> Run:
+def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: Literal["last", "best"] = "last") -> Run:
     """Read a run folder: its configuration, and its model in eval mode on ``device``.
+
+    With weight averaging, the model is the averaged one.
+
+    Args:
+        path: the output folder of a training run.
+        device: where the model goes.
+        weights: those after the last epoch, or the best by robust validation accuracy (average plus worst class).
 
     Raises:
         UserError: no such folder, no checkpoint in it, or one that is damaged or does not fit its configuration.
@@ -120,10 +89,11 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu") -> Run:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
-    file = folder / "checkpoint.pt"
+    name, keys = ("best.pt", BEST_KEYS) if weights == "best" else ("checkpoint.pt", RESUME_KEYS)
+    file = folder / name
     if not file.is_file():
-        raise UserError(f"{folder}: holds no checkpoint.pt; expected the output folder of `fairtat train`")
-    state = load_checkpoint(file)
+        raise UserError(f"{folder}: holds no {name}; expected the output folder of `fairtat train`")
+    state = load_checkpoint(file, keys=keys)
     config = from_dict(state["config"], source=str(file))
     class_names = tuple(state["class_names"])
     channels, height, width = state["image_shape"]
@@ -132,10 +102,12 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu") -> Run:
         num_classes=len(class_names),
         in_channels=channels,
         image_size=(height, width),
+        fetch=False,
         **config.model.options,
     )
+    averaging = state.get("averaging")
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state["model"] if averaging is None else averaging["model"])
     except RuntimeError as error:
         raise UserError(f"{file}: its weights do not fit model {config.model.name!r}") from error
     return Run(

@@ -1,4 +1,4 @@
-"""Learning rates as a function of the epoch alone, so that a resumed run needs no scheduler state."""
+"""Learning rates as a function of progress alone, so that a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -8,15 +8,31 @@ from fairtat.training.config import OptimConfig
 
 __all__ = ["learning_rate"]
 
+# One-cycle as in PyTorch's OneCycleLR (Smith and Topin, 2018, arXiv:1708.07120).
+_RISE = 0.3  # share of the run
+_START, _END = 1 / 25, 1 / 25e4  # of the peak
 
-def learning_rate(optim: OptimConfig, epoch: int, epochs: int) -> float:
-    """The learning rate of epoch ``epoch`` (from 0) of ``epochs``.
 
-    constant: ``lr``; step: ``lr * gamma**(milestones passed)``; cosine: ``lr * (1 + cos(pi * epoch / epochs)) / 2``.
+def learning_rate(optim: OptimConfig, epoch: float, epochs: int) -> float:
+    """The learning rate after ``epoch`` of ``epochs``; 2.5 is half way through the third.
+
+    constant: ``lr``. step: ``lr * gamma**(milestones passed)``, constant within an epoch. cosine:
+    ``lr * (1 + cos(pi * epoch / epochs)) / 2``. onecycle: half a cosine wave from lr / 25 up to ``lr`` over the first
+    30% of the run, another down to lr / 250,000 over the rest.
     """
-    if optim.schedule == "constant":
-        return float(optim.lr)
+    lr = float(optim.lr)
+    share = epoch / epochs
     if optim.schedule == "cosine":
-        return optim.lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
-    passed = sum(epoch >= share * epochs for share in optim.milestones)
-    return optim.lr * optim.gamma**passed
+        return _wave(lr, 0.0, share)
+    if optim.schedule == "onecycle":
+        if share < _RISE:
+            return _wave(lr * _START, lr, share / _RISE)
+        return _wave(lr, lr * _END, (share - _RISE) / (1 - _RISE))
+    if optim.schedule == "step":
+        whole = math.floor(epoch)
+        return lr * float(optim.gamma) ** sum(whole >= milestone * epochs for milestone in optim.milestones)
+    return lr
+
+
+def _wave(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

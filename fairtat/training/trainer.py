@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairtat.data import Splits, batches, num_batches
+from fairtat.data.augment import make_augment
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats
-from fairtat.training.config import TrainConfig, make_fairness
+from fairtat.training.averaging import make_averaging
+from fairtat.training.config import TrainConfig
+from fairtat.training.config_check import make_fairness
 from fairtat.training.config_io import to_dict
+from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import Observer, StepProgress
-from fairtat.training.metrics import ClassAccuracy, EpochMetrics, numbers
-from fairtat.training.objectives import make_objective
+from fairtat.training.metrics import AveragedAccuracy, ClassAccuracy, EpochMetrics, numbers
 from fairtat.training.schedule import learning_rate
 from fairtat.training.seeds import derive
-from fairtat.training.validation import validate
+from fairtat.training.step import TrainingStep, make_optimizer
+from fairtat.training.validation import Validation, validate
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
 
@@ -37,59 +41,74 @@ class Trainer:
     """Trains ``model`` on ``splits``, both on the same device, one epoch a call.
 
     Order, starts and targets of an epoch depend on (seed, epoch, sample id) alone: not on the epochs that this process
-    ran before, so a run can be resumed, nor on the batch that a sample falls in.
+    ran before, so a run can be resumed, nor on the batch or the process that a sample falls in. Random layers of the
+    model's own draw from PyTorch's global generator, which each epoch seeds anew.
 
     Args:
         config: what to do.
-        splits: the data; `train_epoch` sees ``splits.train``, validation ``splits.val``, nothing sees ``splits.test``.
+        splits: the data; the training pass sees ``splits.train``, validation ``splits.val``, nothing sees
+            ``splits.test``.
         model: maps (N, C_in, H, W) in [0, 1] to logits; trained in place.
+        world: the processes that train together, each with a `Trainer` of its own; by default there is one.
     """
 
-    def __init__(self, config: TrainConfig, splits: Splits, model: nn.Module) -> None:
+    def __init__(self, config: TrainConfig, splits: Splits, model: nn.Module, *, world: World | None = None) -> None:
         self.config = config
         self.splits = splits
         self.model = model
         self.epoch = 0  # finished epochs
+        self._world = world or World()
+        self._device = splits.train.device
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._waited = 0.0
         self.fair = make_fairness(
-            config, splits.train.num_classes, seed=derive(config.seed, "targets"), device=splits.train.device
+            config, splits.train.num_classes, seed=derive(config.seed, "targets"), device=self._device
         )
-        self._objective = make_objective(config)
-        self._optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=float(config.optim.lr),
-            momentum=float(config.optim.momentum),
-            weight_decay=float(config.optim.weight_decay),
-            nesterov=config.optim.nesterov,
-        )
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._augment = make_augment(config.data.augment, pad=config.data.pad)
+        self._optimizer = make_optimizer(config, model)
+        self._averaging = make_averaging(config.averaging, model)
+        self._step = TrainingStep(config, model, self._optimizer, self.fair, self._world, self._device)
 
     @property
     def steps_per_epoch(self) -> int:
         return num_batches(len(self.splits.train), self.config.batch_size, drop_last=self.config.drop_last)
 
+    @property
+    def best_model(self) -> nn.Module:
+        """What evaluation should use: the averaged weights where there are any."""
+        return self.model if self._averaging is None else self._averaging.model
+
     def run_epoch(
         self, observer: Observer | None = None, should_stop: Callable[[], bool] | None = None
     ) -> EpochMetrics:
-        """Train one epoch, validate, and set the targets and radii of the next.
+        """Train one epoch, validate, and set the targets, radii and weights of the next.
 
         Raises:
             TrainingDiverged: the loss is not finite; checked once, at the end of the epoch.
-            Interrupted: ``should_stop`` returned true between two steps.
+            Interrupted: ``should_stop`` returned true, on any process, between two steps.
         """
-        stop = should_stop or (lambda: False)
         started = time.perf_counter()
-        lr = learning_rate(self.config.optim, self.epoch, self.config.epochs)
-        loss = self._train(lr, observer or Observer(), stop)
-        if stop():
+        vote = StopVote(should_stop, self._world)
+        loss = self._train(observer or Observer(), vote)
+        if vote.now():
             raise Interrupted
-        validation = validate(self.model, self.splits.val, self.config, seed=derive(self.config.seed, "validation"))
-        self._check_finite(loss, validation.clean)
+        self._world.align_buffers(self.model)
+        plain = self._validate(self.model)
+        self._check_finite(loss, plain.clean)
+        names = self.splits.train.class_names
+        val_robust = ClassAccuracy.of(plain.robust, names)
+        averaged = self._average(val_robust.worst)
 
-        class_eps, target_weight = self.fair.class_eps, self.fair.target_weight
+        lr = self._learning_rate(step=0)
+        class_eps, target_weight, class_weight = self.fair.class_eps, self.fair.target_weight, self._class_weight()
+        if self.fair.needs_validation:
+            self.fair.observe_validation(plain.clean, plain.robust)
         self.fair.end_epoch()
         self.epoch += 1
         trained = self.fair.last
         assert trained is not None  # end_epoch has just set it
-        names = self.splits.train.class_names
         return EpochMetrics(
             epoch=self.epoch,
             lr=lr,
@@ -97,36 +116,70 @@ class Trainer:
             train_loss=loss,
             train_robust=ClassAccuracy.of(trained, names),
             train_reached=_reached(trained),
-            val_clean=ClassAccuracy.of(validation.clean, names),
-            val_robust=ClassAccuracy.of(validation.robust, names),
+            val_clean=ClassAccuracy.of(plain.clean, names),
+            val_robust=val_robust,
             class_eps=numbers(class_eps),
             target_weight=None if target_weight is None else numbers(_normalised(target_weight)),
+            class_weight=None if class_weight is None else numbers(class_weight),
+            averaged=averaged,
+            data_seconds=round(self._waited, 3),
         )
 
-    def _train(self, lr: float, observer: Observer, stop: Callable[[], bool]) -> float:
-        """One pass over the training part; returns the mean loss, the pass's only read from the device."""
-        config, model, fair = self.config, self.model, self.fair
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+    def train_steps(self) -> Iterator[StepProgress]:
+        """Take the steps of the running epoch one by one: validation and the epoch's end are left to `run_epoch`."""
+        self._loss_sum.zero_()
+        config, size = self.config, len(self.splits.train)
         start_seed = derive(config.seed, "starts", self.epoch)
-        order_seed = derive(config.seed, "order", self.epoch)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.splits.train.device)
-        samples = 0
-        model.train()
-        drawn = batches(self.splits.train, config.batch_size, seed=order_seed, drop_last=config.drop_last)
-        for step, batch in enumerate(drawn, start=1):
-            if stop():
+        torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
+        self.model.train()
+        drawn = batches(
+            self.splits.train,
+            config.batch_size,
+            seed=derive(config.seed, "order", self.epoch),
+            drop_last=config.drop_last,
+            augment=self._augment,
+            shard=self._world.shard,
+        )
+        for step, batch in enumerate(drawn):
+            samples = min(config.batch_size, size - step * config.batch_size)
+            self._loss_sum += self._step(
+                batch, samples, lr=self._learning_rate(step), epoch=self.epoch, seed=start_seed
+            )
+            if self._averaging is not None:
+                self._averaging.after_step(self.epoch)
+            self._waited = drawn.waited
+            yield StepProgress(self.epoch + 1, step + 1, self.steps_per_epoch, self.fair.stats)
+
+    def _train(self, observer: Observer, stop: StopVote) -> float:
+        """One pass over the training part; returns the mean loss, the pass's only read from the device."""
+        if stop():
+            raise Interrupted
+        for progress in self.train_steps():
+            observer.on_step(progress)
+            if progress.step < progress.steps and stop():
                 raise Interrupted
-            target = fair.sample_targets(batch.y, batch.ids)
-            value = self._objective(model, batch, target=target, eps=fair.eps_for(batch.y), seed=start_seed)
-            self._optimizer.zero_grad(set_to_none=True)
-            value.loss.backward()
-            self._optimizer.step()
-            fair.update(value.logits, batch.y, target)
-            loss_sum += value.loss.detach() * len(batch.y)
-            samples += len(batch.y)
-            observer.on_step(StepProgress(self.epoch + 1, step, self.steps_per_epoch, fair.stats))
-        return float(loss_sum) / samples
+        size = len(self.splits.train)
+        samples = min(size, self.steps_per_epoch * self.config.batch_size)
+        return float(self._world.sum(self._loss_sum)) / samples
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.config.optim, self.epoch + step / self.steps_per_epoch, self.config.epochs)
+
+    def _validate(self, model: nn.Module) -> Validation:
+        seed = derive(self.config.seed, "validation")
+        return validate(model, self.splits.val, self.config, seed=seed, world=self._world)
+
+    def _average(self, worst_robust: float) -> AveragedAccuracy | None:
+        if self._averaging is None:
+            return None
+        self._averaging.after_epoch(self.epoch, worst_robust)
+        self._world.align_buffers(self._averaging.model)
+        names = self.splits.train.class_names
+        clean, robust = self._validate(self._averaging.model)
+        return AveragedAccuracy(ClassAccuracy.of(clean, names), ClassAccuracy.of(robust, names))
+
+    def _class_weight(self) -> Tensor | None:
+        return self.fair.weight_for(torch.arange(self.fair.num_classes, device=self.fair.device))
 
     def _check_finite(self, loss: float, clean: ClassStats) -> None:
         if not math.isfinite(loss):
@@ -141,17 +194,23 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on: a trainer that loads it goes on as this one would have."""
-        data = self.splits.train
-        cuda = data.device.type == "cuda"
         return {
-            "epoch": self.epoch,
+            **self.description(),
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "fair": self.fair.state_dict(),
-            "rng": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(data.device) if cuda else None,
-            },
+            "averaging": None if self._averaging is None else self._averaging.state_dict(),
+            "scaler": self._step.precision.state_dict(),
+        }
+
+    def best_state_dict(self, score: float) -> dict[str, Any]:
+        """`best_model` alone, with what is needed to build it again."""
+        return {**self.description(), "model": self.best_model.state_dict(), "score": score}
+
+    def description(self) -> dict[str, Any]:
+        data = self.splits.train
+        return {
+            "epoch": self.epoch,
             "config": to_dict(self.config),
             "class_names": list(data.class_names),
             "image_shape": list(data.image_shape),
@@ -162,9 +221,9 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.fair.load_state_dict(state["fair"])
-        torch.set_rng_state(state["rng"]["cpu"].cpu())
-        if state["rng"]["cuda"] is not None and self.splits.train.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.splits.train.device)
+        if self._averaging is not None:
+            self._averaging.load_state_dict(state["averaging"])
+        self._step.precision.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
 
 

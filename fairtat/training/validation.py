@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from fairtat.attacks import AttackResult, fast_pgd
-from fairtat.data import ImageData, batches
+from fairtat.data import batches
+from fairtat.data.stream import Data
 from fairtat.fairness import ClassStats
 from fairtat.training.config import TrainConfig
+from fairtat.training.distributed import World
 from fairtat.training.outputs import logits_of
 
 __all__ = ["Validation", "validate"]
@@ -21,12 +23,14 @@ class Validation(NamedTuple):
     robust: ClassStats
 
 
-def validate(model: nn.Module, data: ImageData, config: TrainConfig, *, seed: int) -> Validation:
+def validate(model: nn.Module, data: Data, config: TrainConfig, *, seed: int, world: World | None = None) -> Validation:
     """Clean and untargeted PGD accuracy of each class, in eval mode; the model's modes are left as they were.
 
     The attack has the same radius for every class and, with the same ``seed``, the same starts in every epoch, so
-    that epochs and methods can be compared.
+    that epochs and methods can be compared. It runs in float32 also where training does not. Each process of ``world``
+    counts its part of the data, and all get the sums.
     """
+    world = world or World()
     settings = config.eval
     eps = config.attack.eps if settings.eps is None else settings.eps
     step_size = config.attack.step_size if settings.step_size is None else settings.step_size
@@ -35,12 +39,15 @@ def validate(model: nn.Module, data: ImageData, config: TrainConfig, *, seed: in
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for batch in batches(data, settings.batch_size):
+        for batch in batches(data, settings.batch_size, shard=world.shard):
+            if not len(batch.y):
+                continue
+            x = batch.x.contiguous(memory_format=torch.channels_last) if config.channels_last else batch.x
             with torch.no_grad():
-                clean.update(logits_of(model(batch.x)), batch.y)
+                clean.update(logits_of(model(x)), batch.y)
             result = fast_pgd(
                 model,
-                batch.x,
+                x,
                 batch.y,
                 eps=float(eps),
                 step_size=float(step_size),
@@ -59,4 +66,7 @@ def validate(model: nn.Module, data: ImageData, config: TrainConfig, *, seed: in
     finally:
         for module, training in modes:
             module.training = training
+    if world.size > 1:
+        clean.all_reduce()
+        robust.all_reduce()
     return Validation(clean, robust)

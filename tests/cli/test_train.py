@@ -59,7 +59,7 @@ def test_the_saved_configuration_repeats_the_run(fairtat: Command) -> None:
 
     def lines(run: str) -> list[dict[str, Any]]:
         read = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key != "seconds"} for line in read]
+        return [{key: value for key, value in line.items() if not key.endswith("seconds")} for line in read]
 
     assert lines("a") == lines("b")
 
@@ -164,12 +164,81 @@ def test_an_interrupted_run_is_usable(folder: Path, number: signal.Signals) -> N
     last = out.splitlines()[-1]
     run = load_run("out")
     assert run.epoch >= 3
-    assert last == f"interrupted: out is complete and holds epoch {run.epoch} of 100000"
+    assert last == (
+        f"interrupted: out is complete and holds epoch {run.epoch} of 100000; continue with: fairtat train --resume out"
+    )
     epochs = [json.loads(text)["epoch"] for text in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, run.epoch + 1))
     assert {file.name for file in Path("out").iterdir()} == {
-        "config.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt",
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt", "best.pt",
+        "model.safetensors", "best.safetensors",
     }  # fmt: skip
+
+
+def test_an_interrupted_run_goes_on_with_resume(fairtat: Command, folder: Path) -> None:
+    assert fairtat("train", "--config", "small.yaml", "--epochs", "3", "--output", "whole").code == 0
+    process = start("--epochs", "3", "--checkpoint_every", "1")
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1/3"):
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    result = fairtat("train", "--resume", "out", "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert "after epoch" in result.out.splitlines()[0]
+    assert result.out.splitlines()[-1] == "trained 3 epochs; look at every class with: fairtat evaluate out"
+    weights = [Path(run, "model.safetensors").read_bytes() for run in ("whole", "out")]
+    assert weights[0] == weights[1]
+
+    again = fairtat("train", "--resume", "out")
+    assert (again.code, again.err) == (2, "error: out: all 3 epochs are trained; nothing to do\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "nowhere"], "nowhere: no such run folder"),
+        (["--resume", "small.yaml"], "small.yaml: no such run folder"),
+        (["--resume", "out", "--attack.eps", "0.5"], "out: attack.eps is 0.5, but this run was begun with 8/255"),
+        (["--resume", "out", "--config", "other.yaml"], "out: seed is 3, but this run was begun with 0"),
+        (["--resume", "out", "--epochs", "7"], "out: epochs is 7, but this run was begun with 1"),
+    ],
+)
+def test_what_resume_refuses_is_one_line(fairtat: Command, folder: Path, arguments: list[str], message: str) -> None:
+    assert fairtat("train", "--config", "small.yaml", "--output", "out").code == 0
+    (folder / "other.yaml").write_text("seed: 3")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    code, _, err = fairtat("train", *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(fairtat: Command, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    code, out, err = fairtat("train", "--config", "small.yaml", "--dry-run", "--output", "out")
+    assert (code, err) == (0, "")
+    assert sorted(folder.rglob("*")) == before
+    assert all(word in out for word in ("mlp", "a step", "an epoch", "the run", "memory", "in out: checkpoint.pt"))
+    assert out.splitlines()[-1] == "nothing was written"
+    (folder / "out").mkdir()
+    (folder / "out" / "mine").write_text("notes")
+    assert (
+        "out: exists and is not empty" in fairtat("train", "--config", "small.yaml", "--dry-run", "--output", "out").err
+    )
+
+
+def test_help_teaches(fairtat: Command) -> None:
+    result = fairtat("train", "--help")
+    assert result.code == 0
+    for word in ("--resume RUN", "--dry_run", "torchrun --nproc-per-node", "model.safetensors", "--averaging.name"):
+        assert word in result.out
 
 
 def test_the_handlers_of_the_caller_come_back(fairtat: Command) -> None:

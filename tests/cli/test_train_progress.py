@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from rich.progress import Progress, TextColumn
 
 from fairtat import ClassStats
 from fairtat.cli import train_progress
-from fairtat.cli.train_progress import LineLog, LiveProgress, epoch_line, observe
-from fairtat.training import ClassAccuracy, EpochMetrics, RunStart, StepProgress, TrainConfig
+from fairtat.cli.train_progress import LineLog, LiveProgress, dry_run_report, epoch_line, observe, start_line
+from fairtat.training import AveragedAccuracy, ClassAccuracy, DryRun, EpochMetrics, RunStart, StepProgress, TrainConfig
 
 
 def metrics(epoch: int) -> EpochMetrics:
@@ -46,6 +48,42 @@ def test_without_a_terminal_there_are_plain_lines(start: RunStart, capsys: pytes
     assert len(lines) == 2
     assert "1,234 parameters" in lines[0]
     assert lines[1] == epoch_line(metrics(1), 12)
+
+
+def test_averaged_weights_and_resumption_are_shown(start: RunStart) -> None:
+    plain = metrics(3)
+    robust = replace(plain.val_robust, average=0.625, worst=0.5, worst_class_name="dog")
+    line = epoch_line(replace(plain, averaged=AveragedAccuracy(plain.val_clean, robust)), 12)
+    assert "averaged  62.5%  worst  50.0% (dog)  1.2 s" in line
+    assert start_line(start).endswith("cpu; runs/x")
+    assert start_line(replace(start, epoch=3, processes=8)).endswith("cpu, 8 processes; runs/x, after epoch 3")
+
+
+def test_what_the_engines_say_appears_among_the_lines(start: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("fairtat")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    with observe() as observer:
+        observer.on_start(start)
+        logger.info("engine 'compiled': built in %.1f s", 12.3)
+        logger.debug("not for users")
+        observer.on_epoch(metrics(1))
+    logger.info("nobody listens any more")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["engine 'compiled': built in 12.3 s", epoch_line(metrics(1), 12)]
+    assert (logger.level, logger.propagate, logger.handlers) == before
+
+
+def test_durations_and_sizes_of_a_dry_run() -> None:
+    config = TrainConfig(epochs=200)
+    report = DryRun(
+        config, torch.device("cpu"), 1, 1000, 50_000, 5_000, 391, 20, first_step=40.0, step=0.05, validation=1.45,
+        memory=3_500_000_000, files={"checkpoint.pt": 90_000_000, "model.safetensors": 45_000_000},
+    )  # fmt: skip
+    assert report.epoch == pytest.approx(391 * 0.05 + 1.45)
+    assert report.total == pytest.approx(40 + 200 * 21.0)
+    text = dry_run_report(report)
+    for words in ("50.0 ms", "first one 40.0 s", "21.0 s", "about 71 min for 200 epochs", "3.5 GB", "about 135.0 MB"):
+        assert words in text
 
 
 def test_a_terminal_gets_live_figures_and_the_same_lines(start: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ def crashes(num_classes, **kwargs):
         ({"data": {"name": "nan.npz"}}, "nan.npz: 1 of 30 images hold NaN or infinity"),
         ({"data": {"name": "label.npz"}}, "label.npz: labels lie in [0, 7]; expected 0 to 2"),
         ({"data": {"test": 0.9499}}, "leave none to train on"),
+        ({"drop_last": True, "batch_size": 700}, "batch_size is 700, which leaves no batch of 629 training images"),
         ({"model": {"name": "digits_cn", "options": {}}}, "did you mean 'digits_cnn'?"),
         ({"model": {"options": {"widht": 3}}}, "cannot be built with options"),
         ({"model": {"name": "own_bad:wrong_shape", "options": {}}}, "logits of shape (2, 11) for 2 images"),

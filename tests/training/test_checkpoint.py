@@ -14,7 +14,7 @@ from fairtat.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 
 def state(value: float = 1.0) -> dict[str, Any]:
-    keys = ("optimizer", "fair", "rng", "config")
+    keys = ("optimizer", "fair", "averaging", "scaler", "config")
     return {
         "epoch": 3,
         "model": {"weight": torch.full((100,), value)},
@@ -64,7 +64,7 @@ class Evil:
 
 def test_code_in_a_file_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": 1, "model": Evil()}, "checkpoint.pt")
+    torch.save({"format": 2, "model": Evil()}, "checkpoint.pt")
     with pytest.raises(UserError, match="cannot be read"):
         load_checkpoint(Path("checkpoint.pt"))
     assert not Path("it-ran").exists()
@@ -73,8 +73,12 @@ def test_code_in_a_file_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format": 2}, "checkpoint format 2; this version of fairtat reads format 1"),
-        ({"format": 1, "epoch": 3}, "the checkpoint lacks class_names, config, fair"),
+        (
+            {"format": 1},
+            "checkpoint format 1, of an older version of fairtat; this one reads format 2: use that version",
+        ),
+        ({"format": 3}, "checkpoint format 3, of another version"),
+        ({"format": 2, "epoch": 3}, "the checkpoint lacks averaging, class_names, config, fair"),
         ({"state_dict": {}}, "not a fairtat checkpoint"),
         ([1, 2], "not a fairtat checkpoint"),
     ],

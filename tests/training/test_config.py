@@ -8,7 +8,8 @@ import pytest
 
 from fairtat.errors import UserError
 from fairtat.fairness import TARGET_RULES
-from fairtat.training.config import FairnessConfig, TrainConfig, make_fairness
+from fairtat.training.config import FairnessConfig, TrainConfig
+from fairtat.training.config_check import make_fairness
 from fairtat.training.config_io import from_dict
 
 

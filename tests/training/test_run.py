@@ -14,7 +14,7 @@ import torch
 from fairtat.errors import UserError
 from fairtat.training import Outcome, TrainConfig, load_run, train
 from fairtat.training.config_io import from_dict, load_yaml
-from fairtat.training.run import RunFolder
+from fairtat.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -37,7 +37,10 @@ def test_a_run_is_read_back_as_it_was_trained(outcome: Outcome, tiny: Callable[.
 
 def test_everything_in_the_folder_is_readable_without_fairtat(outcome: Outcome) -> None:
     names = {file.name for file in outcome.path.iterdir()}
-    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt"}
+    assert names == {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt", "best.pt",
+        "model.safetensors", "best.safetensors",
+    }  # fmt: skip
     assert from_dict(load_yaml(outcome.path / "config.yaml")) == load_run(outcome.path).config
     environment = json.loads((outcome.path / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
@@ -78,7 +81,7 @@ def damage(folder: Path, kind: str) -> Path:
         ("file", "no such run folder"),
         ("checkpoint", "holds no checkpoint.pt; expected the output folder of `fairtat train`"),
         ("truncated", "cannot be read; the file is truncated, damaged or not a checkpoint"),
-        ("format", "checkpoint format 7; this version of fairtat reads format 1"),
+        ("format", "checkpoint format 7, of another version of fairtat; this one reads format 2"),
         ("weights", "its weights do not fit model 'mlp'"),
         ("config", "unknown key 'attack.stpes'; did you mean 'attack.steps'?"),
     ],

@@ -1,0 +1,73 @@
+"""One process at a time writes in a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from fairtat.errors import UserError
+
+__all__ = ["LOCK_NAME", "run_lock"]
+
+LOCK_NAME = "run.lock"
+
+_held: set[Path] = set()  # by this process, which the operating system would let lock a file twice
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder/run.lock``, which names this process, and remove it at the end.
+
+    The operating system lets go of the lock of a process that has died, so a lock file that was left behind is simply
+    taken over. Child processes do not inherit it.
+
+    Raises:
+        UserError: another process holds it; the message names it.
+        OSError: the file cannot be written.
+    """
+    path = folder.resolve() / LOCK_NAME
+    if path in _held:
+        raise UserError(f"{folder}: this process is training in this folder already")
+    descriptor = _acquire(folder, path)
+    _held.add(path)
+    try:
+        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n"
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, owner.encode())
+        yield
+    finally:
+        _held.discard(path)
+        path.unlink(missing_ok=True)  # while it is still held: nobody else can have taken it
+        os.close(descriptor)
+
+
+def _acquire(folder: Path, path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise UserError(
+                f"{folder}: {owner} is writing in this folder; wait until it has finished, or stop it first"
+            ) from None
+        except OSError:  # a file system that knows no locks
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat
+                return descriptor
+        os.close(descriptor)  # its last owner removed it between our open and our lock
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.read(descriptor, 1000))
+        return f"process {owner['pid']} on {owner['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,55 @@
+"""What the trainer asks of an objective."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from fairtat.data import Batch
+from fairtat.fairness import FairTAT
+
+__all__ = ["Examples", "Objective", "ObjectiveValue"]
+
+
+class Examples(NamedTuple):
+    """What an objective's attack hands on to its loss."""
+
+    x_adv: Tensor  # (N, C_in, H, W) like the batch's images
+
+
+class ObjectiveValue(NamedTuple):
+    """The loss of a batch, and the adversarial logits that the class statistics count."""
+
+    loss: Tensor  # () mean over the batch, with a graph to the parameters
+    logits: Tensor  # (N, C) of the adversarial examples, detached
+
+
+class Objective(Protocol):
+    """A loss of a batch. It decides what its attack maximises, so each objective runs its own.
+
+    The two halves are apart because the trainer treats them differently: the attack has a precision and an engine of
+    its own, while the loss runs under the trainer's autocast, wrappers and weight perturbation, perhaps more than once.
+    """
+
+    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
+        """Adversarial examples of a batch; the model is left as it was found, and a wrapper's inner module attacked.
+
+        Args:
+            model: maps (N, C_in, H, W) in [0, 1] to logits (N, C).
+            fair: the rules that give each sample its radius and step size.
+            target: (N,) int64 classes to move towards, or None to move away from the label.
+            seed: of the attack's starts, together with the batch's sample ids.
+
+        Raises:
+            ValueError: the attack's loss needs more classes than the model has.
+        """
+
+    def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
+        """What a step minimises, by passes of the model as it is (in train mode, where it is trained).
+
+        Args:
+            model: the one that was attacked, or the same weights in another wrapper.
+            examples: what `attack` made of the batch.
+            fair: the rules that give each sample its weights.
+        """

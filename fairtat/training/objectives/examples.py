@@ -1,0 +1,79 @@
+"""The attack that makes training examples: the configuration's options, class by class as the rules have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
+from fairtat.data import Batch
+from fairtat.fairness import FairTAT
+from fairtat.training.config import TrainConfig
+from fairtat.training.objectives.base import Examples
+from fairtat.training.precision import AMP_DTYPES
+
+__all__ = ["ExampleMaker"]
+
+
+class ExampleMaker:
+    """Runs PGD with the radius ``fair.eps_for(y)`` and the step ``step_size * fair.step_scale_for(y)`` of each sample.
+
+    Args:
+        config: its attack, and amp.
+        init: the start where ``attack.init`` is auto.
+        divergence: where ``attack.loss`` is auto, an untargeted attack maximises the divergence from the clean
+            prediction, as TRADES does; cross-entropy otherwise.
+        options: of the attack, beyond those of the configuration.
+    """
+
+    def __init__(self, config: TrainConfig, *, init: str = "uniform", divergence: bool = False, **options: Any) -> None:
+        attack = config.attack
+        self._step_size = float(attack.step_size)
+        self._divergence = divergence and attack.loss == "auto"
+        # Shared by the attack and the clean pass that its divergence needs: mode, precision and kernels of the model.
+        # check: the data were checked when they were loaded.
+        self._passes: dict[str, Any] = {
+            "bn_mode": attack.bn_mode,
+            "amp": AMP_DTYPES[config.amp],
+            "backend": attack.backend,
+            "check": False,
+        }
+        self._options: dict[str, Any] = {
+            "steps": attack.steps,
+            "norm": attack.norm,
+            "loss": "ce" if attack.loss == "auto" else attack.loss,
+            "init": init if attack.init == "auto" else attack.init,
+            "restarts": attack.restarts,
+            "engine": attack.engine,
+            **options,
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
+        """Adversarial examples; arguments and errors as `Objective.attack`."""
+        scale = fair.step_scale_for(batch.y)
+        options = {
+            **self._passes,
+            **self._options,
+            "eps": fair.eps_for(batch.y),
+            "step_size": self._step_size if scale is None else self._step_size * scale,
+            "seed": seed,
+            "sample_ids": batch.ids,
+        }
+        if target is not None:
+            x_adv = fast_targeted_pgd(model, batch.x, target, y=batch.y, **options)
+        elif self._divergence:
+            options.update(loss="kl", clean_logits=self._clean_logits(model, batch, seed))
+            x_adv = fast_pgd(model, batch.x, batch.y, **options)
+        else:
+            x_adv = fast_pgd(model, batch.x, batch.y, **options)
+        assert isinstance(x_adv, Tensor)  # return_info=False
+        return Examples(x_adv)
+
+    def _clean_logits(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
+        """An attack of no steps: one pass without gradients, which leaves the model as the attack itself does."""
+        result = fast_pgd(
+            model, batch.x, batch.y, steps=0, init="zero", engine="eager", seed=seed, return_info=True, **self._passes
+        )
+        assert isinstance(result, AttackResult)  # return_info=True
+        return result.logits

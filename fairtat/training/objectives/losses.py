@@ -1,0 +1,38 @@
+"""Per-sample losses, and their mean with per-sample weights. In float32 at least, whatever the logits' dtype."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "weighted_mean"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """``-sum_k q_k log p_k`` with q the label's distribution: logits (N, C), y (N,) int64 -> (N,).
+
+    With label smoothing s, ``q_y = 1 - s + s / C`` and the other classes have ``s / C`` each.
+    """
+    return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
+
+
+def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """``KL(softmax(clean_logits) || softmax(logits))``: (N, C), (N, C) -> (N,), with gradients to both."""
+    log_p, log_q = F.log_softmax(logits.float(), dim=1), F.log_softmax(clean_logits.float(), dim=1)
+    # log_target: q log q would have the gradient log q + 1, which is infinite where q underflows.
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
+
+
+def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """``-log p_y - log(1.0001 - max_{k != y} p_k)``, the BCE of MART: logits (N, C), y (N,) int64 -> (N,).
+
+    The 1.0001 is that of the published code: it bounds the second term where the model is sure of a wrong class.
+    """
+    probability = F.softmax(logits.float(), dim=1)
+    strongest_other = probability.scatter(1, y[:, None], 0.0).max(dim=1).values
+    return cross_entropy(logits, y, label_smoothing) - (1.0001 - strongest_other).log()
+
+
+def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
+    """``sum_i w_i loss_i / N``: (N,), (N,) or None for all ones -> (). Divided by N, not by the sum of the weights."""
+    return (loss if weight is None else weight * loss).mean()

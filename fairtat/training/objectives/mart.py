@@ -1,0 +1,44 @@
+"""Misclassification-aware adversarial training."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairtat.data import Batch
+from fairtat.fairness import FairTAT
+from fairtat.training.config import TrainConfig
+from fairtat.training.objectives.base import Examples, ObjectiveValue
+from fairtat.training.objectives.examples import ExampleMaker
+from fairtat.training.objectives.losses import boosted_cross_entropy, divergence, weighted_mean
+from fairtat.training.outputs import logits_of
+
+__all__ = ["Mart"]
+
+
+class Mart:
+    """``mean_i w_i BCE(f(x_adv_i), y_i) + beta v_i KL(f(x_i) || f(x_adv_i)) (1 - p_{y_i}(x_i))``.
+
+    BCE is cross-entropy and a margin term (`boosted_cross_entropy`), p the clean probability of the label, w =
+    `FairTAT.weight_for` and v = `FairTAT.robust_weight_for`. The attack follows cross-entropy, from a little Gaussian
+    noise. The loss makes two passes, first of the clean images, then of the adversarial ones, as `Trades`.
+
+    Source: Wang et al., ICLR 2020, "Improving adversarial robustness requires revisiting misclassified examples".
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._examples = ExampleMaker(config, init="normal")
+        self._beta = float(config.objective.beta)
+        self._label_smoothing = float(config.objective.label_smoothing)
+
+    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
+        return self._examples(model, batch, fair=fair, target=target, seed=seed)
+
+    def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
+        clean_logits = logits_of(model(batch.x))
+        logits = logits_of(model(examples.x_adv))
+        boosted = boosted_cross_entropy(logits, batch.y, self._label_smoothing)
+        doubt = 1 - F.softmax(clean_logits.float(), dim=1).gather(1, batch.y[:, None])[:, 0]
+        robust = self._beta * divergence(logits, clean_logits) * doubt
+        loss = weighted_mean(boosted, fair.weight_for(batch.y)) + weighted_mean(robust, fair.robust_weight_for(batch.y))
+        return ObjectiveValue(loss, logits.detach())

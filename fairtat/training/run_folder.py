@@ -1,0 +1,156 @@
+"""The files of a run while it is being written.
+
+Order makes a crash harmless: of an epoch, the line in metrics.jsonl comes first, then best.*, then model.safetensors,
+and the checkpoint last. Whoever resumes starts from the checkpoint, drops what lies past it, and writes it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fairtat.errors import UserError
+from fairtat.files import append_json_line, write_atomic, write_json
+from fairtat.training.checkpoint import BEST_KEYS, load_checkpoint, save_checkpoint, save_weights
+from fairtat.training.config import TrainConfig
+from fairtat.training.config_io import to_yaml
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and writers; each file is replaced in one step."""
+
+    path: Path
+
+    @classmethod
+    def check_free(cls, path: str | Path) -> Path:
+        """``path`` if a new run may be written there.
+
+        Raises:
+            UserError: it is a file, or a folder that holds something.
+        """
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; choose another --output")
+        if folder.is_dir() and any(folder.iterdir()):
+            resume = f", or continue it with --resume {folder}" if (folder / "checkpoint.pt").exists() else ""
+            raise UserError(f"{folder}: exists and is not empty; choose another --output{resume}")
+        return folder
+
+    @classmethod
+    def make(cls, path: str | Path) -> RunFolder:
+        """The folder, which is made if it is free.
+
+        Raises:
+            UserError: it is taken (see `check_free`) or cannot be made.
+        """
+        folder = cls.check_free(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        return cls(folder)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the last one: what is left if that one is damaged."""
+        return self.path / "checkpoint.previous.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    def write_config(self, config: TrainConfig) -> None:
+        write_atomic(self.config, lambda stream: stream.write(to_yaml(config).encode()))
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        write_json(self.environment, environment)
+
+    def note_resumption(self, environment: dict[str, Any], epoch: int) -> None:
+        """Add to environment.json with what the run goes on after ``epoch``."""
+        try:
+            first = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            first = {}
+        resumed = [*first.get("resumed", []), {"after_epoch": epoch, **environment}]
+        write_json(self.environment, {**first, "resumed": resumed})
+
+    def save(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """The checkpoint to resume from, and the weights to evaluate as model.safetensors."""
+        save_weights(self.path / "model.safetensors", weights)
+        save_checkpoint(self.checkpoint, state, keep=self.previous)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        save_weights(self.path / "best.safetensors", state["model"])
+        save_checkpoint(self.best, state)
+
+    def best_score(self) -> float | None:
+        """The score of best.pt; None where there is none that can be read."""
+        try:
+            return float(load_checkpoint(self.best, keys=BEST_KEYS)["score"])
+        except UserError:
+            return None
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        append_json_line(self.metrics, line)
+
+    def drop_metrics_after(self, epoch: int) -> None:
+        """Forget lines past ``epoch``, and one that was not written to its end."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if (_epoch_of(line) or epoch + 1) <= epoch]
+        if len(kept) < len(lines):
+            write_atomic(self.metrics, lambda stream: stream.write(b"".join(kept)))
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of a process that was killed while it wrote."""
+        for file in self.path.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self, epoch: int, saved: int | None) -> Iterator[None]:
+        """Turns a failure of the disk while ``epoch`` is written into one line; ``saved`` is the last checkpoint's."""
+        try:
+            yield
+        except OSError as error:
+            what = f"epoch {epoch}" if epoch else "the start of the run"
+            safe = (
+                f"epoch {saved} is safe: make room, then continue with `fairtat train --resume {self.path}`"
+                if saved is not None
+                else "make room, then start again"
+            )
+            raise UserError(f"{self.path}: {what} cannot be written ({error.strerror or error}); {safe}") from error
+
+
+def _epoch_of(line: bytes) -> int | None:
+    """None for a line that is torn or no line of metrics."""
+    try:
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return epoch if isinstance(epoch, int) and line.endswith(b"\n") else None

@@ -1,0 +1,143 @@
+"""Everything that a run needs before its first step, checked before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fairtat import models
+from fairtat.data import Splits, batches
+from fairtat.data.stream import Data
+from fairtat.errors import UserError
+from fairtat.training.config import ModelConfig, TrainConfig
+from fairtat.training.config_check import make_fairness
+from fairtat.training.distributed import World, env_size
+from fairtat.training.objectives import make_objective
+from fairtat.training.outputs import logits_of
+from fairtat.training.run import load_data
+from fairtat.training.seeds import derive
+from fairtat.training.trainer import Trainer
+
+__all__ = ["choose_device", "make_trainer"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process: in a job of several on GPUs, each takes the one of its local rank.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and env_size() > 1:
+        if device.index is not None:
+            raise UserError(f"device is {name!r} with {env_size()} processes; expected cuda, of which each takes one")
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(f"device is '{device}', but PyTorch sees {count} CUDA devices here; expected auto or cpu")
+        torch.cuda.set_device(device)
+    return device
+
+
+def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Trainer:
+    """Data, model and trainer on ``device``; one step of a copy has been tried.
+
+    Seeds PyTorch's global generator and sets its number of threads.
+
+    Raises:
+        UserError: data, model, attack and settings that cannot be used or do not fit together.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    splits = _load(config, world).to(device)
+    _check_sizes(config, len(splits.train), device, world)
+    torch.manual_seed(derive(config.seed, "model"))
+    model = _build_model(config.model, splits.train).to(device)
+    _rehearse(config, model, splits.train)
+    if config.sync_batchnorm and world.size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return Trainer(config, splits, model, world=world)
+
+
+def _load(config: TrainConfig, world: World) -> Splits:
+    """The data: the first process goes ahead, for it may have to download them."""
+    splits = None
+    with world.together():
+        if world.main:
+            splits = load_data(config.data)
+    with world.together():
+        return splits or load_data(config.data)
+
+
+def _check_sizes(config: TrainConfig, samples: int, device: torch.device, world: World) -> None:
+    """Whether every process gets its parts of the batches."""
+    if config.drop_last and samples < config.batch_size:
+        raise UserError(
+            f"drop_last is true and batch_size is {config.batch_size}, which leaves no batch of {samples} training "
+            "images"
+        )
+    size = world.size
+    if size == 1:
+        return
+    if config.batch_size < 2 * size * config.accumulate:
+        raise UserError(
+            f"batch_size is {config.batch_size}; expected at least {2 * size * config.accumulate} for {size} processes "
+            f"with accumulate {config.accumulate}, two images a part"
+        )
+    if config.sync_batchnorm and device.type != "cuda":
+        raise UserError("sync_batchnorm is true; expected false on a CPU, where PyTorch has no such layer")
+    last = samples % config.batch_size
+    if 0 < last < size * config.accumulate and not config.drop_last:
+        collective = "sync_batchnorm" if config.sync_batchnorm else "awp" if config.awp.gamma else None
+        if collective is not None:
+            raise UserError(
+                f"the last batch of {samples} images holds {last}, too few for the parts of {size} processes, which "
+                f"{collective} needs; set drop_last true or another batch_size"
+            )
+
+
+def _build_model(config: ModelConfig, data: Data) -> nn.Module:
+    channels, height, width = data.image_shape
+    return models.build(
+        config.name,
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=(height, width),
+        **config.options,
+    )
+
+
+def _rehearse(config: TrainConfig, model: nn.Module, data: Data) -> None:
+    """One tiny step of a copy, so that a model or an attack that does not fit fails before anything is written."""
+    name, num_classes = config.model.name, data.num_classes
+    batch = next(batches(data.take(torch.arange(2, device=data.device)), 2))
+    rehearsal = copy.deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(logits_of(rehearsal(batch.x)).shape)
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"model {name!r} does not run on images {data.image_shape}: {reason}") from error
+    if shape != (2, num_classes):
+        raise UserError(f"model {name!r} returns logits of shape {shape} for 2 images; expected (2, {num_classes})")
+    fair = make_fairness(config, num_classes, device=data.device)
+    target = fair.sample_targets(batch.y, batch.ids)
+    # Two images of a copy are not worth a compilation.
+    objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")))
+    try:
+        examples = objective.attack(rehearsal.train(), batch, fair=fair, target=target, seed=0)
+        objective.loss(rehearsal, batch, examples, fair=fair)
+    except ValueError as error:
+        raise UserError(f"the attack does not fit: {error}") from error
