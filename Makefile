@@ -2,8 +2,9 @@
 # make test    everything CI runs: lint, types, import layers, all tests
 # make quick   the tests without the slow ones
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
+# make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the README's GPU tables
 #
-# Each target sets itself up in .venv on a fresh machine; PYTHON chooses the interpreter.
+# Each target but the last sets itself up in .venv on a fresh machine; PYTHON chooses the interpreter.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick lint format bench readme clean
+.PHONY: demo test quick lint format bench gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +64,10 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py --threads 2
 	$(BIN)/python benchmarks/readme_table.py --write README.md
+
+# No .venv and no network: the interpreter's own environment has PyTorch for the GPU. GPU_CHECK passes options.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py --python $(PYTHON) $(GPU_CHECK)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fairtat/_C*.so

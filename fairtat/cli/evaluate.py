@@ -1,57 +1,221 @@
-"""``fairtat evaluate RUN``: clean and robust accuracy, class by class."""
+"""``fairtat evaluate RUN`` or ``--model NAME``: clean, robust and corrupted accuracy, class by class."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 from rich.console import Console
+from rich.padding import Padding
 
+from fairtat import models
 from fairtat.cli.parser import Parser
 from fairtat.cli.runs import (
     AttackOptions,
     EvaluationOptions,
-    evaluate_run,
-    evaluation_path,
+    Subject,
+    comma_separated,
+    examine,
     open_run,
-    save_evaluation,
+    subject_of,
 )
-from fairtat.evaluation.table import evaluation_table
+from fairtat.cli.weights import load_weights
+from fairtat.data import CORRUPTIONS, load, load_splits
+from fairtat.devices import resolve_device
+from fairtat.errors import UserError
+from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
+from fairtat.evaluation.compare import points
+from fairtat.evaluation.table import tables
+from fairtat.training import Number
 
 
 @dataclass
 class EvaluateOptions(EvaluationOptions):
     """Options of `fairtat evaluate`."""
 
+    eps_sweep: str | None = None
+    """Radii of the main attack for an accuracy curve, separated by commas: 2/255,4/255,8/255."""
+
+    targeted: str | None = None
+    """Attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
+
+    corruptions: str | None = None
+    """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from data.root for the test part of
+    cifar10 and cifar100; others are made here (needs kornia)."""
+
+    severities: str = "1,2,3,4,5"
+    """Severities of the corruptions."""
+
+    sanity: bool = True
+    """Look for signs that the robust accuracy is too good, such as gradient masking."""
+
+    baseline: str | None = None
+    """Another run folder or evaluation (.json) to measure rho, mCE and the worst class's gain against."""
+
+    model: str | None = None
+    """Instead of a run: digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function."""
+
+    model_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for that model, for example {width: 64}."""
+
+    weights: str | None = None
+    """Its weights: a .safetensors file or a PyTorch checkpoint of tensors."""
+
+    data: str | None = None
+    """The data to judge it on: a name that `fairtat train` knows, a folder of images or a .npz file."""
+
+    data_root: str | None = None
+    """Where the files of that data set lie."""
+
+    mean: str | None = None
+    """Per channel, of a model that takes (x - mean) / std: 0.491,0.482,0.447."""
+
+    std: str | None = None
+    """See mean."""
+
     output: str | None = None
-    """Folder for the results; by default RUN/evaluation."""
+    """Folder for the results; by default RUN/evaluation, or evaluations/MODEL-DATA."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
     """Arguments and help of the subcommand."""
     parser = Parser(
         "evaluate",
-        "Count, class by class, what a trained run gets right on clean images and under untargeted PGD.\n"
-        "Prints a table; writes the figures (.json) and every image's outcome (.npz).",
+        "Count, class by class, what a model gets right on clean, attacked and corrupted images.\n"
+        "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Answers are kept:\n"
+        "the same question is not worked out twice, and an interrupted evaluation goes on where it stopped.",
         "  fairtat evaluate runs/fairtat\n"
-        "  fairtat evaluate runs/fairtat --attack.eps 8/255 --attack.steps 50 --attack.restarts 5",
+        "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
+        "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
+        "  fairtat evaluate --model timm:resnet18 --weights r18.safetensors --data cifar10 --attack.eps 8/255",
     )
-    parser.add_argument("run", type=str, help="run folder, as `fairtat train` leaves it")
+    parser.add_argument("run", type=str, nargs="?", help="run folder, as `fairtat train` leaves it")
     parser.add_class_arguments(EvaluateOptions, sub_configs=False)
     return parser
 
 
 def run(options: jsonargparse.Namespace) -> int:
-    """Evaluate one run."""
-    trained = open_run(options.run, options.device)
-    attack = AttackOptions.parsed(options.attack).settings(trained)
-    evaluation = evaluate_run(trained, attack, options.split, options.batch_size)
-    folder = trained.path / "evaluation" if options.output is None else Path(options.output)
-    path = evaluation_path(folder, options.split, attack)
-    save_evaluation(evaluation, path)
+    """Evaluate one model."""
+    subject = _subject(options)
+    if options.output is not None:
+        subject = replace(subject, folder=Path(options.output))
+    defaults = AttackOptions.parsed(options.attack).defaults(subject, options.active_set)
+    baseline = None if options.baseline is None else _baseline(options.baseline, subject.split)
+    corruptions = comma_separated(options.corruptions)
+    from_files = bool(corruptions) and subject.has_corrupted_files
+    if from_files and corruptions == ["all"]:
+        corruptions = list(CORRUPTIONS)
+    evaluation = examine(
+        subject,
+        defaults,
+        options.batch_size,
+        attacks=comma_separated(options.attacks),
+        eps_sweep=[_number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
+        targeted=options.targeted or False,
+        corruptions=corruptions,
+        severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
+        corrupted=subject.corrupted if from_files else None,
+        check_sanity=options.sanity,
+    )
+    evaluation.save(subject.stored)
+
     console = Console(highlight=False, markup=False)
-    console.print(f"{options.run}: epoch {trained.epoch}, {options.split} split of {trained.config.data.name}")
-    console.print(evaluation_table(evaluation))
-    console.print(f"written: {path} (and .npz)", soft_wrap=True)
+    about = ", ".join(f"{key} {value}" for key, value in subject.source.items())
+    console.print(f"{subject.name}: {about}", soft_wrap=True)
+    for table in tables(evaluation):
+        console.print(table)
+    for finding in evaluation.findings:
+        console.print(f"{finding.severity} ({finding.id}):", style="bold red" if finding.severity != "info" else "bold")
+        console.print(Padding(finding.text, (0, 0, 0, 2), expand=False))
+    if baseline is not None:
+        for line in _against(baseline, evaluation):
+            console.print(line)
+    console.print(f"written: {subject.stored} (and .npz)", soft_wrap=True)
     return 0
+
+
+def _subject(options: jsonargparse.Namespace) -> Subject:
+    if options.run is not None:
+        given = [name for name in ("model", "weights", "data", "mean", "std") if getattr(options, name) is not None]
+        if given:
+            raise UserError(f"--{given[0]} goes with --model, not with a run folder ({options.run})")
+        trained = open_run(options.run, options.device, options.checkpoint)
+        return subject_of(trained, options.split, options.checkpoint)
+    if options.model is None:
+        raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")
+    if options.data is None:
+        raise UserError("--model needs --data, the images to judge it on")
+    return _foreign(options)
+
+
+def _foreign(options: jsonargparse.Namespace) -> Subject:
+    """A model that fairtat did not train, with its data."""
+    split = options.split or ("all" if options.data.endswith(".npz") else "test")
+    data = load(options.data) if split == "all" else getattr(load_splits(options.data, root=options.data_root), split)
+    channels, height, width = data.image_shape
+    model = models.build(
+        options.model,
+        num_classes=data.num_classes,
+        in_channels=channels,
+        image_size=(height, width),
+        **options.model_options,
+    ).eval()
+    if options.weights is not None:
+        load_weights(model, options.weights)
+    name = f"{options.model.replace(':', '-')}-{Path(options.data).stem}"
+    return Subject(
+        name=options.model,
+        model=model.to(resolve_device(options.device)),
+        data=data,
+        split=split,
+        folder=Path("evaluations") / name,
+        source={"model": options.model, "weights": options.weights or "none", "data": options.data, "split": split},
+        normalize=_normalize(options.mean, options.std, channels),
+        data_root=options.data_root,
+    )
+
+
+def _normalize(mean: str | None, std: str | None, channels: int) -> tuple[list[float], list[float]] | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UserError("--mean and --std go together")
+    values = [_number("mean", text) for text in comma_separated(mean)]
+    spread = [_number("std", text) for text in comma_separated(std)]
+    for name, numbers in (("mean", values), ("std", spread)):
+        if len(numbers) not in (1, channels):
+            raise UserError(f"--{name} has {len(numbers)} numbers, but the images have {channels} channels")
+    return values, spread
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(Number(text))
+    except ValueError as error:
+        raise UserError(f"--{option}: {error}") from None
+
+
+def _baseline(path: str, split: str) -> Evaluation:
+    file = Path(path) / "evaluation" / f"{split}.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
+    return Evaluation.load(file)
+
+
+def _against(baseline: Evaluation, evaluation: Evaluation) -> list[str]:
+    """Sentences on the difference from a baseline on the same images."""
+    gain = paired_bootstrap(baseline, evaluation)
+    low, high = gain.interval
+    lines = [
+        f"against the baseline: worst class {gain.before:.1%} -> {gain.after:.1%} ({points(gain.difference)} points, "
+        f"95% {points(low)}..{points(high)}, {'beyond' if gain.clear else 'within'} the choice of test images), "
+        f"rho {rho(baseline.robust, evaluation.robust):+.3f}"
+    ]
+    if baseline.attack != evaluation.attack:
+        lines.append(f"note: attacked differently ({baseline.attack} against {evaluation.attack})")
+    errors, of_baseline = evaluation.corruption_errors(), baseline.corruption_errors()
+    if errors and set(errors) <= set(of_baseline):
+        lines.append(f"mCE relative to the baseline: {mce(errors, of_baseline):.3f}")
+    return lines

@@ -14,7 +14,7 @@ from fairtat.errors import UserError, did_you_mean
 # `fairtat doctor` need none of the optional packages, and start no slower for them.
 COMMANDS = {
     "train": "train a classifier adversarially, from a YAML file and options",
-    "evaluate": "clean and robust accuracy of a trained run, class by class",
+    "evaluate": "clean, robust and corrupted accuracy of any model, class by class",
     "compare": "two or more runs side by side: who gained and who paid",
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }

@@ -1,63 +1,70 @@
-"""Evaluations of run folders: making them, and keeping them in ``RUN/evaluation``."""
+"""What `evaluate` and `compare` share: their options, and evaluations of run folders kept in ``RUN/evaluation``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
 from fairtat._version import __version__
+from fairtat.data import CORRUPTED, ImageData, load_corrupted
+from fairtat.data.stream import Data
+from fairtat.devices import resolve_device
 from fairtat.errors import UserError
-from fairtat.evaluation import AttackSettings, Evaluation, evaluate
+from fairtat.evaluation import Defaults, Evaluation, evaluate
 from fairtat.training import Number, Run, load_run
-from fairtat.training.files import write_atomic
 
 
 @dataclass
 class AttackOptions:
-    """the attack: untargeted PGD, radii in pixel units (images lie in [0, 1]); fractions such as 8/255 are fine"""
+    """what an attack's name leaves open; radii in pixel units (images lie in [0, 1]), fractions like 8/255 are fine"""
 
     eps: Number | None = None
     """Radius; by default the one of the training (for compare: of the first run's training)."""
 
     step_size: Number | None = None
-    """Length of one step; by default eps / 4."""
+    """Length of one step of pgd and cw; by default eps / 4."""
 
     steps: int = 20
-    """Number of steps."""
+    """Number of steps of pgd and cw."""
 
     norm: Literal["linf", "l2"] | None = None
     """Norm of the radius; by default the one of the training."""
 
     restarts: int = 1
-    """Attacks from different starts, of which the strongest counts."""
+    """Attacks from different starts, of which the strongest counts (pgd and cw)."""
 
     seed: int = 0
-    """Seed of the starts."""
+    """Seed of starts and corruptions."""
 
     @classmethod
     def parsed(cls, options: Namespace) -> AttackOptions:
         """From the parser's namespace of this name."""
         return cls(**vars(options))
 
-    def settings(self, run: Run) -> AttackSettings:
-        """These options with ``run``'s training attack filled in."""
-        eps = float(run.config.attack.eps if self.eps is None else self.eps)
-        return AttackSettings(
-            eps=eps,
-            step_size=eps / 4 if self.step_size is None else float(self.step_size),
+    def defaults(self, subject: Subject, active_set: bool = True) -> Defaults:
+        """These options with the training attack of ``subject`` filled in.
+
+        Raises:
+            UserError: no radius is given, and none is known from a training.
+        """
+        eps = subject.eps if self.eps is None else float(self.eps)
+        if eps is None:
+            raise UserError("--attack.eps is needed for a model that fairtat did not train, for example 8/255")
+        return Defaults(
+            eps=float(eps),
+            norm=self.norm or subject.norm or "linf",
             steps=self.steps,
-            norm=run.config.attack.norm if self.norm is None else self.norm,
+            step_size=None if self.step_size is None else float(self.step_size),
             restarts=self.restarts,
             seed=self.seed,
+            active_set=active_set,
         )
 
 
@@ -65,88 +72,129 @@ class AttackOptions:
 class EvaluationOptions:
     """What `evaluate` and `compare` share."""
 
-    attack: AttackOptions = field(default_factory=AttackOptions)
-    """The attack."""
+    attacks: str = "pgd"
+    """Attacks, separated by commas; the first is the main one. fgsm, pgd-20, cw-20, noise-20, and AutoAttack's apgd-ce,
+    apgd-dlr, apgd-t, fab-t, square, autoattack. cw-20+square is the worst of both; pgd-50x5 has 5 restarts;
+    pgd-20@4/255 and pgd-20:l2@0.5 have a radius of their own."""
 
-    split: Literal["test", "val"] = "test"
-    """Part of the run's data."""
+    attack: AttackOptions = field(default_factory=AttackOptions)
+    """What the names leave open."""
+
+    active_set: bool = True
+    """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
+
+    split: Literal["test", "val", "all"] | None = None
+    """Part of the data; by default test, and all of a .npz file that is given with --data."""
+
+    checkpoint: Literal["last", "best"] = "last"
+    """Weights of a run: after its last epoch, or of its best one on the validation part."""
 
     batch_size: int = 256
-    """Images at a time; changes the speed and the memory, not the result."""
+    """Images at a time; changes the speed and the memory, not the result (but the starts of AutoAttack's attacks)."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""
 
 
-def open_run(path: str, device: str) -> Run:
+@dataclass(frozen=True)
+class Subject:
+    """A model and the images that it is judged on, from a run folder or put together on the command line."""
+
+    name: str
+    model: nn.Module
+    data: Data
+    split: str
+    folder: Path  # where its evaluations are kept
+    source: dict[str, str | int]
+    eps: float | None = None  # of its training, as is norm
+    norm: str | None = None
+    normalize: tuple[list[float], list[float]] | None = None
+    data_root: str | None = None
+
+    @property
+    def stored(self) -> Path:
+        """Where its latest evaluation is kept; the .npz file lies beside it."""
+        return self.folder / f"{self.split}.json"
+
+    def corrupted(self, corruption: str, severity: int) -> Tensor:
+        """CIFAR-10-C's or CIFAR-100-C's images for the whole test part."""
+        found = load_corrupted(self.data.name, corruption, severity, root=self.data_root)
+        labels = self.data.labels.cpu()
+        if found.labels.shape != labels.shape or not bool((found.labels == labels).all()):
+            raise UserError(f"{found.name}: its labels are not those of the {self.split} part of {self.data.name}")
+        return found.images
+
+    @property
+    def has_corrupted_files(self) -> bool:
+        """Whether a published corrupted form of these images exists."""
+        return self.data.name in CORRUPTED and self.split == "test"
+
+
+def open_run(path: str, device: str, checkpoint: Literal["last", "best"] = "last") -> Run:
     """The run in folder ``path``, its model on ``device``."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
-        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # depends on how PyTorch was built
-        raise UserError(f"device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
-    return load_run(path, device=device)
+    return load_run(path, device=resolve_device(device), weights=checkpoint)
 
 
-def evaluation_path(folder: Path, split: str, attack: AttackSettings) -> Path:
-    """Where the evaluation with these settings is kept: other settings, another file."""
-    return folder / f"{split}-{attack.stem}.json"
+def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> Subject:
+    """A run's model and its own data, split as it was for its training."""
+    split = split or "test"
+    if split == "all":
+        raise UserError(f"{run.path}: split is 'all', but the run was trained on a part of that; expected test or val")
+    config = run.config
+    return Subject(
+        name=str(run.path),
+        model=run.model,
+        data=getattr(run.splits(), split),
+        split=split,
+        folder=run.path / "evaluation",
+        source={"data": config.data.name, "split": split, "epoch": run.epoch, "checkpoint": checkpoint},
+        eps=float(config.attack.eps),
+        norm=config.attack.norm,
+        data_root=config.data.root,
+    )
 
 
-def evaluate_run(run: Run, attack: AttackSettings, split: str, batch_size: int) -> Evaluation:
-    """Evaluate the run's model on its own data, with a progress bar on stderr."""
-    data = getattr(run.splits(), split)
+def examine(
+    subject: Subject,
+    defaults: Defaults,
+    batch_size: int,
+    *,
+    on_work: Callable[[], object] | None = None,
+    **questions: Any,
+) -> Evaluation:
+    """Evaluate, with a progress bar on stderr; answers are kept in the subject's folder and read from there.
+
+    Args:
+        on_work: called once, when something has to be worked out.
+        questions: attacks, eps_sweep, targeted, corruptions, ... of :func:`fairtat.evaluation.evaluate`.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"attacking {run.path.name}", total=len(data))
+        task = bar.add_task(subject.name, total=None)
+        told = False
+
+        def progress(condition: str, done: int, total: int) -> None:
+            nonlocal told
+            if not told and on_work is not None:
+                on_work()
+            told = True
+            bar.update(task, description=f"{subject.name}: {condition}", completed=done, total=total)
+
+        data = subject.data if isinstance(subject.data, ImageData) else subject.data.decoded()
         evaluation = evaluate(
-            run.model,
-            data.floats(data.images),
-            data.labels,
-            eps=attack.eps,
-            step_size=attack.step_size,
-            steps=attack.steps,
-            norm=attack.norm,
-            restarts=attack.restarts,
-            seed=attack.seed,
+            subject.model,
+            data,
+            **defaults._asdict(),
             batch_size=batch_size,
-            class_names=run.class_names,
-            sample_ids=data.ids,
-            progress=lambda done, _: bar.update(task, completed=done),
+            normalize=subject.normalize,
+            cache=subject.folder / "parts",
+            progress=progress,
+            **questions,
         )
-    return replace(evaluation, source=_source(run, split))
+    return replace(evaluation, source={**subject.source, **evaluation.source, "fairtat": __version__})
 
 
-def save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write ``path`` (.json) and the per-sample outcomes beside it (.npz), each atomically."""
-    assert evaluation.samples is not None
-    outcomes = evaluation.samples.to_npz()
-    text = json.dumps(evaluation.to_dict(), indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Samples first: a JSON file that is there always has its samples beside it.
-    write_atomic(path.with_suffix(".npz"), lambda file: file.write(outcomes))
-    write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def stored_evaluation(run: Run, attack: AttackSettings, split: str) -> Evaluation | None:
-    """The evaluation in the run folder, if there is one of these settings and of the checkpoint that is there now."""
-    path = evaluation_path(run.path / "evaluation", split, attack)
-    if not path.is_file():
-        return None
-    evaluation = Evaluation.load(path)
-    current = evaluation.attack == attack and dict(evaluation.source) == _source(run, split)
-    return evaluation if current else None
-
-
-def _source(run: Run, split: str) -> dict[str, str | int]:
-    return {
-        "data": run.config.data.name,
-        "split": split,
-        "epoch": run.epoch,
-        "checkpoint_sha256": hashlib.sha256((run.path / "checkpoint.pt").read_bytes()).hexdigest(),
-        "fairtat": __version__,
-    }
+def comma_separated(text: str | None) -> list[str]:
+    """The parts of ``a,b, c``; none of an empty text."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -1,129 +1,287 @@
-"""Class-wise clean and robust accuracy of a classifier."""
+"""Class-wise evaluation of a classifier under attacks, radii, targets and corruptions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairtat.attacks import AttackResult, fast_pgd
-from fairtat.evaluation.result import AttackSettings, ClassFigures, Evaluation, Samples
-from fairtat.fairness import ClassStats
+from fairtat.errors import UserError
+from fairtat.evaluation import sanity
+from fairtat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
+from fairtat.evaluation.examination import Examination, Progress
+from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.finding import Finding
+from fairtat.evaluation.images import Images
+from fairtat.evaluation.parts import Parts
+from fairtat.evaluation.result import CLEAN, WORST, Condition, Evaluation, TargetedSweep
+from fairtat.evaluation.samples import Outcome, Samples
+from fairtat.evaluation.settings import (
+    ATTACKS,
+    AttackSettings,
+    CorruptionSettings,
+    Defaults,
+    at_eps,
+    parse_attack,
+    radius,
+    stages_of,
+    suite,
+)
+from fairtat.evaluation.subject import Normalize, Subject
 
-Normalize = tuple[Sequence[float], Sequence[float]]
+CorruptedImages = Callable[[str, int], Tensor]
+"""(corruption, severity) to images (N, C, H, W), in the order of the clean ones."""
 
 
 def evaluate(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    model: nn.Module | Callable[[Tensor], Any],
+    data: Any,
+    labels: Tensor | None = None,
     *,
-    eps: float,
+    attacks: Sequence[str | AttackSettings] = ("pgd",),
+    eps: float = 8 / 255,
     step_size: float | None = None,
     steps: int = 20,
     norm: str = "linf",
     restarts: int = 1,
+    eps_sweep: Sequence[float] = (),
+    targeted: bool | str = False,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = SEVERITIES,
+    corrupted: CorruptedImages | None = None,
+    active_set: bool = True,
+    check_sanity: bool = True,
     batch_size: int = 256,
     seed: int = 0,
     normalize: Normalize | None = None,
     class_names: Sequence[str] | None = None,
     sample_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
     backend: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    engine: str = "auto",
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
-    """Count, class by class, what ``model`` gets right on the images and on untargeted PGD examples of them.
+    """Count, class by class, what a classifier gets right on images as they are, attacked and corrupted.
 
-    Clean: ``argmax model(x) == y``. Robust: ``argmax model(x_adv) == y`` with ``x_adv = fast_pgd(model, x, y)``,
-    BatchNorm in eval mode. Every image is attacked, also one that the model gets wrong already, as in the papers.
+    ``right[i] = (argmax model(x'_i) == y_i)``, with x' the image itself, the worst point that an attack found in the
+    eps-ball around it, or a corrupted version of it. The model is judged in eval mode and left as it was found.
 
     Args:
-        model: From images (N, C, H, W) to logits; left as it was found.
-        images: (N, C, H, W) float32 in [0, 1]; moved to the model's device a batch at a time.
-        labels: (N,) int64.
-        eps: Radius in pixel units.
-        step_size: In pixel units; default eps / 4.
-        steps, norm, restarts, normalize, backend: As in :func:`fairtat.fast_pgd`.
-        batch_size: Images at a time; the result does not depend on it.
-        seed: Of the random starts.
-        class_names: One name a class; default their numbers.
-        sample_ids: (N,) int64, default ``arange(N)``; with ``seed`` they fix each sample's start.
-        progress: Called with (done, total) after each batch.
+        model: From images (N, C, H, W) to logits: a module or any callable.
+        data: ``(images, labels)`` as a pair or as two arguments, a `fairtat.data.ImageData`, or an iterable of
+            ``(images, labels[, ids])`` batches such as a DataLoader, which is read once. Images are floats in [0, 1] or
+            uint8, labels (N,) integers; both may be on another device than the model.
+        attacks: Names as in `fairtat.evaluation.settings` ("fgsm", "pgd-20", "cw-20", "apgd-ce", "autoattack",
+            "pgd-20:l2@0.5", "cw-20+square") or settings; the first is the main one. May be empty.
+        eps, step_size, norm: Of attacks whose name does not say, in pixel units; the step is eps / 4 by default.
+        steps, restarts: Of pgd and cw where the name does not say.
+        eps_sweep: Radii of the main attack for an accuracy curve. Fooled at one stays fooled at larger ones.
+        targeted: Also move every image towards every other class, with "pgd" (True) or "cw-20", ...
+        corruptions: Names from `CORRUPTIONS`, or "all"; each at every one of ``severities``.
+        corrupted: Reads ready-made corrupted images instead, such as CIFAR-10-C's: ``(corruption, severity)`` to
+            images in the order of the clean ones.
+        active_set: An image that is fooled already is left alone: one that the model gets wrong as it is, one that a
+            step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
+            all steps and the last one counts, as in the loops of most papers.
+        check_sanity: Also look for signs that the figures are too good, on a few dozen images (`sanity`).
+        batch_size: Images at a time. Results do not depend on it, but for the random starts of AutoAttack's attacks.
+        seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
+        normalize: (mean, std) for a model that takes ``(x - mean) / std``.
+        class_names: One name a class; default the data's, or their numbers.
+        sample_ids: (N,) integers; default the data's, or ``arange(N)``.
+        device: Where to work; default where the model is.
+        backend, engine: As in :func:`fairtat.fast_pgd`.
+        cache: A folder that keeps every answer. The same question to the same weights on the same images is then read
+            from there, and an interrupted evaluation goes on. A callable that is no module is not kept.
+        progress: Called with (condition, done, total) after each batch.
+
+    Returns:
+        An `Evaluation`: ``.clean``, ``.robust`` (main attack), ``.condition(name)``, ``.samples``, ``.findings``.
 
     Raises:
-        ValueError: no images, shapes that do not fit, another number of class_names than the model has logits, and
-            whatever ``fast_pgd`` refuses.
+        UserError: an unknown attack or corruption, or a package that one needs and that is not installed.
+        ValueError, TypeError: no images, shapes that do not fit, labels or class_names that do not fit the logits,
+            fewer classes than an attack needs, or settings out of range.
 
-    Source: Madry et al. 2018, arXiv:1706.06083; class-wise figures as in Xu et al. 2021 (FRL), arXiv:2010.06121.
+    Source: Madry et al. 2018, arXiv:1706.06083; Croce & Hein 2020 (AutoAttack), arXiv:2003.01690; Hendrycks and
+    Dietterich 2019, arXiv:1903.12261; class-wise figures as in Xu et al. 2021 (FRL), arXiv:2010.06121.
     """
-    _check(images, labels, sample_ids, batch_size)
-    total = labels.shape[0]
-    attack = AttackSettings(
-        eps=float(eps),
-        step_size=float(eps) / 4 if step_size is None else float(step_size),
-        steps=steps,
-        norm=norm,
-        restarts=restarts,
-        seed=seed,
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    images = Images.of(data, labels, sample_ids)
+    defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set)
+    asked = _named_attacks(attacks, defaults)
+    sweep = _sweep(next(iter(asked.values()), None), eps_sweep)
+    towards = _targeted(targeted, defaults)
+    corrupting = _corruptions(corruptions, severities, seed, corrupted is not None)
+    if class_names is None:
+        class_names = getattr(data, "class_names", None)
+
+    bounds, findings = sanity.check_images(images, [*asked.values()])
+    subject = Subject(
+        model, _device(model, images, device), normalize=normalize, bounds=bounds, backend=backend, engine=engine
     )
-    ids = torch.arange(total) if sample_ids is None else sample_ids
-    device = next((p.device for p in model.parameters()), images.device)
+    findings += sanity.check_model(model, len(images), batch_size)
+    digest = None if cache is None else subject.digest()
+    parts = Parts(
+        None if digest is None else Path(cache or "."), {"model": digest, "data": images.digest if digest else None}
+    )
+    work = Examination(subject, images, parts, batch_size, progress)
 
-    def pgd(x: Tensor, y: Tensor, ids: Tensor, *, steps: int, init: str, restarts: int) -> AttackResult:
-        result = fast_pgd(
-            model,
-            x,
-            y,
-            eps=attack.eps,
-            step_size=attack.step_size,
-            steps=steps,
-            norm=attack.norm,
-            loss=attack.loss,
-            init=init,
-            normalize=normalize,
-            bn_mode="eval",
-            restarts=restarts,
-            seed=seed,
-            sample_ids=ids,
-            backend=backend,
-            return_info=True,
+    answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
+    findings += sanity.check_logits(answers[CLEAN].outcome)
+    names = _class_names(class_names, work.subject.num_classes)
+    for settings in (*asked.values(), *sweep.values()):
+        _check_classes(settings, len(names))
+    for kind, attacked in (("attack", asked), ("sweep", sweep)):
+        for name, settings in attacked.items():
+            answers[name] = _Answer(kind, settings, work.attacked(stages_of(settings), name))
+    alike = {name: each for name, each in asked.items() if (each.eps, each.norm) == (float(eps), norm)}
+    if len(alike) > 1:
+        answers[WORST] = _Answer(WORST, None, _worst(images, [answers[name].outcome for name in (CLEAN, *alike)]))
+    for corruption in corrupting:
+        make, pixels = _corrupted_images(images, corruption, corrupted)
+        answers[corruption.name] = _Answer("corruption", corruption, work.corrupted(corruption, make, pixels))
+    moved = None if towards is None else (towards, *work.targeted(towards, f"targeted {towards.name}"))
+    if check_sanity:
+        findings += sanity.check_outcomes(images, {name: (alike[name], answers[name].outcome) for name in alike})
+        findings += sanity.probe(work, defaults)
+    return _assembled(images, names, answers, moved, findings)
+
+
+class _Answer(NamedTuple):
+    kind: str
+    settings: AttackSettings | CorruptionSettings | None
+    outcome: Outcome
+
+
+def _assembled(
+    images: Images,
+    names: tuple[str, ...],
+    answers: Mapping[str, _Answer],
+    moved: tuple[AttackSettings, np.ndarray, np.ndarray] | None,
+    findings: Iterable[Finding],
+) -> Evaluation:
+    label = images.labels.numpy()
+    primary = next((name for name, answer in answers.items() if answer.kind == "attack"), CLEAN)
+    conditions = tuple(
+        Condition(
+            name=name,
+            kind=answer.kind,
+            settings=answer.settings,
+            figures=ClassFigures.of(label, answer.outcome.pred, len(names)),
+            attacked=int(answer.outcome.attacked.sum()),
         )
-        assert isinstance(result, AttackResult)
-        return result
-
-    clean: ClassStats | None = None
-    robust: ClassStats | None = None
-    predictions: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, total, batch_size):
-        batch = slice(start, start + batch_size)
-        x, y, batch_ids = images[batch].to(device), labels[batch].to(device), ids[batch].to(device)
-        # No steps from no noise is the clean image, with the attack's care for normalisation and modes.
-        at_x = pgd(x, y, batch_ids, steps=0, init="zero", restarts=1)
-        at_x_adv = pgd(x, y, batch_ids, steps=steps, init="uniform", restarts=restarts)
-        if clean is None or robust is None:
-            names = _class_names(class_names, at_x.logits.shape[1])
-            clean, robust = ClassStats(len(names), device=device), ClassStats(len(names), device=device)
-        clean.update(at_x.logits, y)
-        robust.update(at_x_adv.logits, y)
-        predictions.append((at_x.pred, at_x_adv.pred))
-        if progress is not None:
-            progress(min(start + batch_size, total), total)
-
-    assert clean is not None  # _check refused an empty set
-    assert robust is not None
-    clean_pred, robust_pred = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
+        for name, answer in answers.items()
+    )
+    samples = Samples.of(images.ids.numpy(), label, {name: each.outcome for name, each in answers.items()}, primary)
+    targeted = None
+    if moved is not None:
+        towards, reached, margin = moved
+        counts = np.stack([reached[label == k].sum(0) for k in range(len(names))])
+        targeted = TargetedSweep(towards, tuple(conditions[0].figures.n), torch.from_numpy(counts.astype(np.int64)))
+        samples = replace(samples, reached=reached, target_margin=margin)
     return Evaluation(
         class_names=names,
-        attack=attack,
-        clean=ClassFigures(clean.confusion.cpu().clone()),
-        robust=ClassFigures(robust.confusion.cpu().clone()),
-        samples=Samples(
-            sample_ids=ids.cpu().numpy(),
-            label=labels.cpu().numpy(),
-            clean_pred=clean_pred.numpy(),
-            robust_pred=robust_pred.numpy(),
-        ),
+        conditions=conditions,
+        primary=primary,
+        samples=samples,
+        targeted=targeted,
+        # One of a kind: the first, which is about all images where the probe's is about a few dozen.
+        findings=tuple({finding.id: finding for finding in reversed([*findings])}.values())[::-1],
     )
+
+
+def _named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -> dict[str, AttackSettings]:
+    if isinstance(attacks, str):
+        raise TypeError(f"attacks must be a sequence of names, got the string {attacks!r}; did you mean [{attacks!r}]?")
+    named: dict[str, AttackSettings] = {}
+    for attack in attacks:
+        settings = parse_attack(attack, defaults) if isinstance(attack, str) else attack
+        name = settings.name
+        if settings.norm != defaults.norm:
+            name += f":{settings.norm}"
+        if settings.norm != defaults.norm or settings.eps != defaults.eps:
+            name += f"@{radius(settings.eps)}"
+        if named.setdefault(name, settings) != settings:
+            raise ValueError(f"attacks: {name!r} is asked for twice with different settings ({settings})")
+    return named
+
+
+def _sweep(main: AttackSettings | None, radii: Sequence[float]) -> dict[str, AttackSettings]:
+    if not radii:
+        return {}
+    if main is None:
+        raise ValueError("eps_sweep needs an attack: attacks is empty")
+    named: dict[str, AttackSettings] = {}
+    stages: tuple[AttackSettings, ...] = ()
+    for eps in sorted({float(value) for value in radii}):
+        # Each radius is a suite that begins with the smaller ones: what they fooled is not attacked again.
+        stages = (*stages, *stages_of(at_eps(main, eps)))
+        named[f"{main.name}@{radius(eps)}"] = stages[0] if len(stages) == 1 else suite(stages)
+    return named
+
+
+def _targeted(targeted: bool | str, defaults: Defaults) -> AttackSettings | None:
+    if targeted is False:
+        return None
+    settings = parse_attack("pgd" if targeted is True else targeted, defaults)
+    if settings.attack not in ("pgd", "cw"):
+        raise UserError(f"targeted is {targeted!r}; the attacks that take a target are pgd and cw")
+    return settings
+
+
+def _corruptions(
+    names: Sequence[str], severities: Sequence[int], seed: int, from_files: bool
+) -> list[CorruptionSettings]:
+    if isinstance(names, str):
+        names = (names,)
+    listed = list(CORRUPTIONS) if list(names) == ["all"] else list(names)
+    for name in listed:
+        for severity in severities:
+            if not from_files:
+                check_corruption(name, severity)
+    made_by = "file" if from_files else "kornia"
+    return [CorruptionSettings(name, severity, seed, made_by) for name in listed for severity in severities]
+
+
+def _corrupted_images(
+    images: Images, settings: CorruptionSettings, ready_made: CorruptedImages | None
+) -> tuple[Callable[[], Images], str]:
+    if ready_made is not None:
+        found = images.replaced(ready_made(settings.corruption, settings.severity))
+        return lambda: found, found.digest
+    corruption, severity, seed = settings.corruption, settings.severity, settings.seed
+
+    def make() -> Images:
+        x, _, _ = images.draw(torch.arange(len(images)), torch.device("cpu"))
+        return images.replaced(corrupt(x, corruption, severity, seed=seed))
+
+    return make, settings.made_by
+
+
+def _worst(images: Images, outcomes: Sequence[Outcome]) -> Outcome:
+    """Per sample the outcome with the lowest margin; one that is wrong goes before one that is right."""
+    label = images.labels.numpy()
+    pred, margin = (np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("pred", "margin"))
+    order = np.lexsort((margin, pred == label), axis=0)[0]
+    columns = np.arange(len(label))
+    return Outcome(pred[order, columns], margin[order, columns], np.zeros(len(label), bool))
+
+
+def _check_classes(settings: AttackSettings, num_classes: int) -> None:
+    for stage in stages_of(settings):
+        least = ATTACKS[stage.attack].min_classes
+        if num_classes < least:
+            raise ValueError(
+                f"attack {stage.name!r} needs at least {least} classes, but the model has {num_classes}; use cw instead"
+            )
 
 
 def _class_names(given: Sequence[str] | None, logits: int) -> tuple[str, ...]:
@@ -134,11 +292,8 @@ def _class_names(given: Sequence[str] | None, logits: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _check(images: Tensor, labels: Tensor, sample_ids: Tensor | None, batch_size: int) -> None:
-    if images.shape[0] == 0:
-        raise ValueError("images is empty: there is nothing to evaluate")
-    for name, tensor in (("labels", labels), ("sample_ids", sample_ids)):
-        if tensor is not None and tensor.shape != images.shape[:1]:
-            raise ValueError(f"{name} must have shape ({images.shape[0]},) like images, got {tuple(tensor.shape)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+def _device(model: object, images: Images, device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), images.stored.device)

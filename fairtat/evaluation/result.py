@@ -1,257 +1,238 @@
-"""What an evaluation found: class-wise figures, per-sample outcomes, and their files."""
+"""What an evaluation found: class-wise figures under every condition, per-sample outcomes, and their files."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from fairtat.evaluation.intervals import wilson
-from fairtat.fairness import ClassStats
+from fairtat.errors import UserError, did_you_mean
+from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.finding import Finding
+from fairtat.evaluation.samples import ROBUST, Samples
+from fairtat.evaluation.settings import AttackSettings, CorruptionSettings
+from fairtat.files import write_atomic
 
-FORMAT = 1
-"""Version of the JSON layout; a reader refuses a newer one."""
+FORMAT = 2
+"""Version of the JSON layout; a reader refuses any other."""
 
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """The attack behind the robust figures; equal settings ask the same question of two models.
-
-    ``eps`` and ``step_size`` are in pixel units. ``loss`` is maximised away from the label.
-    """
-
-    eps: float
-    step_size: float
-    steps: int = 20
-    norm: str = "linf"
-    loss: str = "ce"
-    restarts: int = 1
-    seed: int = 0
-
-    def __str__(self) -> str:
-        text = f"PGD-{self.steps}, {self.norm}, eps {_radius(self.eps)}, step {_radius(self.step_size)}"
-        if self.restarts != 1:
-            text += f", {self.restarts} restarts"
-        return text
-
-    @property
-    def stem(self) -> str:
-        """A file name that differs wherever the settings do."""
-        parts = [f"pgd{self.steps}", self.norm, f"eps{self.eps:.6g}", f"step{self.step_size:.6g}"]
-        if self.loss != "ce":
-            parts.append(self.loss)
-        if self.restarts != 1:
-            parts.append(f"restarts{self.restarts}")
-        if self.seed != 0:
-            parts.append(f"seed{self.seed}")
-        return "-".join(parts)
+CLEAN, WORST = "clean", "worst"
+KINDS = ("clean", "attack", "sweep", "corruption", "worst")
 
 
 @dataclass(frozen=True, eq=False)
-class ClassFigures:
-    """Class-wise accuracy under one condition; every figure follows from the counts in ``confusion``.
+class Condition:
+    """Figures under one condition.
 
-    ``confusion`` is (C, C) int64, [label, prediction]. A class without samples has accuracy NaN, interval (0, 1), and
-    takes no part in ``worst``, ``std``, ``gap`` and ``worst_fifth``.
+    Attributes:
+        name: "clean", an attack's short name ("pgd-20", "autoattack", "pgd-20:l2@0.5"), "gaussian_noise/3", or "worst":
+            wrong as it is or under any attack that has the main attack's norm and radius.
+        kind: one of `KINDS`; "sweep" is an attack at one radius of a sweep, fooled at a smaller one counted in.
+        settings: None for clean and worst.
+        figures: everything follows from its confusion matrix.
+        attacked: images that the (last) attack really ran on; the others were decided already.
     """
 
-    confusion: torch.Tensor
-
-    @cached_property
-    def _stats(self) -> ClassStats:
-        stats = ClassStats(self.confusion.shape[0])
-        stats.confusion.copy_(self.confusion)
-        return stats
-
-    @cached_property
-    def n(self) -> list[int]:
-        """Samples of each class."""
-        return _integers(self._stats.count)
-
-    @cached_property
-    def correct(self) -> list[int]:
-        """Samples of each class that were classified right."""
-        return _integers(self._stats.correct)
-
-    @cached_property
-    def accuracy(self) -> list[float]:
-        """``correct / n`` of each class."""
-        return _floats(self._stats.accuracy)
-
-    @cached_property
-    def interval(self) -> list[tuple[float, float]]:
-        """Wilson 95% interval of each class's accuracy."""
-        return [wilson(c, n) for c, n in zip(self.correct, self.n, strict=True)]
-
-    @cached_property
-    def cfps(self) -> list[float]:
-        """Class-wise false positive score: the share of all errors that landed on each class."""
-        return _floats(self._stats.cfps)
-
-    @cached_property
-    def _present(self) -> list[float]:
-        return sorted(a for a in self.accuracy if not math.isnan(a))
+    name: str
+    kind: str
+    settings: AttackSettings | CorruptionSettings | None
+    figures: ClassFigures
+    attacked: int = 0
 
     @property
-    def total(self) -> int:
-        """Samples of all classes."""
-        return sum(self.n)
+    def confusion(self) -> torch.Tensor:
+        """(C, C) int64, [label, prediction]."""
+        return self.figures.confusion
 
     @property
-    def average(self) -> float:
-        """Accuracy over all samples."""
-        return sum(self.correct) / self.total
-
-    @property
-    def worst(self) -> tuple[int, float]:
-        """The class of the lowest accuracy (the first on ties) and that accuracy."""
-        return self._stats.worst()
-
-    @property
-    def worst_fifth(self) -> float:
-        """Mean accuracy of the worst 20% of the classes, rounded up to whole classes."""
-        share = self._present[: math.ceil(len(self._present) / 5)]
-        return sum(share) / len(share)
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the class accuracies (over C, not C - 1: the classes are all there are)."""
-        mean = sum(self._present) / len(self._present)
-        return math.sqrt(sum((a - mean) ** 2 for a in self._present) / len(self._present))
-
-    @property
-    def gap(self) -> float:
-        """Highest minus lowest class accuracy."""
-        return self._present[-1] - self._present[0]
+    def title(self) -> str:
+        """The condition for people, in one line."""
+        if self.settings is not None:
+            return str(self.settings)
+        return "clean images" if self.kind == CLEAN else "worst case over all attacks"
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The counts and every figure as plain JSON values (an absent class's accuracy is null)."""
-        worst, value = self.worst
+        """Plain JSON values, figures included."""
         return {
-            "average": self.average,
-            "worst": {"class": worst, "name": class_names[worst], "accuracy": value},
-            "worst_fifth": self.worst_fifth,
-            "std": self.std,
-            "gap": self.gap,
-            "classes": [
-                {
-                    "class": k,
-                    "name": class_names[k],
-                    "n": n,
-                    "correct": self.correct[k],
-                    "accuracy": None if n == 0 else self.accuracy[k],
-                    "interval": list(self.interval[k]),
-                    "cfps": self.cfps[k],
-                }
-                for k, n in enumerate(self.n)
-            ],
-            "confusion": self.confusion.tolist(),
+            "name": self.name,
+            "kind": self.kind,
+            "title": self.title,
+            "settings": None if self.settings is None else self.settings.to_dict(),
+            "attacked": self.attacked,
+            **self.figures.to_dict(class_names),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Condition:
+        """From `to_dict`; figures are derived again from the counts."""
+        settings, kind = values["settings"], values["kind"]
+        read: AttackSettings | CorruptionSettings | None = None
+        if settings is not None:
+            read = CorruptionSettings(**settings) if kind == "corruption" else AttackSettings.from_dict(settings)
+        return cls(
+            name=values["name"],
+            kind=kind,
+            settings=read,
+            figures=ClassFigures(torch.tensor(values["confusion"], dtype=torch.int64)),
+            attacked=values["attacked"],
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """What became of each sample: all arrays (N,) int64, in the order of evaluation."""
+class TargetedSweep:
+    """Who can be turned into whom: every other class tried as the target for every image.
 
-    sample_ids: np.ndarray
-    label: np.ndarray
-    clean_pred: np.ndarray
-    robust_pred: np.ndarray
+    ``reached`` (C, C) int64, [label, target]: images of the label for which a point of the ball was found that is
+    classified as the target; an image that is so classified as it is counts. The diagonal is 0.
+    """
 
-    def to_npz(self) -> bytes:
-        """An .npz file; the two flags are stored too, for readers without fairtat."""
-        file = io.BytesIO()
-        arrays = {name: getattr(self, name) for name in _SAMPLE_FIELDS}
-        np.savez_compressed(
-            file,
-            **arrays,
-            clean_correct=self.correct("clean"),
-            robust_correct=self.correct("robust"),
-        )
-        return file.getvalue()
+    settings: AttackSettings
+    n: tuple[int, ...]
+    reached: torch.Tensor
 
-    def correct(self, condition: str) -> np.ndarray:
-        """(N,) bool: which samples were classified right under "clean" or "robust"."""
-        pred = self.clean_pred if condition == "clean" else self.robust_pred
-        return np.asarray(pred == self.label)
+    @property
+    def rate(self) -> torch.Tensor:
+        """(C, C) float64: reached over the label's images; NaN on the diagonal and for a class without images."""
+        rate = self.reached.double() / torch.tensor(self.n, dtype=torch.float64)[:, None]
+        return rate.fill_diagonal_(math.nan)
 
-    def agree_with(self, clean: ClassFigures, robust: ClassFigures) -> bool:
-        """Whether the outcomes add up to these confusion matrices."""
-        classes = clean.confusion.shape[0]
-        return all(
-            np.array_equal(
-                np.bincount(self.label * classes + pred, minlength=classes * classes),
-                figures.confusion.flatten().numpy(),
-            )
-            for pred, figures in ((self.clean_pred, clean), (self.robust_pred, robust))
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"settings": self.settings.to_dict(), "n": list(self.n), "reached": self.reached.tolist()}
 
     @classmethod
-    def from_npz(cls, path: Path) -> Samples:
-        """Read what ``to_npz`` wrote; ``ValueError`` when the file is damaged or something else."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{name: file[name] for name in _SAMPLE_FIELDS})
-        except (BadZipFile, zlib.error, KeyError, EOFError, ValueError) as error:
-            raise ValueError(f"{path} holds no per-sample outcomes ({error})") from error
-
-
-def _radius(value: float) -> str:
-    """A radius as the field writes it: 8/255 where it is one, else a decimal."""
-    levels = 255 * value
-    return f"{round(levels)}/255" if round(levels) and abs(levels - round(levels)) < 1e-6 else f"{value:.4g}"
-
-
-def _integers(values: torch.Tensor) -> list[int]:
-    return [int(v) for v in values.tolist()]
-
-
-def _floats(values: torch.Tensor) -> list[float]:
-    return [float(v) for v in values.tolist()]
-
-
-_SAMPLE_FIELDS = ("sample_ids", "label", "clean_pred", "robust_pred")
+    def from_dict(cls, values: Mapping[str, Any]) -> TargetedSweep:
+        """From `to_dict`."""
+        reached = torch.tensor(values["reached"], dtype=torch.int64)
+        return cls(AttackSettings.from_dict(values["settings"]), tuple(values["n"]), reached)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Clean and robust accuracy of one model, class by class.
+    """One model on one set of images, class by class, under every condition that was asked for.
 
-    ``source`` says where the model and the data came from, in plain JSON values; ``samples`` is None when they
-    were not kept.
+    Attributes:
+        conditions: "clean" first, then in the order of asking.
+        primary: name of the main attack, which ``robust`` and ``attack`` stand for: the first one asked for.
+        samples: what became of each image; None when that was not kept.
+        targeted: the targeted sweep, if one was asked for.
+        findings: reasons to doubt the figures.
+        source: where the model and the data came from, in plain JSON values.
     """
 
     class_names: tuple[str, ...]
-    attack: AttackSettings
-    clean: ClassFigures
-    robust: ClassFigures
+    conditions: tuple[Condition, ...]
+    primary: str
     samples: Samples | None = None
+    targeted: TargetedSweep | None = None
+    findings: tuple[Finding, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions' names."""
+        return tuple(condition.name for condition in self.conditions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def condition(self, name: str) -> Condition:
+        """The condition of that name ("robust": of the main attack); ``UserError`` when there is none."""
+        wanted = self.primary if name == ROBUST else name
+        for condition in self.conditions:
+            if condition.name == wanted:
+                return condition
+        raise UserError(f"the evaluation has no condition {name!r}{did_you_mean(name, self.names)}")
+
+    def of_kind(self, kind: str) -> tuple[Condition, ...]:
+        """The conditions of one kind, in their order."""
+        return tuple(condition for condition in self.conditions if condition.kind == kind)
+
+    @property
+    def clean(self) -> ClassFigures:
+        """Figures on the images as they are."""
+        return self.condition(CLEAN).figures
+
+    @property
+    def robust(self) -> ClassFigures:
+        """Figures under the main attack."""
+        return self.condition(self.primary).figures
+
+    @property
+    def attack(self) -> AttackSettings:
+        """The main attack; ``UserError`` when the evaluation holds none."""
+        settings = self.condition(self.primary).settings
+        if not isinstance(settings, AttackSettings):
+            raise UserError("the evaluation holds no attack, only clean and corrupted images")
+        return settings
+
+    @property
+    def attacks(self) -> tuple[Condition, ...]:
+        """The attacks that were asked for, the main one first."""
+        return self.of_kind("attack")
+
+    def curve(self) -> tuple[list[float], np.ndarray, np.ndarray]:
+        """Accuracy against the radius: E radii from 0 (clean) up, accuracy (E, C) of each class and (E,) on average.
+
+        Without a sweep there is the clean point alone. A class without images is NaN.
+        """
+        points = [(0.0, self.clean)]
+        for condition in self.of_kind("sweep"):
+            assert isinstance(condition.settings, AttackSettings)
+            points.append((condition.settings.eps, condition.figures))
+        points.sort(key=lambda point: point[0])
+        return (
+            [eps for eps, _ in points],
+            np.array([figures.accuracy for _, figures in points]),
+            np.array([figures.average for _, figures in points]),
+        )
+
+    def corruption_errors(self) -> dict[str, dict[int, float]]:
+        """Error (1 - accuracy over all images) under each corruption, by severity."""
+        errors: dict[str, dict[int, float]] = {}
+        for condition in self.of_kind("corruption"):
+            settings = condition.settings
+            assert isinstance(settings, CorruptionSettings)
+            errors.setdefault(settings.corruption, {})[settings.severity] = 1 - condition.figures.average
+        return errors
+
+    @property
+    def mean_corruption_error(self) -> float | None:
+        """Plain mean of the error over corruptions and severities; None without corruptions. `mce` divides first."""
+        errors = [error for of_one in self.corruption_errors().values() for error in of_one.values()]
+        return sum(errors) / len(errors) if errors else None
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, everything but the per-sample outcomes."""
+        """Plain JSON values, everything but the per-sample outcomes.
+
+        Format 2. ``source``: where model and data came from. ``class_names`` (C,). ``num_samples``. ``primary``: the
+        main attack's name. ``conditions``: a list of objects with ``name``, ``kind``, ``title``, ``settings`` (null for
+        clean and worst), ``attacked``, ``average``, ``worst`` {class, name, accuracy}, ``worst_fifth``, ``std``,
+        ``gap``, ``classes`` (a list of {class, name, n, correct, accuracy or null, interval [low, high], cfps, cfns})
+        and ``confusion`` [label][prediction]. ``mean_corruption_error`` or null. ``targeted``: null or {settings,
+        n (C,), reached [label][target]}. ``findings``: a list of {id, severity, text}. Accuracies are shares, not
+        percent.
+        """
         return {
             "format": FORMAT,
             "source": dict(self.source),
-            "attack": asdict(self.attack),
             "class_names": list(self.class_names),
             "num_samples": self.clean.total,
-            "clean": self.clean.to_dict(self.class_names),
-            "robust": self.robust.to_dict(self.class_names),
+            "primary": self.primary,
+            "conditions": [condition.to_dict(self.class_names) for condition in self.conditions],
+            "mean_corruption_error": self.mean_corruption_error,
+            "targeted": None if self.targeted is None else self.targeted.to_dict(),
+            "findings": [finding.to_dict() for finding in self.findings],
         }
 
     @classmethod
@@ -259,18 +240,32 @@ class Evaluation:
         """Rebuild from ``to_dict``; figures are derived again from the counts. ``ValueError`` on another layout."""
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, Mapping) else type(values).__name__
-            raise ValueError(f"not an evaluation of format {FORMAT} (found {found!r})")
+            raise ValueError(f"not an evaluation of format {FORMAT} (found {found!r}); evaluate again")
         try:
+            targeted = values["targeted"]
             return cls(
                 class_names=tuple(values["class_names"]),
-                attack=AttackSettings(**values["attack"]),
-                clean=ClassFigures(torch.tensor(values["clean"]["confusion"], dtype=torch.int64)),
-                robust=ClassFigures(torch.tensor(values["robust"]["confusion"], dtype=torch.int64)),
+                conditions=tuple(Condition.from_dict(condition) for condition in values["conditions"]),
+                primary=values["primary"],
                 samples=samples,
+                targeted=None if targeted is None else TargetedSweep.from_dict(targeted),
+                findings=tuple(Finding(**finding) for finding in values["findings"]),
                 source=dict(values["source"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"evaluation lacks or misnames a field ({error})") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (.json) and the per-sample outcomes beside it (.npz), each atomically."""
+        if self.samples is None:
+            raise ValueError("an evaluation without its per-sample outcomes cannot be saved")
+        path = Path(path)
+        outcomes = self.samples.to_npz()
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Samples first: a JSON file that is there always has its samples beside it.
+        write_atomic(path.with_suffix(".npz"), lambda file: file.write(outcomes))
+        write_atomic(path, lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -284,6 +279,17 @@ class Evaluation:
             evaluation = cls.from_dict(json.loads(path.read_text()), samples)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if not samples.agree_with(evaluation.clean, evaluation.robust):
+        if not _agree(samples, evaluation.conditions, evaluation.num_classes):
             raise ValueError(f"{path} and its .npz disagree; evaluate again")
         return evaluation
+
+
+def _agree(samples: Samples, conditions: Iterable[Condition], num_classes: int) -> bool:
+    return all(
+        condition.name in samples.names
+        and torch.equal(
+            ClassFigures.of(samples.label, samples.pred_of(condition.name), num_classes).confusion,
+            condition.confusion,
+        )
+        for condition in conditions
+    )

@@ -10,9 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fairtat.evaluation.compare import Change, Comparison, points
-from fairtat.evaluation.result import ClassFigures, Evaluation
+from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.result import Evaluation
 
 BAR_WIDTH = 10
+MATRIX_CLASSES = 12  # of more classes a matrix does not fit a terminal
+PAIRS = 20
+COLUMN_LETTERS = 5
 
 _SUMMARY: dict[str, Callable[[ClassFigures], float]] = {
     "average": lambda f: f.average,
@@ -23,11 +27,23 @@ _SUMMARY: dict[str, Callable[[ClassFigures], float]] = {
 }
 
 
+def tables(evaluation: Evaluation) -> list[Table]:
+    """Every table that an evaluation gives something to: classes, conditions, corruptions, who is turned into whom."""
+    found = [evaluation_table(evaluation)]
+    if any(condition.kind in ("attack", "sweep", "worst") for condition in evaluation.conditions[2:]):
+        found.append(conditions_table(evaluation))
+    if evaluation.of_kind("corruption"):
+        found.append(corruptions_table(evaluation))
+    if evaluation.targeted is not None:
+        found.append(targeted_table(evaluation))
+    return found
+
+
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row for each class: clean and robust accuracy with 95% intervals, and the share of errors that landed there."""
     clean, robust = evaluation.clean, evaluation.robust
     table = _table(
-        title=f"{evaluation.attack}; {clean.total} images",
+        title=f"{evaluation.condition(evaluation.primary).title}; {clean.total} images",
         caption="In %, with Wilson 95% intervals. * worst class. CFPS: share of all robust errors that name it.",
     )
     for header in ("clean", "95%", "robust", "95%"):
@@ -51,6 +67,95 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_section()
     for label, figure in _SUMMARY.items():
         table.add_row(label, "", _percent(figure(clean)), "", _percent(figure(robust)))
+    return table
+
+
+def conditions_table(evaluation: Evaluation) -> Table:
+    """A row for each condition but the corruptions: average, worst class and spread."""
+    table = Table(
+        title=Text("every condition", style="bold"),
+        caption="In %. attacked: images that the (last) attack ran on; the others were decided before.",
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("condition", overflow="fold")
+    for header in ("average", "worst", "worst 20%", "std", "attacked"):
+        table.add_column(header, justify="right")
+    for condition in evaluation.conditions:
+        if condition.kind == "corruption":
+            continue
+        figures = condition.figures
+        worst, value = figures.worst
+        table.add_row(
+            Text(condition.title),
+            _percent(figures.average),
+            Text(f"{evaluation.class_names[worst]} {_percent(value)}"),
+            _percent(figures.worst_fifth),
+            _percent(figures.std),
+            str(condition.attacked) if condition.settings is not None else "",
+        )
+    return table
+
+
+def corruptions_table(evaluation: Evaluation) -> Table:
+    """A row for each corruption: accuracy over all images at each severity, and the worst class of the severest."""
+    mean = evaluation.mean_corruption_error
+    assert mean is not None
+    table = Table(
+        title=Text("accuracy on corrupted images", style="bold"),
+        caption=f"In %, by severity. Mean corruption error {_percent(mean)}%.",
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    errors = evaluation.corruption_errors()
+    severities = sorted({severity for of_one in errors.values() for severity in of_one})
+    table.add_column("corruption", no_wrap=True)
+    for severity in severities:
+        table.add_column(str(severity), justify="right")
+    table.add_column(f"worst at {severities[-1]}", justify="right")
+    for corruption, of_one in errors.items():
+        worst, value = evaluation.condition(f"{corruption}/{max(of_one)}").figures.worst
+        table.add_row(
+            corruption,
+            *[_percent(1 - of_one[severity]) if severity in of_one else "-" for severity in severities],
+            Text(f"{evaluation.class_names[worst]} {_percent(value)}"),
+        )
+    return table
+
+
+def targeted_table(evaluation: Evaluation) -> Table:
+    """The share of each class that can be turned into each other one; of many classes, only the most frequent pairs."""
+    sweep = evaluation.targeted
+    assert sweep is not None
+    names, rate = evaluation.class_names, sweep.rate.tolist()
+    table = Table(
+        title=Text(f"who can be turned into whom: {sweep.settings}, every other class as the target", style="bold"),
+        caption="In % of the row's images.",
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    if len(names) > MATRIX_CLASSES:
+        for header, side in (("class", "left"), ("becomes", "left"), ("%", "right")):
+            table.add_column(header, justify=side)  # type: ignore[arg-type]
+        pairs = [(rate[y][t], y, t) for y in range(len(names)) for t in range(len(names)) if rate[y][t] >= 0]
+        for value, y, t in sorted(pairs, key=lambda pair: -pair[0])[:PAIRS]:
+            table.add_row(Text(names[y]), Text(names[t]), _percent(value))
+        return table
+    table.add_column("class", no_wrap=True)
+    for name in names:
+        table.add_column(Text(name[:COLUMN_LETTERS]), justify="right", no_wrap=True)
+    for y, name in enumerate(names):
+        highest = max((value for value in rate[y] if value >= 0), default=0.0)
+        table.add_row(
+            Text(name),
+            *[
+                Text(f"{100 * value:.0f}", style="bold" if value == highest > 0 else "") if value >= 0 else Text("-")
+                for value in rate[y]
+            ],
+        )
     return table
 
 

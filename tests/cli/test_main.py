@@ -45,7 +45,7 @@ def test_no_command_is_a_mistake_that_shows_the_overview(fairtat: Command) -> No
     [
         (["evalute"], "error: unknown command 'evalute'; did you mean 'evaluate'?"),
         (["--vresion"], "error: unknown option '--vresion'; did you mean '--version'?"),
-        (["evaluate"], "error: fairtat evaluate: the following arguments are required: run"),
+        (["evaluate"], "error: what is to be evaluated? Name a run folder, or --model"),
         (["evaluate", "r", "--splt", "val"], "unknown option --splt; did you mean '--split'?"),
         (["evaluate", "r", "--steps", "3"], "unknown option --steps; did you mean '--attack.steps'?"),
         (["evaluate", "r", "--attack.stps=3"], "unknown option --attack.stps; did you mean '--attack.steps'?"),
@@ -53,7 +53,7 @@ def test_no_command_is_a_mistake_that_shows_the_overview(fairtat: Command) -> No
         (["evaluate", "r", "--attack.steps", "many"], "--attack.steps: expected a whole number, got many"),
         (["evaluate", "r", "--attack.eps", "8/0"], "expected a number or a fraction such as 8/255, got '8/0'"),
         (["evaluate", "r", "--attack.norm", "l1"], "--attack.norm: expected one of 'linf', 'l2', got l1"),
-        (["evaluate", "r", "--split", "train"], "--split: expected one of 'test', 'val', got train"),
+        (["evaluate", "r", "--split", "train"], "--split: expected one of 'test', 'val', 'all', got train"),
         (["evaluate", "r", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, cuda or cuda:N"),
         (["evaluate", "nowhere"], "error: nowhere: no such run folder"),
         (["compare", "nowhere"], "error: compare needs at least two runs, got 1"),

@@ -1,4 +1,4 @@
-"""Evaluations made by hand from labels and predictions."""
+"""A small network and its data, and evaluations made by hand from labels and predictions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,66 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from fairtat.evaluation import AttackSettings, ClassFigures, Evaluation, Samples
+from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Outcome, Samples
+
+CLASSES = 4
+
+
+class Net(nn.Module):
+    """A small random network with BatchNorm, so that a wrong mode shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(3)
+    model = Net()
+    x = torch.rand(64, 1, 5, 5)
+    model(x)  # running statistics other than 0 and 1
+    model.eval()
+    with torch.no_grad():
+        model.layers[-1].bias -= model(x).mean(0)  # every class gets predicted
+    return model
+
+
+@pytest.fixture
+def data(net: Net) -> tuple[Tensor, Tensor]:
+    """Images, and labels of which the network gets about two thirds right."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(53, 1, 5, 5, generator=generator)
+    with torch.no_grad():
+        predicted = net(x).argmax(1)
+    wrong = torch.rand(53, generator=generator) < 0.33
+    return x, torch.where(wrong, (predicted + 1) % CLASSES, predicted)
+
+
+class Counted(nn.Module):
+    """Another module, and how many images it has been shown."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside, self.images = inside, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images += len(x)
+        logits: Tensor = self.inside(x)
+        return logits
+
+
+@pytest.fixture
+def counted(net: Net) -> Counted:
+    return Counted(net)
 
 
 def confusion(label: Sequence[int], pred: Sequence[int], classes: int) -> torch.Tensor:
@@ -17,6 +75,11 @@ def confusion(label: Sequence[int], pred: Sequence[int], classes: int) -> torch.
     for true, predicted in zip(label, pred, strict=True):
         matrix[true, predicted] += 1
     return matrix
+
+
+def outcome(label: Sequence[int], pred: Sequence[int]) -> Outcome:
+    margin = [1.0 if true == predicted else -1.0 for true, predicted in zip(label, pred, strict=True)]
+    return Outcome(np.array(pred, np.int32), np.array(margin, np.float32), np.ones(len(label), bool))
 
 
 @pytest.fixture
@@ -28,18 +91,23 @@ def make_evaluation() -> Callable[..., Evaluation]:
         names: Sequence[str] = ("cat", "dog", "ship"),
         **changes: Any,
     ) -> Evaluation:
-        attack = AttackSettings(**{"eps": 8 / 255, "step_size": 2 / 255, **changes})
+        attack = AttackSettings(**{"attack": "pgd", "eps": 8 / 255, "step_size": 2 / 255, **changes})
+        predictions = {"clean": clean, attack.name: robust}
+        outcomes = {name: outcome(label, pred) for name, pred in predictions.items()}
         return Evaluation(
             class_names=tuple(names),
-            attack=attack,
-            clean=ClassFigures(confusion(label, clean, len(names))),
-            robust=ClassFigures(confusion(label, robust, len(names))),
-            samples=Samples(
-                sample_ids=np.arange(100, 100 + len(label)),
-                label=np.array(label, dtype=np.int64),
-                clean_pred=np.array(clean, dtype=np.int64),
-                robust_pred=np.array(robust, dtype=np.int64),
+            conditions=tuple(
+                Condition(
+                    name=name,
+                    kind="clean" if name == "clean" else "attack",
+                    settings=None if name == "clean" else attack,
+                    figures=ClassFigures(confusion(label, pred, len(names))),
+                    attacked=0 if name == "clean" else len(label),
+                )
+                for name, pred in predictions.items()
             ),
+            primary=attack.name,
+            samples=Samples.of(np.arange(100, 100 + len(label)), np.array(label), outcomes, attack.name),
             source={"data": "hand-made"},
         )
 

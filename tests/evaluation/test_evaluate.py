@@ -5,48 +5,16 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import fairtat
-from fairtat.evaluation import Evaluation, evaluate
+from fairtat.data import image_data
+from fairtat.evaluation import Evaluation, corrupt, evaluate
 
 CLASSES = 4
-
-
-class Net(nn.Module):
-    """A small random network with BatchNorm, so that a wrong mode shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layers(x)
-        return logits
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(3)
-    model = Net()
-    x = torch.rand(64, 1, 5, 5)
-    model(x)  # running statistics other than 0 and 1
-    model.eval()
-    with torch.no_grad():
-        model.layers[-1].bias -= model(x).mean(0)  # every class gets predicted
-    return model
-
-
-@pytest.fixture
-def data(net: Net) -> tuple[Tensor, Tensor]:
-    """Images, and labels of which the network gets about two thirds right."""
-    generator = torch.Generator().manual_seed(4)
-    x = torch.rand(53, 1, 5, 5, generator=generator)
-    with torch.no_grad():
-        predicted = net(x).argmax(1)
-    wrong = torch.rand(53, generator=generator) < 0.33
-    return x, torch.where(wrong, (predicted + 1) % CLASSES, predicted)
+Net = Counted = nn.Module
+Data = tuple[Tensor, Tensor]
 
 
 class Halves(nn.Module):
@@ -103,39 +71,49 @@ def brute_force(net: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> tuple[list
     return clean, robust
 
 
-def test_counts_are_those_of_a_loop_over_single_images(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_counts_are_those_of_a_loop_over_single_images(net: Net, data: Data) -> None:
     x, y = data
     ids = torch.arange(len(y)) * 7 + 3
-    evaluation = evaluate(net, x, y, eps=0.03, steps=4, seed=9, sample_ids=ids, batch_size=20)
+    # Without an active set it is the loop of most papers: every image, all steps, the last one counts.
+    evaluation = evaluate(net, x, y, eps=0.03, steps=4, seed=9, sample_ids=ids, batch_size=20, active_set=False)
     clean, robust = brute_force(net, x, y, ids)
     assert evaluation.clean.confusion.tolist() == clean
     assert evaluation.robust.confusion.tolist() == robust
     assert evaluation.clean.average > evaluation.robust.average > 0
 
 
-def test_samples_agree_with_the_counts_and_keep_their_order(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_samples_keep_their_order_and_give_the_clean_predictions(net: Net, data: Data) -> None:
     x, y = data
-    evaluation = evaluate(net, x, y, eps=0.05, steps=2, batch_size=10)
-    samples = evaluation.samples
+    samples = evaluate(net, x, y, eps=0.05, steps=2, batch_size=10).samples
     assert samples is not None
     assert samples.sample_ids.tolist() == list(range(len(y)))
     assert samples.label.tolist() == y.tolist()
-    assert samples.agree_with(evaluation.clean, evaluation.robust)
     with torch.no_grad():
-        assert samples.clean_pred.tolist() == net(x).argmax(1).tolist()
+        logits = net(x)
+    assert samples.pred_of("clean").tolist() == logits.argmax(1).tolist()
+    others = logits.masked_fill(F.one_hot(y, CLASSES).bool(), -torch.inf).amax(1)
+    torch.testing.assert_close(torch.from_numpy(samples.margin_of("clean")), logits[range(len(y)), y] - others)
+
+
+def test_margins_under_attack_say_what_is_right(net: Net, data: Data) -> None:
+    samples = evaluate(net, *data, attacks=["pgd-3", "cw-3", "fgsm", "noise-3"], eps=0.05).samples
+    assert samples is not None
+    for name in samples.names:
+        assert ((samples.margin_of(name) > 0) == samples.correct(name)).all()
 
 
 def outcomes(evaluation: Evaluation) -> list[list[int]]:
     assert evaluation.samples is not None
-    return [evaluation.samples.clean_pred.tolist(), evaluation.samples.robust_pred.tolist()]
+    predictions: list[list[int]] = evaluation.samples.pred.tolist()
+    return predictions
 
 
-def test_the_batch_size_changes_nothing(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_the_batch_size_changes_nothing(net: Net, data: Data) -> None:
     one, many = (evaluate(net, *data, eps=0.1, steps=3, batch_size=size) for size in (7, 64))
     assert outcomes(one) == outcomes(many)
 
 
-def test_the_model_is_left_as_it_was_and_judged_in_eval_mode(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_the_model_is_left_as_it_was_and_judged_in_eval_mode(net: Net, data: Data) -> None:
     expected = outcomes(evaluate(net, *data, eps=0.1, steps=3))
     net.train()
     before = copy.deepcopy(net.state_dict())
@@ -145,7 +123,7 @@ def test_the_model_is_left_as_it_was_and_judged_in_eval_mode(net: Net, data: tup
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
 
-def test_normalize_is_a_layer_in_front(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_normalize_is_a_layer_in_front(net: Net, data: Data) -> None:
     class Shift(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return (x - 0.25) / 0.5  # powers of two: no rounding between the two ways
@@ -155,7 +133,7 @@ def test_normalize_is_a_layer_in_front(net: Net, data: tuple[Tensor, Tensor]) ->
     assert outcomes(inside) == outcomes(outside)
 
 
-def test_restarts_only_fool_more(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_restarts_only_fool_more(net: Net, data: Data) -> None:
     one, five = (evaluate(net, *data, eps=0.05, steps=1, restarts=restarts) for restarts in (1, 5))
     assert one.samples is not None
     assert five.samples is not None
@@ -164,35 +142,172 @@ def test_restarts_only_fool_more(net: Net, data: tuple[Tensor, Tensor]) -> None:
     assert right_always.sum() < right_once.sum()
 
 
-def test_settings_and_names_are_recorded(net: Net, data: tuple[Tensor, Tensor]) -> None:
+def test_settings_and_names_are_recorded(net: Net, data: Data) -> None:
     evaluation = evaluate(net, *data, eps=0.1, steps=2, norm="l2", seed=5, class_names=["a", "b", "c", "d"])
     assert evaluation.class_names == ("a", "b", "c", "d")
     attack = evaluation.attack
     assert (attack.eps, attack.step_size, attack.steps, attack.norm, attack.seed) == (0.1, 0.025, 2, "l2", 5)
 
 
-def test_progress_is_told_after_each_batch(net: Net, data: tuple[Tensor, Tensor]) -> None:
-    calls: list[tuple[int, int]] = []
-    evaluate(net, *data, eps=0.1, steps=1, batch_size=20, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(20, 53), (40, 53), (53, 53)]
+def test_progress_is_told_after_each_batch(net: Net, data: Data) -> None:
+    calls: list[tuple[str, int, int]] = []
+    evaluate(net, *data, eps=0.1, steps=1, batch_size=20, active_set=False, progress=lambda *call: calls.append(call))
+    batches = [(20, 53), (40, 53), (53, 53)]
+    assert calls == [(name, *batch) for name in ("clean", "pgd-1") for batch in batches]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": torch.rand(0, 1, 5, 5), "labels": torch.zeros(0, dtype=torch.int64)}, "images is empty"),
+        ({"data": torch.rand(0, 1, 5, 5), "labels": torch.zeros(0, dtype=torch.int64)}, "images is empty"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels must have shape \(53,\)"),
         ({"sample_ids": torch.arange(4)}, r"sample_ids must have shape \(53,\)"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"class_names": ["a", "b"]}, "2 names, but the model has 4 logits"),
         ({"eps": -0.1}, "eps"),
-        ({"images": torch.full((53, 1, 5, 5), 255.0)}, "bounds|\\[0"),
-        ({"labels": torch.full((53,), CLASSES)}, "y|label"),
+        ({"data": torch.full((53, 1, 5, 5), torch.nan)}, "images hold NaN"),
+        ({"data": torch.full((53, 1, 5, 5), 255.0), "attacks": ["apgd-ce"]}, r"\[0, 1\] for apgd-ce"),
+        ({"labels": torch.full((53,), CLASSES)}, "labels go up to 4, but the model has 4 logits"),
+        ({"labels": torch.full((53,), -1)}, "labels must be 0 or more"),
+        ({"attacks": [], "eps_sweep": [0.1]}, "eps_sweep needs an attack"),
     ],
 )
-def test_wrong_arguments_are_named(
-    net: Net, data: tuple[Tensor, Tensor], changes: dict[str, object], message: str
-) -> None:
-    arguments: dict[str, object] = {"images": data[0], "labels": data[1], "eps": 0.1, "steps": 1, **changes}
+def test_wrong_arguments_are_named(net: Net, data: Data, changes: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"data": data[0], "labels": data[1], "eps": 0.1, "steps": 1, **changes}
     with pytest.raises(ValueError, match=message):
         evaluate(net, **arguments)  # type: ignore[arg-type]
+
+
+def test_three_class_attacks_need_three_classes() -> None:
+    model = Halves(torch.ones(12), -6.0)
+    with pytest.raises(ValueError, match="apgd-dlr' needs at least 3 classes, but the model has 2"):
+        evaluate(model, torch.rand(4, 1, 3, 4), torch.zeros(4, dtype=torch.int64), attacks=["apgd-dlr"])
+
+
+def robust_of(evaluation: Evaluation, name: str) -> Tensor:
+    assert evaluation.samples is not None
+    return torch.from_numpy(evaluation.samples.correct(name))
+
+
+def test_the_active_set_finds_what_any_step_finds_and_no_less(net: Net, data: Data) -> None:
+    plain = evaluate(net, *data, eps=0.04, steps=6, active_set=False)
+    active = evaluate(net, *data, eps=0.04, steps=6)
+    steps = [evaluate(net, *data, eps=0.04, steps=k, active_set=False, step_size=0.01) for k in range(7)]
+    ever_fooled = torch.stack([~robust_of(each, each.primary) for each in steps]).any(0)
+    clean_wrong = ~robust_of(plain, "clean")
+    assert torch.equal(~robust_of(active, "robust"), ever_fooled | clean_wrong)
+    assert active.robust.average <= plain.robust.average
+
+
+def test_the_active_set_shows_the_model_fewer_images(counted: Counted, data: Data) -> None:
+    seen = {}
+    for active_set in (False, True):
+        counted.images = 0
+        sweep = evaluate(
+            counted, *data, attacks=["pgd-8"], eps=0.04, eps_sweep=[0.02, 0.04, 0.08, 0.16],
+            active_set=active_set, check_sanity=False,
+        )  # fmt: skip
+        seen[active_set] = counted.images
+        swept = [condition.attacked for condition in sweep.of_kind("sweep")]
+        if active_set:
+            right = sweep.clean.correct
+            assert swept[0] == sum(right)
+            assert swept == sorted(swept, reverse=True)
+            assert swept[-1] < swept[0]
+        else:
+            assert swept == [53] * 4
+    assert seen[True] < 0.6 * seen[False]
+
+
+def test_a_larger_radius_never_helps(net: Net, data: Data) -> None:
+    evaluation = evaluate(net, *data, attacks=["fgsm"], eps=0.1, eps_sweep=[0.3, 0.02, 0.1, 0.6])
+    eps, accuracy, average = evaluation.curve()
+    assert eps == [0.0, 0.02, 0.1, 0.3, 0.6]
+    assert accuracy.shape == (5, CLASSES)
+    assert sorted(average, reverse=True) == list(average)
+    assert average[0] > average[-1]
+
+
+def test_a_suite_is_the_worst_of_its_stages_and_the_worst_case_of_all(net: Net, data: Data) -> None:
+    evaluation = evaluate(net, *data, attacks=["fgsm+pgd-3", "fgsm", "pgd-3", "cw-3"], eps=0.04)
+    fgsm, pgd, cw = (robust_of(evaluation, name) for name in ("fgsm", "pgd-3", "cw-3"))
+    assert torch.equal(robust_of(evaluation, "fgsm+pgd-3"), fgsm & pgd)
+    assert torch.equal(robust_of(evaluation, "worst"), fgsm & pgd & cw)
+    assert evaluation.condition("fgsm+pgd-3").attacked == int(fgsm.sum())
+    assert evaluation.primary == "fgsm+pgd-3"
+
+
+def test_attacks_in_another_norm_or_radius_stand_beside_the_main_one(net: Net, data: Data) -> None:
+    evaluation = evaluate(net, *data, attacks=["pgd-3", "pgd-3:l2@0.2", "pgd-3@0.01"], eps=0.04)
+    assert evaluation.names == ("clean", "pgd-3", "pgd-3:l2@0.2", "pgd-3@0.01")  # no worst case over other questions
+    alone = evaluate(net, *data, attacks=["pgd-3"], eps=0.2, norm="l2")
+    assert torch.equal(robust_of(evaluation, "pgd-3:l2@0.2"), robust_of(alone, "robust"))
+
+
+def test_the_targeted_sweep_is_that_of_a_loop_over_images_and_targets(net: Net, data: Data) -> None:
+    x, y = data[0][:20], data[1][:20]
+    evaluation = evaluate(net, x, y, attacks=[], targeted="pgd-3", eps=0.04, active_set=False)
+    expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    for k in range(20):
+        for target in range(CLASSES):
+            if target == int(y[k]):
+                continue
+            x_adv = fairtat.fast_targeted_pgd(
+                net, x[k : k + 1], torch.tensor([target]), eps=0.04, step_size=0.01, steps=3, seed=0,
+                sample_ids=torch.tensor([k]),
+            )  # fmt: skip
+            assert isinstance(x_adv, Tensor)
+            with torch.no_grad():
+                found = {int(net(x[k : k + 1]).argmax()), int(net(x_adv).argmax())}
+            expected[y[k], target] += target in found
+    assert evaluation.targeted is not None
+    assert evaluation.targeted.reached.tolist() == expected.tolist()
+    assert evaluation.targeted.n == tuple(int((y == k).sum()) for k in range(CLASSES))
+    active = evaluate(net, x, y, attacks=[], targeted="pgd-3", eps=0.04).targeted
+    assert active is not None
+    assert (active.reached >= expected).all()
+
+
+def test_corruptions_are_judged_as_images_of_their_own(net: Net, data: Data) -> None:
+    pytest.importorskip("kornia")
+    x, y = data
+    evaluation = evaluate(net, x, y, attacks=[], corruptions=["contrast", "gaussian_noise"], severities=[1, 4], seed=3)
+    assert evaluation.names == ("clean", "contrast/1", "contrast/4", "gaussian_noise/1", "gaussian_noise/4")
+    with torch.no_grad():
+        pred = net(corrupt(x, "contrast", 4)).argmax(1)
+    assert evaluation.samples is not None
+    assert evaluation.samples.pred_of("contrast/4").tolist() == pred.tolist()
+    assert not torch.equal(corrupt(x, "gaussian_noise", 1, seed=3), corrupt(x, "gaussian_noise", 1, seed=4))
+
+
+def test_ready_made_corrupted_images_are_read_in_the_order_of_the_clean_ones(net: Net, data: Data) -> None:
+    x, y = data
+    evaluation = evaluate(
+        net, x, y, attacks=[], corruptions=["night"], severities=[2], corrupted=lambda name, severity: x.flip(3)
+    )
+    with torch.no_grad():
+        expected = net(x.flip(3)).argmax(1)
+    assert evaluation.samples is not None
+    assert evaluation.samples.pred_of("night/2").tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="expected 53 images in the order of the clean ones, got 3"):
+        evaluate(net, x, y, corruptions=["night"], corrupted=lambda name, severity: x[:3])
+
+
+def test_a_loader_a_pair_and_image_data_are_the_same_images(net: Net, data: Data) -> None:
+    x, y = data
+    levels = (x * 255).round().to(torch.uint8)
+    floats = levels.float().div(255)
+    expected = outcomes(evaluate(net, floats, y, eps=0.1, steps=2))
+    loader = DataLoader(TensorDataset(floats, y), batch_size=11)
+    stored = image_data("here", levels, y, class_names=("a", "b", "c", "d"))
+    assert outcomes(evaluate(net, loader, eps=0.1, steps=2)) == expected
+    assert outcomes(evaluate(net, (levels, y), eps=0.1, steps=2)) == expected
+    of_stored = evaluate(net, stored, eps=0.1, steps=2)
+    assert outcomes(of_stored) == expected
+    assert of_stored.class_names == ("a", "b", "c", "d")
+
+
+def test_it_is_there_at_the_top() -> None:
+    assert fairtat.evaluate is evaluate
+    with pytest.raises(AttributeError, match="evaluat"):
+        _ = fairtat.evaluat

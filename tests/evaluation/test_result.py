@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fairtat.evaluation import AttackSettings, ClassFigures, Evaluation, Samples, wilson
+from fairtat.errors import UserError
+from fairtat.evaluation import Condition, CorruptionSettings, Evaluation, Finding, Samples, TargetedSweep
 
 Make = Callable[..., Evaluation]
 
@@ -20,49 +20,8 @@ ROBUST = [0, 0, 1, 1, 1, 0, 0]
 
 
 def save(evaluation: Evaluation, path: Path) -> Path:
-    assert evaluation.samples is not None
-    path.write_text(json.dumps(evaluation.to_dict(), allow_nan=False))
-    path.with_suffix(".npz").write_bytes(evaluation.samples.to_npz())
+    evaluation.save(path)
     return path
-
-
-def test_every_figure_of_a_small_matrix_by_hand(make_evaluation: Make) -> None:
-    robust = make_evaluation(LABEL, CLEAN, ROBUST).robust
-    assert robust.n == [4, 2, 1]
-    assert robust.correct == [2, 1, 0]
-    assert robust.accuracy == [0.5, 0.5, 0.0]
-    assert robust.interval == [wilson(2, 4), wilson(1, 2), wilson(0, 1)]
-    assert robust.cfps == [0.5, 0.5, 0.0]  # of four errors two landed on class 0 and two on class 1
-    assert robust.average == pytest.approx(3 / 7)
-    assert robust.worst == (2, 0.0)
-    assert robust.worst_fifth == 0.0
-    assert robust.gap == 0.5
-    assert robust.std == pytest.approx(statistics.pstdev([0.5, 0.5, 0.0]))
-
-
-@pytest.mark.parametrize(("classes", "worst"), [(3, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
-def test_worst_fifth_is_the_mean_of_a_fifth_of_the_classes_rounded_up(classes: int, worst: int) -> None:
-    confusion = torch.full((classes, classes), 1)
-    confusion.fill_diagonal_(0)
-    confusion += torch.diag(torch.arange(classes) * 10)
-    accuracy = sorted(10 * k / (10 * k + classes - 1) for k in range(classes))
-    assert ClassFigures(confusion).worst_fifth == pytest.approx(statistics.mean(accuracy[:worst]))
-
-
-def test_a_class_without_samples_counts_nowhere(make_evaluation: Make) -> None:
-    evaluation = make_evaluation([0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 2, 1])
-    robust = evaluation.robust
-    assert math.isnan(robust.accuracy[1])
-    assert robust.interval[1] == (0.0, 1.0)
-    assert robust.worst == (2, 0.5)
-    assert robust.gap == 0.5
-    assert robust.std == 0.25
-    classes = evaluation.to_dict()["robust"]["classes"]
-    assert classes[1]["accuracy"] is None
-
-
-def test_a_perfect_model_has_no_errors_to_share_out(make_evaluation: Make) -> None:
-    assert make_evaluation(LABEL, LABEL, LABEL).robust.cfps == [0.0, 0.0, 0.0]
 
 
 def test_the_json_file_and_the_arrays_give_the_evaluation_back(make_evaluation: Make, tmp_path: Path) -> None:
@@ -72,16 +31,17 @@ def test_the_json_file_and_the_arrays_give_the_evaluation_back(make_evaluation: 
     assert loaded.attack == evaluation.attack
     assert loaded.samples is not None
     assert evaluation.samples is not None
-    for name in ("sample_ids", "label", "clean_pred", "robust_pred"):
+    for name in ("sample_ids", "label", "pred", "margin", "attacked"):
         np.testing.assert_array_equal(getattr(loaded.samples, name), getattr(evaluation.samples, name))
 
 
 def test_the_npz_file_is_read_without_fairtat(make_evaluation: Make, tmp_path: Path) -> None:
     path = save(make_evaluation(LABEL, CLEAN, ROBUST), tmp_path / "one.json").with_suffix(".npz")
     with np.load(path, allow_pickle=False) as file:
-        assert file["clean_correct"].tolist() == [a == b for a, b in zip(LABEL, CLEAN, strict=True)]
-        assert file["robust_correct"].tolist() == [a == b for a, b in zip(LABEL, ROBUST, strict=True)]
-        assert file["robust_pred"].tolist() == ROBUST
+        assert file["conditions"].tolist() == ["clean", "pgd-20"]
+        assert file["correct"][0].tolist() == [a == b for a, b in zip(LABEL, CLEAN, strict=True)]
+        assert file["correct"][1].tolist() == [a == b for a, b in zip(LABEL, ROBUST, strict=True)]
+        assert file["pred"][1].tolist() == ROBUST
 
 
 def test_equal_outcomes_give_equal_bytes(make_evaluation: Make) -> None:
@@ -104,7 +64,7 @@ def test_an_npz_file_with_a_flipped_byte_is_never_taken_for_whole(make_evaluatio
     path = save(make_evaluation(LABEL, CLEAN, ROBUST), tmp_path / "one.json")
     arrays = path.with_suffix(".npz")
     whole = arrays.read_bytes()
-    middle = whole.index(b"robust_pred.npy") + 70  # inside the compressed array
+    middle = whole.index(b"pred.npy") + 70  # inside the compressed array
     arrays.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
     with pytest.raises(ValueError, match=r"one\.npz"):
         Evaluation.load(path)
@@ -130,9 +90,9 @@ def test_arrays_of_another_evaluation_are_noticed(make_evaluation: Make, tmp_pat
     ("text", "message"),
     [
         ("{", "one.json"),
-        ("[]", "not an evaluation of format 1"),
-        ('{"format": 2}', "found 2"),
-        ('{"format": 1, "class_names": ["a", "b"]}', "lacks or misnames"),
+        ("[]", "not an evaluation of format 2"),
+        ('{"format": 1}', "found 1.*evaluate again"),
+        ('{"format": 2, "class_names": ["a", "b"]}', "lacks or misnames"),
     ],
 )
 def test_a_json_file_of_something_else_is_refused(
@@ -144,33 +104,81 @@ def test_a_json_file_of_something_else_is_refused(
         Evaluation.load(path)
 
 
-def test_other_settings_have_another_file_name() -> None:
-    base = {"eps": 8 / 255, "step_size": 2 / 255}
-    settings = [
-        AttackSettings(**{**base, **change})
-        for change in (
-            {},
-            {"eps": 0.1},
-            {"step_size": 0.01},
-            {"steps": 10},
-            {"norm": "l2"},
-            {"loss": "margin"},
-            {"restarts": 2},
-            {"seed": 1},
-        )
-    ]
-    assert len({s.stem for s in settings}) == len(settings)
-
-
-@pytest.mark.parametrize(
-    ("eps", "shown"), [(8 / 255, "eps 8/255"), (0.1, "eps 0.1,"), (0.0, "eps 0,"), (1.0, "eps 255/255")]
-)
-def test_radii_are_shown_as_the_field_writes_them(eps: float, shown: str) -> None:
-    assert shown in str(AttackSettings(eps=eps, step_size=0.01))
-
-
 def test_samples_know_what_was_right(make_evaluation: Make) -> None:
     samples = make_evaluation(LABEL, CLEAN, ROBUST).samples
     assert isinstance(samples, Samples)
     assert samples.correct("clean").tolist() == [True, True, True, False, True, True, True]
     assert samples.correct("robust").tolist() == [True, True, False, False, True, False, False]
+    assert samples.correct("pgd-20").tolist() == samples.correct("robust").tolist()
+    assert samples.margin_of("clean").tolist() == [1, 1, 1, -1, 1, 1, 1]
+
+
+def test_a_condition_that_is_not_there_is_an_error_that_names_the_nearest(make_evaluation: Make) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    with pytest.raises(UserError, match=r"no condition 'pgd-10'; did you mean 'pgd-20'\?"):
+        evaluation.condition("pgd-10")
+    assert evaluation.samples is not None
+    with pytest.raises(UserError, match="no condition 'apgd'"):
+        evaluation.samples.correct("apgd")
+    assert "pgd-20" in evaluation
+    assert "pgd-10" not in evaluation
+
+
+def test_clean_and_robust_are_conditions_by_another_name(make_evaluation: Make) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    assert evaluation.names == ("clean", "pgd-20")
+    assert evaluation.clean is evaluation.condition("clean").figures
+    assert evaluation.robust is evaluation.condition("pgd-20").figures
+    assert evaluation.attack is evaluation.attacks[0].settings
+
+
+def test_a_sweep_is_a_curve_from_the_clean_accuracy_down(make_evaluation: Make) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    clean, robust = evaluation.conditions
+    swept = [
+        replace(robust, name=f"pgd-20@{eps}", kind="sweep", settings=replace(evaluation.attack, eps=eps), figures=f)
+        for eps, f in ((0.2, robust.figures), (0.1, clean.figures))
+    ]
+    eps, accuracy, average = replace(evaluation, conditions=(clean, robust, *swept)).curve()
+    assert eps == [0.0, 0.1, 0.2]
+    assert accuracy.tolist() == [[0.75, 1.0, 1.0], [0.75, 1.0, 1.0], [0.5, 0.5, 0.0]]
+    assert average == pytest.approx([6 / 7, 6 / 7, 3 / 7])
+
+
+def test_corruption_errors_are_of_all_images(make_evaluation: Make) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    clean, robust = evaluation.conditions
+    fog = [
+        Condition(f"fog/{severity}", "corruption", CorruptionSettings("fog", severity), figures)
+        for severity, figures in ((1, clean.figures), (5, robust.figures))
+    ]
+    evaluation = replace(evaluation, conditions=(clean, robust, *fog))
+    assert evaluation.corruption_errors() == {"fog": {1: pytest.approx(1 / 7), 5: pytest.approx(4 / 7)}}
+    assert evaluation.mean_corruption_error == pytest.approx(5 / 14)
+    again = Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict())))
+    assert again.condition("fog/5").settings == CorruptionSettings("fog", 5)
+    assert make_evaluation(LABEL, CLEAN, ROBUST).mean_corruption_error is None
+
+
+def test_the_targeted_sweep_is_kept_with_its_rates(make_evaluation: Make, tmp_path: Path) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    reached = torch.tensor([[0, 3, 1], [2, 0, 0], [0, 0, 0]])
+    sweep = TargetedSweep(evaluation.attack, (4, 2, 1), reached)
+    loaded = Evaluation.load(save(replace(evaluation, targeted=sweep), tmp_path / "one.json"))
+    assert loaded.targeted is not None
+    assert loaded.targeted.rate.nan_to_num(-1).tolist() == [[-1, 0.75, 0.25], [1, -1, 0], [0, 0, -1]]
+    assert loaded.targeted.settings == evaluation.attack
+
+
+def test_findings_are_kept(make_evaluation: Make, tmp_path: Path) -> None:
+    found = Finding("model:train-mode", "warning", "It came in train mode.")
+    evaluation = replace(make_evaluation(LABEL, CLEAN, ROBUST), findings=(found,))
+    assert Evaluation.load(save(evaluation, tmp_path / "one.json")).findings == (found,)
+
+
+def test_an_evaluation_without_attacks_says_so(make_evaluation: Make) -> None:
+    evaluation = make_evaluation(LABEL, CLEAN, ROBUST)
+    alone = replace(evaluation, conditions=evaluation.conditions[:1], primary="clean")
+    assert alone.robust is alone.clean
+    with pytest.raises(UserError, match="holds no attack"):
+        _ = alone.attack

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from fairtat.evaluation import Comparison, Evaluation
-from fairtat.evaluation.table import comparison_table, evaluation_table
+from fairtat.evaluation import Comparison, Condition, CorruptionSettings, Evaluation, TargetedSweep
+from fairtat.evaluation.table import comparison_table, evaluation_table, tables
 
 Make = Callable[..., Evaluation]
 
@@ -82,3 +84,40 @@ def test_names_in_brackets_are_not_markup(make_evaluation: Make) -> None:
     text = lines(comparison_table(Comparison({"[a]": one, "b": one})))
     assert text[0].split() == ["A", "=", "[a]"]
     assert row(text, "[unknown]")[1] == "1"
+
+
+def everything(evaluation: Evaluation) -> Evaluation:
+    """The evaluation with a second attack, a corruption and a targeted sweep."""
+    clean, robust = evaluation.conditions
+    reached = torch.arange(evaluation.num_classes**2).reshape(evaluation.num_classes, -1).fill_diagonal_(0)
+    return replace(
+        evaluation,
+        conditions=(
+            clean,
+            robust,
+            replace(robust, name="fgsm", settings=replace(evaluation.attack, attack="fgsm", steps=1), attacked=7),
+            Condition("fog/1", "corruption", CorruptionSettings("fog", 1), clean.figures),
+            Condition("fog/5", "corruption", CorruptionSettings("fog", 5), robust.figures),
+        ),
+        targeted=TargetedSweep(evaluation.attack, tuple(clean.figures.n), reached),
+    )
+
+
+def test_there_is_a_table_for_everything_that_was_asked(digits: Evaluation) -> None:
+    assert len(tables(digits)) == 1
+    text = [lines(table) for table in tables(everything(digits))]
+    assert len(text) == 4
+    # 75% on average, class 3 at 0.
+    (fgsm,) = (line.split() for line in text[1] if "FGSM" in line)
+    assert fgsm[-6:] == ["75.0", "3", "0.0", "12.5", "35.4", "7"]
+    assert row(text[2], "fog") == ["fog", "100.0", "75.0", "3", "0.0"]
+    assert row(text[3], "1")[:4] == ["1", "28", "-", "33"]  # 10 and 12 of 36 images
+    assert max(len(line) for table in text for line in table) <= 80
+
+
+def test_many_classes_are_listed_by_pairs(make_evaluation: Make) -> None:
+    label = list(range(20)) * 2
+    evaluation = everything(make_evaluation(label, label, label, names=[f"c{k}" for k in label[:20]]))
+    text = lines(tables(evaluation)[-1])
+    assert next(line.split()[:2] for line in text if line.strip().startswith("c19")) == ["c19", "c18"]
+    assert len([line for line in text if line.strip().startswith("c1")]) <= 21

@@ -1,0 +1,80 @@
+"""Weights of a model that was trained elsewhere."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from fairtat.errors import UserError
+from fairtat.optional import optional_import
+
+__all__ = ["load_weights"]
+
+# Under which training scripts put the weights beside other things, and what wrappers put before their names.
+_HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a .safetensors file or a PyTorch checkpoint into ``model``; no code in the file is run.
+
+    Names may begin with what DataParallel, torch.compile and Lightning put before them.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds the weights of another model.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file of weights")
+    weights = _read(file)
+    expected = model.state_dict()
+    while weights and not set(weights) & set(expected):
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
+        if prefix is None:
+            break
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if name in expected and expected[name].shape != tensor.shape:
+            raise UserError(
+                f"{file}: {name} has shape {tuple(tensor.shape)}, but the model expects "
+                f"{tuple(expected[name].shape)}; is it a model of another size, or for another number of classes?"
+            )
+    missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    if missing or unexpected:
+        both = (f"lacks {len(missing)} ({missing[0]}, ...)" if missing else "") + (
+            f"{' and ' if missing else ''}has {len(unexpected)} others ({unexpected[0]}, ...)" if unexpected else ""
+        )
+        raise UserError(f"{file}: holds the weights of another model: of {len(expected)} tensors it {both}")
+    model.load_state_dict(weights)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    found: Any
+    if file.suffix == ".safetensors":
+        safetensors = optional_import("safetensors", purpose="reading .safetensors files", extra="eval")
+        load_file = optional_import("safetensors.torch", purpose="reading .safetensors files", extra="eval").load_file
+        try:
+            found = load_file(str(file))
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{file}: cannot be read as a .safetensors file ({error})") from error
+    else:
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{file}: holds more than tensors, and loading it could run its code; save model.state_dict() instead"
+            ) from error
+        except (RuntimeError, EOFError, BadZipFile, ValueError) as error:
+            raise UserError(f"{file}: cannot be read as a PyTorch checkpoint ({error})") from error
+    for holder in _HOLDERS:
+        if isinstance(found, Mapping) and isinstance(found.get(holder), Mapping):
+            found = found[holder]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise UserError(f"{file}: expected a state_dict (names to tensors), found {type(found).__name__}")
+    return {str(name): tensor for name, tensor in found.items()}

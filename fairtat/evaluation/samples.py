@@ -1,0 +1,140 @@
+"""What became of each image, and its file: every figure of an evaluation can be counted again from it."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fairtat.errors import UserError, did_you_mean
+
+ROBUST = "robust"
+"""Stands for the main attack wherever a condition's name is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One question put to every image.
+
+    ``pred`` (N,) int32: the class that the model names; ``margin`` (N,) float32: the label's logit less the largest
+    other one, so above 0 where the model is right; ``attacked`` (N,) bool: whether the (last) attack ran on the image.
+    """
+
+    pred: np.ndarray
+    margin: np.ndarray
+    attacked: np.ndarray
+
+    @classmethod
+    def blank(cls, samples: int) -> Outcome:
+        """Nothing asked yet."""
+        return cls(np.full(samples, -1, np.int32), np.full(samples, np.nan, np.float32), np.zeros(samples, bool))
+
+    def copy(self) -> Outcome:
+        """The same, in arrays of its own."""
+        return Outcome(self.pred.copy(), self.margin.copy(), self.attacked.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What became of each image under each condition, in the order of evaluation.
+
+    Attributes:
+        sample_ids, label: (N,) int64.
+        names: K names of conditions; ``primary`` is the one that "robust" stands for.
+        pred (K, N) int32, margin (K, N) float32, attacked (K, N) bool: a row for each condition, as in `Outcome`.
+        reached (N, C) bool, target_margin (N, C) float32: of a targeted sweep, else None. Whether a point of the ball
+            was found that is classified as the column's class, and the largest margin found for it.
+    """
+
+    sample_ids: np.ndarray
+    label: np.ndarray
+    names: tuple[str, ...]
+    primary: str
+    pred: np.ndarray
+    margin: np.ndarray
+    attacked: np.ndarray
+    reached: np.ndarray | None = None
+    target_margin: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.names), len(self.label))
+        if any(array.shape != shape for array in (self.pred, self.margin, self.attacked)):
+            raise ValueError(f"per-sample outcomes must have shape {shape} (conditions, samples)")
+        if self.sample_ids.shape != self.label.shape:
+            raise ValueError(f"sample_ids must have shape {self.label.shape} like label, got {self.sample_ids.shape}")
+
+    @classmethod
+    def of(
+        cls,
+        sample_ids: np.ndarray,
+        label: np.ndarray,
+        outcomes: Mapping[str, Outcome],
+        primary: str,
+    ) -> Samples:
+        """Stack the outcomes of several conditions."""
+        return cls(
+            sample_ids=sample_ids.astype(np.int64),
+            label=label.astype(np.int64),
+            names=tuple(outcomes),
+            primary=primary,
+            pred=np.stack([outcome.pred for outcome in outcomes.values()]),
+            margin=np.stack([outcome.margin for outcome in outcomes.values()]),
+            attacked=np.stack([outcome.attacked for outcome in outcomes.values()]),
+        )
+
+    def row(self, name: str) -> int:
+        """The row of a condition in the (K, N) arrays; ``UserError`` when there is none of that name."""
+        wanted = self.primary if name == ROBUST else name
+        if wanted not in self.names:
+            raise UserError(f"the evaluation has no condition {name!r}{did_you_mean(name, self.names)}")
+        return self.names.index(wanted)
+
+    def correct(self, name: str) -> np.ndarray:
+        """(N,) bool: which samples were classified right under the condition."""
+        return np.asarray(self.pred_of(name) == self.label)
+
+    def pred_of(self, name: str) -> np.ndarray:
+        """(N,) int32: the predictions under the condition."""
+        return np.asarray(self.pred[self.row(name)])
+
+    def margin_of(self, name: str) -> np.ndarray:
+        """(N,) float32: the label's logit less the largest other one under the condition."""
+        return np.asarray(self.margin[self.row(name)])
+
+    def to_npz(self) -> bytes:
+        """An .npz file; ``correct`` (K, N) is stored too, for readers without fairtat."""
+        file = io.BytesIO()
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        optional = {name: getattr(self, name) for name in _OPTIONAL if getattr(self, name) is not None}
+        np.savez_compressed(
+            file,
+            conditions=np.array(self.names),
+            primary=np.array(self.primary),
+            correct=self.pred == self.label,
+            **arrays,
+            **optional,
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_npz(cls, path: Path) -> Samples:
+        """Read what ``to_npz`` wrote; ``ValueError`` when the file is damaged or something else."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    names=tuple(str(name) for name in file["conditions"]),
+                    primary=str(file["primary"]),
+                    **{name: file[name] for name in _ARRAYS},
+                    **{name: file[name] for name in _OPTIONAL if name in file.files},
+                )
+        except (BadZipFile, zlib.error, KeyError, EOFError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no per-sample outcomes ({error})") from error
+
+
+_ARRAYS: Sequence[str] = ("sample_ids", "label", "pred", "margin", "attacked")
+_OPTIONAL: Sequence[str] = ("reached", "target_margin")

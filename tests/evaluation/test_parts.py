@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fairtat.evaluation.parts import Parts
+
+ARRAYS = {"pred": np.arange(5), "attacked": np.array([True, False])}
+
+
+def test_what_is_kept_is_found_again_under_the_same_question_only(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "deep" / "parts", {"model": "m", "data": "d"})
+    assert parts.load({"kind": "clean"}) is None
+    parts.save({"kind": "clean", "eps": 0.1}, ARRAYS, 3)
+    found = Parts(tmp_path / "deep" / "parts", {"data": "d", "model": "m"}).load({"eps": 0.1, "kind": "clean"})
+    assert found is not None
+    assert found[1] == 3
+    assert found[0]["pred"].tolist() == [0, 1, 2, 3, 4]
+    assert found[0]["attacked"].dtype == bool
+    assert parts.load({"kind": "clean", "eps": 0.2}) is None
+    assert Parts(tmp_path / "deep" / "parts", {"model": "n", "data": "d"}).load({"kind": "clean", "eps": 0.1}) is None
+
+
+def test_an_unfinished_part_waits_for_its_time(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, {})
+    parts.save({"q": 1}, ARRAYS, 1, complete=False)
+    assert parts.load({"q": 1}) is None
+    parts._saved -= 1000
+    parts.save({"q": 1}, ARRAYS, 1, complete=False)
+    assert parts.load({"q": 1}) is not None
+
+
+def test_nothing_is_kept_without_a_folder(tmp_path: Path) -> None:
+    parts = Parts(None, {})
+    parts.save({"q": 1}, ARRAYS, 1)
+    assert parts.load({"q": 1}) is None
+
+
+def test_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, {})
+    parts.save({"q": 1}, ARRAYS, 5)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for content in (b"", whole[:40], whole[:-5], b"x" * 100):
+        path.write_bytes(content)
+        assert parts.load({"q": 1}) is None
+    path.write_bytes(whole)
+    assert parts.load({"q": 1}) is not None

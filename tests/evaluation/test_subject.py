@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairtat.evaluation.subject import Subject, margins
+
+CPU = torch.device("cpu")
+
+
+def test_margins_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.5], [0.0, -1.0, 4.0], [2.0, 2.0, 2.0]], dtype=torch.float64)
+    assert margins(logits, torch.tensor([0, 1, 2])).tolist() == [0.5, -5.0, 0.0]
+    assert margins(logits, torch.tensor([0, 1, 2])).dtype == torch.float32
+
+
+def test_the_digest_follows_structure_weights_buffers_and_input(net: nn.Module) -> None:
+    digest = Subject(net, CPU).digest()
+    assert digest == Subject(copy.deepcopy(net), CPU).digest()
+    other = [copy.deepcopy(net) for _ in range(3)]
+    with torch.no_grad():
+        other[0].layers[0].weight[0, 0, 0, 0] += 1e-6  # type: ignore[index, union-attr]
+    other[1].layers[1].running_var[0] *= 2  # type: ignore[index, union-attr]
+    other[2].layers[2] = nn.LeakyReLU()  # type: ignore[index, operator]
+    found = {Subject(each, CPU).digest() for each in other}
+    found |= {Subject(net, CPU, normalize=((0.5,), (0.5,))).digest(), digest}
+    assert len(found) == 5
+    assert Subject(lambda x: x, CPU).digest() is None
+
+
+def test_the_digest_does_not_see_where_a_function_lies_in_memory() -> None:
+    class Named(nn.Identity):
+        def __init__(self, address: str) -> None:
+            super().__init__()
+            self.address = address
+
+        def extra_repr(self) -> str:
+            return f"activation=<function relu at {self.address}>"
+
+    assert Subject(Named("0x7f01"), CPU).digest() == Subject(Named("0x7f02"), CPU).digest()
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda logits: {"logits": logits}, lambda logits: type("Out", (), {"logits": logits})()]
+)
+def test_models_that_return_objects_are_understood_by_both_ways(net: nn.Module, wrap: object) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = net
+
+        def forward(self, x: Tensor) -> object:
+            return wrap(self.inside(x))  # type: ignore[operator]
+
+    x = torch.rand(3, 1, 5, 5)
+    subject = Subject(Wrapped().eval(), CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(subject.logits(x), net(x))
+        torch.testing.assert_close(subject.callable()(x), net(x))
