@@ -40,7 +40,7 @@ class Network:
     def __call__(self, model_input: Tensor) -> Tensor:
         with self._autocast:
             output = self.model(model_input)
-        logits = _logits(output)
+        logits = logits_of(output)
         if logits.ndim != 2 or logits.shape[0] != model_input.shape[0]:
             raise ValueError(
                 f"the model must return logits of shape ({model_input.shape[0]}, C) for {model_input.shape[0]} "
@@ -49,7 +49,12 @@ class Network:
         return logits
 
 
-def _logits(output: object) -> Tensor:
+def logits_of(output: object) -> Tensor:
+    """The logits in what a model returned: a tensor, an object with ``.logits`` as transformers do, or a dict.
+
+    Raises:
+        TypeError: none of these, or not floating point.
+    """
     found = output
     if isinstance(output, Mapping):
         found = output.get("logits")

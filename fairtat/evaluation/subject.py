@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
+from fairtat.attacks.network import logits_of
 from fairtat.evaluation.images import tensor_bytes
 from fairtat.evaluation.library import library_attack
 from fairtat.evaluation.settings import ATTACKS, AttackSettings
@@ -126,7 +127,7 @@ class Subject:
             if normalize is not None:
                 mean, std = (torch.as_tensor(v, device=x.device, dtype=x.dtype).view(1, -1, 1, 1) for v in normalize)
                 x = (x - mean) / std
-            return _logits_of(self.model(x))
+            return logits_of(self.model(x))
 
         return call
 
@@ -161,11 +162,3 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.float()
     own = logits.gather(1, y[:, None])[:, 0]
     return own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
-
-
-def _logits_of(output: Any) -> Tensor:
-    if isinstance(output, Mapping):
-        output = output["logits"]
-    logits = output if isinstance(output, Tensor) else output.logits
-    assert isinstance(logits, Tensor)
-    return logits

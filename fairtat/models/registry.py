@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from fairtat.errors import UserError, did_you_mean
 from fairtat.models.cnn import digits_cnn, mnist_cnn
 from fairtat.models.mlp import mlp
+from fairtat.models.normalized import Normalized
 from fairtat.models.preact_resnet import preact_resnet18
 from fairtat.models.timm import build_timm
 from fairtat.models.wide_resnet import wrn28_10, wrn34_10
@@ -36,6 +37,8 @@ def build(
     in_channels: int = 3,
     image_size: tuple[int, int] = (32, 32),
     *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     fetch: bool = True,
     **options: Any,
 ) -> nn.Module:
@@ -47,12 +50,33 @@ def build(
             ``(num_classes=, in_channels=, image_size=, **options)``. The module is looked up on the import path
             and in the working directory.
         num_classes, in_channels, image_size: what the data need; image_size is (H, W).
+        mean, std: one number for each channel, or one for all: the model then computes with (x - mean) / std.
         fetch: whether ``pretrained`` weights of timm are fetched; False where others are loaded next.
         options: further keyword arguments of that function, for example ``width``.
 
     Raises:
-        UserError: no such model, module or function, options that it does not take, or a result that is no module.
+        UserError: no such model, module or function, options that it does not take, a result that is no module, or a
+            mean or std that does not fit.
     """
+    model = _built(name, num_classes, in_channels, image_size, fetch=fetch, **options)
+    if mean is None and std is None:
+        return model
+    if isinstance(model, Normalized):
+        raise UserError(f"model {name!r} normalises its images by itself; leave out mean and std")
+    return Normalized(model, _per_channel("mean", mean, in_channels), _per_channel("std", std, in_channels))
+
+
+def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:
+    given = [] if values is None else [float(value) for value in values]
+    if len(given) not in (1, channels) or (name == "std" and not min(given) > 0):
+        expected = f"{channels} numbers, one a channel, or one for all" + ", above 0" * (name == "std")
+        raise UserError(f"{name} is {given or None}; expected {expected} (mean and std go together)")
+    return given * (channels // len(given))
+
+
+def _built(
+    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], *, fetch: bool, **options: Any
+) -> nn.Module:
     if name.startswith("timm:"):
         return build_timm(name.removeprefix("timm:"), num_classes, in_channels, image_size, fetch=fetch, **options)
     builder = _imported(name) if ":" in name else MODELS.get(name)

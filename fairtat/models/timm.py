@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fairtat.errors import UserError, nearest
+from fairtat.models.normalized import Normalized
 from fairtat.optional import optional_import
 
-__all__ = ["Normalized", "build_timm"]
-
-
-class Normalized(nn.Module):
-    """x (N, C, H, W) in [0, 1] -> model((x - mean[c]) / std[c]): what pretrained weights have been fitted to."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.model((x - self.mean) / self.std))
+__all__ = ["build_timm"]
 
 
 def build_timm(

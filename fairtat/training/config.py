@@ -81,6 +81,13 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""
 
+    mean: list[Number] | None = None
+    """Mean of each channel, or one number, by which the model normalises images of its own accord: it computes with
+    (x - mean) / std, while images and radii stay in pixel units. null: with images in [0, 1] as they are."""
+
+    std: list[Number] | None = None
+    """Standard deviation of each channel, or one number; goes with mean."""
+
 
 @dataclass(frozen=True)
 class AttackConfig:

@@ -13,10 +13,10 @@ from fairtat import models
 from fairtat.data import Splits, load_splits
 from fairtat.errors import UserError
 from fairtat.training.checkpoint import BEST_KEYS, RESUME_KEYS, load_checkpoint
-from fairtat.training.config import DataConfig, TrainConfig
+from fairtat.training.config import DataConfig, ModelConfig, TrainConfig
 from fairtat.training.config_io import from_dict
 
-__all__ = ["Run", "load_data", "load_run"]
+__all__ = ["Run", "build_model", "load_data", "load_run"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,27 @@ def load_data(config: DataConfig) -> Splits:
     )
 
 
+def build_model(
+    config: ModelConfig, num_classes: int, image_shape: tuple[int, int, int], *, fetch: bool = True
+) -> nn.Module:
+    """The network that the configuration names, with random weights, or (``fetch``) those that it asks for.
+
+    Raises:
+        UserError: as `fairtat.models.build`.
+    """
+    channels, height, width = image_shape
+    return models.build(
+        config.name,
+        num_classes=num_classes,
+        in_channels=channels,
+        image_size=(height, width),
+        mean=config.mean,
+        std=config.std,
+        fetch=fetch,
+        **config.options,
+    )
+
+
 def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: Literal["last", "best"] = "last") -> Run:
     """Read a run folder: its configuration, and its model in eval mode on ``device``.
 
@@ -97,14 +118,8 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
     config = from_dict(state["config"], source=str(file))
     class_names = tuple(state["class_names"])
     channels, height, width = state["image_shape"]
-    model = models.build(
-        config.model.name,
-        num_classes=len(class_names),
-        in_channels=channels,
-        image_size=(height, width),
-        fetch=False,
-        **config.model.options,
-    )
+    shape: tuple[int, int, int] = (channels, height, width)
+    model = build_model(config.model, len(class_names), shape, fetch=False)
     averaging = state.get("averaging")
     try:
         model.load_state_dict(state["model"] if averaging is None else averaging["model"])
@@ -116,5 +131,5 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
         model=model.to(device).eval(),
         class_names=class_names,
         epoch=state["epoch"],
-        image_shape=(channels, height, width),
+        image_shape=shape,
     )

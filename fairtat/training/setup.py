@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from fairtat import models
+from fairtat.attacks.network import logits_of
 from fairtat.data import Splits, batches
+from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
+from fairtat.devices import resolve_device
 from fairtat.errors import UserError
-from fairtat.training.config import ModelConfig, TrainConfig
+from fairtat.training.config import TrainConfig
 from fairtat.training.config_check import make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
-from fairtat.training.outputs import logits_of
-from fairtat.training.run import load_data
+from fairtat.training.run import build_model, load_data
 from fairtat.training.seeds import derive
 from fairtat.training.trainer import Trainer
 
 __all__ = ["choose_device", "make_trainer"]
+
+_LOG = logging.getLogger("fairtat")
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,22 +35,12 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: no such device here.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    device = resolve_device(name)
     if device.type == "cuda" and env_size() > 1:
         if device.index is not None:
             raise UserError(f"device is {name!r} with {env_size()} processes; expected cuda, of which each takes one")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UserError(f"device is '{device}', but PyTorch sees {count} CUDA devices here; expected auto or cpu")
         torch.cuda.set_device(device)
     return device
 
@@ -63,8 +57,11 @@ def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Tra
         torch.set_num_threads(config.threads)
     splits = _load(config, world).to(device)
     _check_sizes(config, len(splits.train), device, world)
+    augment = make_augment(config.data.augment, pad=config.data.pad)
+    if augment is not None:
+        augment.check(splits.train.image_shape[1:])
     torch.manual_seed(derive(config.seed, "model"))
-    model = _build_model(config.model, splits.train).to(device)
+    model = build_model(config.model, splits.train.num_classes, splits.train.image_shape).to(device)
     _rehearse(config, model, splits.train)
     if config.sync_batchnorm and world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -108,17 +105,6 @@ def _check_sizes(config: TrainConfig, samples: int, device: torch.device, world:
             )
 
 
-def _build_model(config: ModelConfig, data: Data) -> nn.Module:
-    channels, height, width = data.image_shape
-    return models.build(
-        config.name,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=(height, width),
-        **config.options,
-    )
-
-
 def _rehearse(config: TrainConfig, model: nn.Module, data: Data) -> None:
     """One tiny step of a copy, so that a model or an attack that does not fit fails before anything is written."""
     name, num_classes = config.model.name, data.num_classes
@@ -133,6 +119,12 @@ def _rehearse(config: TrainConfig, model: nn.Module, data: Data) -> None:
     if shape != (2, num_classes):
         raise UserError(f"model {name!r} returns logits of shape {shape} for 2 images; expected (2, {num_classes})")
     fair = make_fairness(config, num_classes, device=data.device)
+    rule = fair.weight_rule
+    if rule is not None and rule.warmup >= config.epochs:
+        _LOG.warning(
+            "warning: %s weights apply after %d epochs, and epochs is %d: this run ends without them",
+            rule.name, rule.warmup, config.epochs,
+        )  # fmt: skip
     target = fair.sample_targets(batch.y, batch.ids)
     # Two images of a copy are not worth a compilation.
     objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")))

@@ -30,6 +30,38 @@ def test_options_reach_the_builder() -> None:
     assert build("mlp", 10, 1, (8, 8), width=5).classifier.in_features == 5
 
 
+def test_a_model_normalises_its_images_by_itself() -> None:
+    torch.manual_seed(0)
+    model = build("mlp", 5, 3, (4, 4), mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]).eval()
+    torch.manual_seed(0)
+    plain = build("mlp", 5, 3, (4, 4)).eval()
+    x = torch.rand(2, 3, 4, 4)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    assert torch.equal(model(x), plain((x - mean) / std))
+    assert model.state_dict().keys() == {f"model.{name}" for name in plain.state_dict()}
+
+
+def test_one_number_serves_all_channels() -> None:
+    model = build("mlp", 5, 3, (4, 4), mean=[0.5], std=[0.25])
+    assert model.mean.flatten().tolist() == [0.5] * 3
+    assert model.std.flatten().tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.5, 0.5], [1.0], r"mean is \[0.5, 0.5\]; expected 3 numbers, one a channel, or one for all"),
+        ([0.5], None, r"std is None; expected 3 numbers.*above 0 \(mean and std go together\)"),
+        (None, [1.0], "mean is None"),
+        ([0.5], [0.0], r"std is \[0.0\]; expected .*above 0"),
+        ([0.5], [], "std is None"),
+    ],
+)
+def test_a_mean_or_std_that_does_not_fit_is_an_error(mean, std, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("mlp", 5, 3, (4, 4), mean=mean, std=std)
+
+
 OWN = """
 import torch
 def net(num_classes, in_channels, image_size, hidden=3):

@@ -9,7 +9,7 @@ import torch
 
 from fairtat.errors import UserError
 from fairtat.models import build
-from fairtat.models.timm import Normalized
+from fairtat.models.normalized import Normalized
 
 
 @pytest.mark.parametrize(

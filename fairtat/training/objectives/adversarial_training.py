@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairtat.attacks.network import logits_of
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
 from fairtat.training.objectives.examples import ExampleMaker
 from fairtat.training.objectives.losses import cross_entropy, weighted_mean
-from fairtat.training.outputs import logits_of
 
 __all__ = ["AdversarialTraining", "FriendlyAdversarialTraining"]
 
