@@ -22,7 +22,20 @@ from fairtat.cli.parser import Parser
 from fairtat.cli.selftest import Check, run_selftest
 
 # Distribution -> the extra that brings it. Asked of the installed metadata: importing them would take seconds.
-OPTIONAL = {"scikit-learn": "train", "mlxtend": "train", "matplotlib": "eval"}
+# Package -> the extra of fairtat that brings it.
+OPTIONAL = {
+    "scikit-learn": "train",
+    "mlxtend": "train",
+    "matplotlib": "eval",
+    "jinja2": "eval",
+    "pillow": "eval",
+    "kornia": "eval",
+    "pyautoattack": "eval",
+    "timm": "vision",
+    "torchvision": "vision",
+    "datasets": "hf",
+    "tensorboard": "tensorboard",
+}
 
 OK, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
 
@@ -72,7 +85,7 @@ def describe(checks: list[Check]) -> dict[str, Any]:
             "measured": None if auto.MEASURED is None else asdict(auto.MEASURED),
         },
         "optional": {
-            name: {"version": _version(name), "install": f"pip install 'fairtat[{extra}]'"}
+            name: {"version": _version(name), "extra": extra, "install": f"pip install 'fairtat[{extra}]'"}
             for name, extra in OPTIONAL.items()
         },
         "selftest": [
@@ -100,8 +113,13 @@ def _print(report: dict[str, Any], checks: list[Check]) -> None:
     facts.add_row("GPUs", ", ".join(report["gpus"]) or "none visible to PyTorch")
     facts.add_row("threads", f"{threads['torch']} used by PyTorch and fairtat, {threads['cpus']} CPUs")
     facts.add_row("core", _core(report["core"]))
-    for name, extra in report["optional"].items():
-        facts.add_row(name, extra["version"] or f"not installed: {extra['install']}")
+    for extra in dict.fromkeys(OPTIONAL.values()):
+        packages = {name: entry for name, entry in report["optional"].items() if entry["extra"] == extra}
+        found = ", ".join(f"{name} {entry['version'] or 'not installed'}" for name, entry in packages.items())
+        facts.add_row(f"[{extra}]", found)
+        missing = [entry["install"] for entry in packages.values() if entry["version"] is None]
+        if missing:
+            facts.add_row("", missing[0])  # on a line of its own, to be copied
     console.print(facts)
     console.print()
     console.print(kernels)
