@@ -21,6 +21,7 @@ from fairtat.training.metrics import EpochMetrics
 from fairtat.training.resume import check_changes, last_checkpoint, open_run, stored_config
 from fairtat.training.run_folder import RunFolder
 from fairtat.training.setup import choose_device, make_trainer
+from fairtat.training.tensorboard import Tee, TensorBoard
 from fairtat.training.trainer import Interrupted, Trainer
 
 __all__ = ["Outcome", "default_output", "resume", "train"]
@@ -69,6 +70,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None, should_stop:
                 RunFolder.check_free(output)
         environment = describe_environment(config, device, world.size)
         with world.together():
+            observers = _observers(observer, config, world)
             trainer = make_trainer(config, device, world)
         folder = RunFolder(Path(output))
         with world.together():
@@ -80,7 +82,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None, should_stop:
                     folder.write_environment(environment)
                     # So that a run stopped in its first epoch can be read and resumed as well.
                     folder.save(trainer.state_dict(), trainer.best_model.state_dict())
-        return _run(trainer, folder, world, observer or Observer(), should_stop)
+        return _run(trainer, folder, world, observers, should_stop)
 
 
 def resume(
@@ -122,6 +124,7 @@ def resume(
                 state = load_checkpoint(chosen)
             stored = from_dict(state["config"], source=str(folder.checkpoint))
             wanted = check_changes(stored, wanted, state["epoch"], source=folder.path)
+            observers = _observers(observer, wanted, world)
             trainer = make_trainer(wanted, device, world)
             _check_fits(trainer, state, folder)
             trainer.load_state_dict(state)
@@ -134,7 +137,13 @@ def resume(
                     folder.drop_metrics_after(trainer.epoch)
                     folder.write_config(wanted)
                     folder.note_resumption(describe_environment(wanted, device, world.size), trainer.epoch)
-        return _run(trainer, folder, world, observer or Observer(), should_stop)
+        return _run(trainer, folder, world, observers, should_stop)
+
+
+def _observers(observer: Observer | None, config: TrainConfig, world: World) -> Observer:
+    """The caller's, and TensorBoard's where it is asked for: made early, for its package may be missing."""
+    given = observer or Observer()
+    return Tee(given, TensorBoard()) if config.tensorboard and world.main else given
 
 
 def _run(

@@ -346,6 +346,9 @@ class TrainConfig:
     checkpoint_every: int = 1
     """Epochs between two checkpoints, which a run that was stopped goes back to; the last epoch always has one."""
 
+    tensorboard: bool = False
+    """Also write every epoch's figures to OUTPUT/tensorboard, for `tensorboard --logdir` (needs tensorboard)."""
+
     output: str | None = None
     """Run folder, which must not exist or be empty; null makes runs/NAME-TIME."""
 
