@@ -1,4 +1,4 @@
-"""``fairtat compare RUN RUN``: who gained, who paid, and a picture of it."""
+"""``fairtat compare RUN RUN``: who gained, who paid, and a page, or a picture, of it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 from rich.console import Console
 from rich.padding import Padding
 
 from fairtat.cli.parser import Parser
-from fairtat.cli.runs import (
-    AttackOptions,
-    EvaluationOptions,
-    evaluate_run,
-    evaluation_path,
-    open_run,
-    save_evaluation,
-    stored_evaluation,
-)
+from fairtat.cli.runs import AttackOptions, EvaluationOptions, Subject, comma_separated, examine, open_run, subject_of
 from fairtat.errors import UserError
-from fairtat.evaluation import AttackSettings, Comparison, Evaluation
-from fairtat.evaluation.table import comparison_table
-from fairtat.training import Run
-from fairtat.training.files import write_atomic
+from fairtat.evaluation import Comparison, Defaults, Evaluation
+from fairtat.evaluation.table import comparison_table, tables
+from fairtat.files import write_atomic
+from fairtat.optional import optional_import
+from fairtat.training import Number, Run
+
+SWEEP = (0.25, 0.5, 1.0, 1.5)
+"""Radii of a report's accuracy curves, as shares of the attack's."""
 
 
 @dataclass
 class CompareOptions(EvaluationOptions):
     """Options of `fairtat compare`."""
 
-    output: str = "comparison"
-    """Folder for compare.png and compare.json."""
+    out: str | None = None
+    """Write a page to this file (.html), and its figures to the .json file beside it: class-wise bars, accuracy
+    against the radius, confusions, training curves, a few attacked images, all settings. One run is enough for it."""
+
+    output: str | None = None
+    """Folder for compare.png and compare.json; by default comparison, or nothing with --out."""
+
+    eps_sweep: str | None = None
+    """Radii of the main attack for accuracy curves, separated by commas, or none; by default 1/4, 1/2, 1 and 3/2 of its
+    radius with --out, else none."""
+
+    targeted: str | None = None
+    """Also attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
+
+    images: int = 6
+    """Attacked images in the page."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -42,9 +53,10 @@ def parser() -> jsonargparse.ArgumentParser:
         "compare",
         "Compare runs class by class under one attack; differences are against the first run.\n"
         "A run that has no evaluation with these settings yet is evaluated first. Prints a table and who gained and\n"
-        "who paid; writes a bar chart (compare.png) and every figure (compare.json).",
-        "  fairtat compare runs/at runs/fairtat\n"
-        "  fairtat compare runs/at runs/trades runs/fairtat --attack.eps 8/255 --output figures",
+        "who paid; writes a page to read and pass on (--out report.html), or a bar chart and every figure (--output).",
+        "  fairtat compare runs/at runs/fairtat --out report.html\n"
+        "  fairtat compare runs/at runs/trades runs/fairtat --attack.eps 8/255 --output figures\n"
+        "  fairtat compare runs/fairtat --out fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
     )
     parser.add_argument("runs", type=str, nargs="+", help="run folders, the baseline first")
     parser.add_class_arguments(CompareOptions, sub_configs=False)
@@ -53,22 +65,34 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(options: jsonargparse.Namespace) -> int:
     """Compare runs."""
+    _check(options)
     names = display_names(options.runs)
-    runs = {name: open_run(path, options.device) for name, path in zip(names, options.runs, strict=True)}
-    attack = AttackOptions.parsed(options.attack).settings(next(iter(runs.values())))
-    _warn_of_differences(runs)
-    comparison = Comparison(
-        {name: _evaluation(name, run, attack, options.split, options.batch_size) for name, run in runs.items()}
-    )
+    checkpoint = options.checkpoint
+    runs = {name: open_run(path, options.device, checkpoint) for name, path in zip(names, options.runs, strict=True)}
+    subjects = {name: subject_of(run, options.split, checkpoint) for name, run in runs.items()}
+    defaults = AttackOptions.parsed(options.attack).defaults(next(iter(subjects.values())), options.active_set)
+    questions = _questions(options, defaults)
+    notes = _differences(runs)
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    evaluations = {
+        name: _evaluation(name, subject, defaults, questions, options.batch_size) for name, subject in subjects.items()
+    }
 
     console = Console(highlight=False, markup=False)
-    console.print(comparison_table(comparison))
-    for name in comparison.names[1:]:
-        console.print(f"\n{name} against {comparison.names[0]}, robust accuracy in points:", style="bold")
-        for line in comparison.summary(name):
-            console.print(Padding(line, (0, 0, 0, 2), expand=False))
+    comparison = Comparison(evaluations) if len(evaluations) > 1 else None
+    if comparison is None:
+        for table in tables(evaluations[names[0]]):
+            console.print(table)
+    else:
+        _print_comparison(console, comparison)
     console.print()
-    for path in _write(comparison, Path(options.output)):
+    written: list[Path] = []
+    if comparison is not None and (options.output is not None or options.out is None):
+        written += _write(comparison, Path(options.output or "comparison"))
+    if options.out is not None:
+        written += _write_report(options, subjects, evaluations, notes)
+    for path in written:
         console.print(f"written: {path}", soft_wrap=True)
     return 0
 
@@ -76,39 +100,101 @@ def run(options: jsonargparse.Namespace) -> int:
 def display_names(paths: list[str]) -> list[str]:
     """The shortest ends of the folders' paths that tell them apart: mostly the last component."""
     parts = [Path(path).resolve().parts for path in paths]
-    if len(parts) < 2:
-        raise UserError(f"compare needs at least two runs, got {len(parts)}")
     if len(set(parts)) < len(parts):
         raise UserError("compare needs different runs, but the same folder is given twice")
     length = next(k for k in range(1, max(map(len, parts)) + 1) if len({p[-k:] for p in parts}) == len(parts))
     return [str(Path(*p[-length:])) for p in parts]
 
 
-def _evaluation(name: str, run: Run, attack: AttackSettings, split: str, batch_size: int) -> Evaluation:
+def _check(options: jsonargparse.Namespace) -> None:
+    """What would otherwise fail only after minutes of work."""
+    if len(options.runs) < 2 and (options.out is None or options.output is not None):
+        raise UserError(f"compare needs at least two runs, got {len(options.runs)}; for a page, --out, one is enough")
+    if options.out is not None and Path(options.out).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out is {options.out!r}; expected a file that ends in .html")
+    if options.images < 0:
+        raise UserError(f"--images is {options.images}; expected 0 or more")
+    if options.out is not None and options.images:
+        optional_import("PIL.Image", purpose="a page with attacked images (without: --images 0)", extra="eval")
+
+
+def _questions(options: jsonargparse.Namespace, defaults: Defaults) -> dict[str, Any]:
+    attacks = comma_separated(options.attacks)
+    asked = comma_separated(options.eps_sweep)
+    if asked == ["none"] or (options.eps_sweep is None and options.out is None):
+        sweep: list[float] = []
+    elif options.eps_sweep is None:
+        sweep = [share * defaults.eps for share in SWEEP]
+    else:
+        sweep = [_radius(text) for text in asked]
+    return {
+        "attacks": attacks,
+        "eps_sweep": sweep,
+        "targeted": options.targeted or False,
+        # A page is passed on: what speaks against its figures has to be in it.
+        "check_sanity": options.out is not None,
+    }
+
+
+def _radius(text: str) -> float:
     try:
-        stored = stored_evaluation(run, attack, split)
-    except (ValueError, OSError):
-        stored = None  # damaged: made again below, and replaced
-    if stored is not None:
-        return stored
-    print(f"{name}: evaluating ({attack}, {split} split)", file=sys.stderr)
-    evaluation = evaluate_run(run, attack, split, batch_size)
-    save_evaluation(evaluation, evaluation_path(run.path / "evaluation", split, attack))
-    return evaluation
+        return float(Number(text))
+    except ValueError as error:
+        raise UserError(f"--eps_sweep: {error}") from None
 
 
-def _warn_of_differences(runs: dict[str, Run]) -> None:
+def _evaluation(
+    name: str, subject: Subject, defaults: Defaults, questions: dict[str, Any], batch_size: int
+) -> Evaluation:
+    def announce() -> None:
+        print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {subject.split} split)", file=sys.stderr)
+
+    return examine(subject, defaults, batch_size, on_work=announce, **questions)
+
+
+def _differences(runs: dict[str, Run]) -> list[str]:
+    """What makes runs hard to compare, a sentence each."""
+    found = []
     trained_with = {name: f"{run.config.attack.norm}, eps {run.config.attack.eps}" for name, run in runs.items()}
     if len(set(trained_with.values())) > 1:
-        _warn("trained with different radii", trained_with, "; all are attacked with the same one")
+        found.append(f"trained with different radii ({_listed(trained_with)}); all are attacked with the same one")
     trained_for = {name: f"{run.epoch} of {run.config.epochs} epochs" for name, run in runs.items()}
     if len(set(trained_for.values())) > 1:
-        _warn("trained for different times", trained_for)
+        found.append(f"trained for different times ({_listed(trained_for)})")
+    return found
 
 
-def _warn(what: str, values: dict[str, str], consequence: str = "") -> None:
-    listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-    print(f"warning: {what} ({listed}){consequence}", file=sys.stderr)
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _print_comparison(console: Console, comparison: Comparison) -> None:
+    console.print(comparison_table(comparison))
+    for name in comparison.names[1:]:
+        console.print(f"\n{name} against {comparison.names[0]}, robust accuracy in points:", style="bold")
+        for line in comparison.summary(name):
+            console.print(Padding(line, (0, 0, 0, 2), expand=False))
+
+
+def _write_report(
+    options: jsonargparse.Namespace,
+    subjects: dict[str, Subject],
+    evaluations: dict[str, Evaluation],
+    notes: list[str],
+) -> list[Path]:
+    # Here, so that a comparison in the terminal loads no template engine.
+    from fairtat.evaluation.report import Report, make_gallery, read_record
+
+    gallery = None
+    if options.images:
+        models = {name: subject.model for name, subject in subjects.items()}
+        data = next(iter(subjects.values())).data
+        gallery = make_gallery(models, data, evaluations, count=options.images)
+    paths = dict(zip(evaluations, options.runs, strict=True))
+    records = [read_record(paths[name], name, evaluation) for name, evaluation in evaluations.items()]
+    return Report(records, gallery=gallery, notes=[f"{note[0].upper()}{note[1:]}." for note in notes]).write(
+        options.out
+    )
 
 
 def _write(comparison: Comparison, folder: Path) -> list[Path]:

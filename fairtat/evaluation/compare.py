@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from fairtat.evaluation.intervals import newcombe
-from fairtat.evaluation.result import AttackSettings, Evaluation, Samples
+from fairtat.evaluation.result import Evaluation
+from fairtat.evaluation.samples import Samples
+from fairtat.evaluation.settings import AttackSettings
 
 LISTED = 5
 """Classes named in a sentence before it says how many more there are."""

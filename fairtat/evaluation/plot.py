@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fairtat.evaluation.compare import Comparison
-from fairtat.evaluation.result import ClassFigures
+from fairtat.evaluation.figures import ClassFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

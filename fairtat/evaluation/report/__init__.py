@@ -1,0 +1,7 @@
+"""Runs turned into one page that a person can read without having been there, and its figures as JSON."""
+
+from fairtat.evaluation.report.gallery import Gallery, make_gallery
+from fairtat.evaluation.report.record import RunRecord, read_record
+from fairtat.evaluation.report.report import Report
+
+__all__ = ["Gallery", "Report", "RunRecord", "make_gallery", "read_record"]

@@ -1,0 +1,102 @@
+"""Class by class: bars with intervals, differences with intervals, and the rows of the table that sorts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fairtat.evaluation.compare import Change, Comparison
+from fairtat.evaluation.report.chart import ticks
+from fairtat.evaluation.report.record import RunRecord
+
+__all__ = ["Bar", "ClassBars", "ClassRow", "DifferenceScale", "class_bars", "class_rows", "difference_scale"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One run's figures on one class, in shares."""
+
+    run: int
+    clean: float
+    robust: float
+    low: float
+    high: float
+    worst: bool
+
+
+@dataclass(frozen=True)
+class ClassBars:
+    """One class with a bar for each run; without bars it has no images."""
+
+    name: str
+    n: int
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class in the table: a `Bar` for each run, and a change for each run but the first."""
+
+    index: int
+    bars: ClassBars
+    changes: tuple[Change, ...]
+
+    @property
+    def gain(self) -> float:
+        """For sorting: the last run's gain, largest first; a class without images comes last."""
+        return -self.changes[-1].difference if self.bars.n else math.inf
+
+
+@dataclass(frozen=True)
+class DifferenceScale:
+    """A symmetric axis of differences, in shares."""
+
+    limit: float
+    marks: tuple[float, ...]
+
+    def at(self, difference: float) -> float:
+        """Position in percent of the axis, from its left end."""
+        share = 0.5 + difference / (2 * self.limit)
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
+def class_bars(records: Sequence[RunRecord]) -> list[ClassBars]:
+    """Every class, the one on which the first run is worst first; classes without images come last."""
+    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
+    accuracy = records[0].evaluation.robust.accuracy
+    order = sorted(range(len(names)), key=lambda k: (n[k] == 0, accuracy[k] if n[k] else 0.0))
+    return [ClassBars(names[k], n[k], tuple(_bars(records, k)) if n[k] else ()) for k in order]
+
+
+def class_rows(records: Sequence[RunRecord], comparison: Comparison | None) -> list[ClassRow]:
+    """Every class in the data's own order."""
+    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
+    changes = [comparison.changes(record.name) for record in records[1:]] if comparison else []
+    return [
+        ClassRow(
+            k,
+            ClassBars(name, n[k], tuple(_bars(records, k)) if n[k] else ()),
+            tuple(of_run[k] for of_run in changes),
+        )
+        for k, name in enumerate(names)
+    ]
+
+
+def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
+    """An axis on which every interval of every change fits."""
+    ends = [abs(end) for row in rows for change in row.changes if change.n for end in change.interval]
+    positive = ticks(0.0, max([0.01, *ends]), 3)
+    return DifferenceScale(positive[-1], tuple(sorted({sign * mark for mark in positive for sign in (-1, 1)})))
+
+
+def _bars(records: Sequence[RunRecord], k: int) -> list[Bar]:
+    bars = []
+    for run, record in enumerate(records):
+        robust = record.evaluation.robust
+        low, high = robust.interval[k]
+        assert not math.isnan(robust.accuracy[k])  # all runs are judged on the same images
+        bars.append(
+            Bar(run, record.evaluation.clean.accuracy[k], robust.accuracy[k], low, high, worst=k == robust.worst[0])
+        )
+    return bars

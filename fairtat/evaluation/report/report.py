@@ -1,0 +1,139 @@
+"""A report: runs, what they are compared by, and its two files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fairtat._version import __version__
+from fairtat.errors import UserError
+from fairtat.evaluation.compare import Comparison
+from fairtat.evaluation.report.gallery import Gallery
+from fairtat.evaluation.report.record import RunRecord
+from fairtat.evaluation.report.story import Story, against_baseline, bootstraps, of_one_run
+from fairtat.evaluation.significance import Bootstrap
+from fairtat.files import write_atomic
+
+__all__ = ["FORMAT", "Report"]
+
+FORMAT = 1
+"""Version of the layout of report.json, which docs/report-schema.md describes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """One run by itself, or several against the first one, judged on the same images under the same main attack.
+
+    Attributes:
+        records: the runs, the baseline first.
+        gallery: a few images under attack.
+        notes: what a reader has to know about the comparison, such as runs that were trained for different times.
+
+    Raises:
+        ValueError: no runs, two of one name, or runs that were judged on other images or under another attack.
+    """
+
+    records: Sequence[RunRecord]
+    gallery: Gallery | None = None
+    notes: Sequence[str] = ()
+    created: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M %Z"))
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise ValueError("a report needs at least one run")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"a report's runs need different names, got {', '.join(self.names)}")
+        if self.records[0].evaluation.samples is None:
+            raise ValueError("a report needs the per-sample outcomes (the .npz file) of every evaluation")
+        _ = self.comparison
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The runs' names."""
+        return tuple(record.name for record in self.records)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """Every run against the first one; None of one run alone."""
+        if len(self.records) == 1:
+            return None
+        return Comparison({record.name: record.evaluation for record in self.records})
+
+    @cached_property
+    def bootstraps(self) -> dict[str, dict[str, Bootstrap]]:
+        """By run and figure: the figures that choose their classes, with intervals of their differences."""
+        if self.comparison is None:
+            return {}
+        return {name: bootstraps(self.comparison, name) for name in self.names[1:]}
+
+    @cached_property
+    def stories(self) -> list[Story]:
+        """What the figures say, a story for each run but the first, or for the only one."""
+        if self.comparison is None:
+            return [of_one_run(self.records[0])]
+        return [against_baseline(self.comparison, name, self.bootstraps[name]) for name in self.names[1:]]
+
+    @property
+    def title(self) -> str:
+        """What the report is of."""
+        first, *others = self.names
+        return f"{', '.join(others)} against {first}" if others else f"{first}, class by class"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every figure of the report but the pictures, as plain JSON values (docs/report-schema.md)."""
+        against = self.comparison.to_dict()["against_baseline"] if self.comparison else {}
+        for name, figures in against.items():
+            del figures["summary"]  # said by "stories", with intervals
+            figures["bootstrap"] = {
+                figure: {
+                    "before": drawn.before,
+                    "after": drawn.after,
+                    "difference": drawn.difference,
+                    "interval": list(drawn.interval),
+                    "p_value": drawn.p_value,
+                    "draws": drawn.draws,
+                }
+                for figure, drawn in self.bootstraps[name].items()
+            }
+        return {
+            "format": FORMAT,
+            "fairtat": __version__,
+            "created": self.created,
+            "title": self.title,
+            "baseline": self.names[0],
+            "notes": list(self.notes),
+            "stories": [{"run": story.run, "sentences": story.sentences} for story in self.stories],
+            "runs": {record.name: record.to_dict() for record in self.records},
+            "against_baseline": against,
+        }
+
+    def html(self) -> str:
+        """The page: one document that needs nothing else, not even a network."""
+        from fairtat.evaluation.report.page import render  # what renders knows the report, not the other way round
+
+        return render(self)
+
+    def write(self, path: str | Path) -> list[Path]:
+        """Write the page to ``path`` and the figures to the .json file beside it, each in one step; returns both.
+
+        Raises:
+            UserError: ``path`` does not end in .html, or cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"a report is written to a file that ends in .html, got {path}")
+        page = self.html().encode()
+        # Without line breaks: a confusion matrix of 1,000 classes would be a million lines.
+        figures = (json.dumps(self.to_dict(), allow_nan=False) + "\n").encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path.with_suffix(".json"), lambda file: file.write(figures))
+            write_atomic(path, lambda file: file.write(page))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        return [path, path.with_suffix(".json")]

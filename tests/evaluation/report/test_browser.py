@@ -1,0 +1,167 @@
+"""The page in a real browser. Needs Chromium (CHROMIUM, or one on the PATH) and playwright, which drives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairtat.evaluation.report import Report, RunRecord
+
+pytestmark = pytest.mark.slow
+
+Record = Callable[..., RunRecord]
+Open = Callable[..., Any]
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives the browser")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium here: install one, or name it in CHROMIUM")
+    with driver.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
+    """A report in a window of its own; fails the test on a message in the console, an exception or a request."""
+    complaints: list[str] = []
+
+    def open_page(report: Report, width: int = 1200, **settings: Any) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 800}, **settings)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        path = report.write(tmp_path / "report.html")[0]
+        page.on(
+            "request", lambda r: complaints.append(r.url) if not r.url.startswith(("data:", path.as_uri())) else None
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    assert complaints == []
+
+
+@pytest.fixture
+def report(record: Record) -> Report:
+    counts = [20] * 9 + [0]
+    return Report(
+        [record("at", classes=10, per_class=counts, names=NAMES, extras=True)]
+        + [record(name, classes=10, per_class=counts, names=NAMES, seed=k) for k, name in enumerate(("cfa", "fair"), 1)]
+    )
+
+
+def column(page: Any, index: int) -> list[str]:
+    return [cell.strip() for cell in page.locator(f"table.sortable tbody tr > :nth-child({index})").all_inner_texts()]
+
+
+def numbers(texts: list[str]) -> list[float]:
+    return [float(text.replace("\N{MINUS SIGN}", "-")) for text in texts if text != "\N{EN DASH}"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_without_a_complaint(opened: Open, report: Report, scheme: str) -> None:
+    page = opened(report, color_scheme=scheme)
+    assert page.title() == "cfa, fair against at"
+    assert page.locator("h2").count() >= 5
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").split(",")
+    assert (int(background[0]) > 200) == (scheme == "light")
+
+
+def test_a_click_sorts_and_another_one_turns_the_order(opened: Open, report: Report) -> None:
+    page = opened(report)
+    assert column(page, 1) == NAMES
+    robust = page.locator("table.sortable thead th button", has_text="robust").first
+    robust.click()
+    values = column(page, 4)
+    assert numbers(values) == sorted(numbers(values))
+    assert values[-1] == "\N{EN DASH}"  # a class without images is last whichever way
+    robust.click()
+    values = column(page, 4)
+    assert numbers(values) == sorted(numbers(values), reverse=True)
+    assert values[-1] == "\N{EN DASH}"
+    marked = page.locator("table.sortable th[aria-sort]:not([aria-sort=none])")
+    assert marked.count() == 1
+    assert marked.get_attribute("aria-sort") == "descending"
+
+
+def test_differences_sort_by_value_and_names_by_the_datas_order(opened: Open, report: Report) -> None:
+    page = opened(report)
+    page.locator("table.sortable thead th button", has_text="change").first.click()
+    values = numbers(column(page, 8))
+    assert values == sorted(values)
+    assert min(values) < 0 < max(values)
+    page.locator("table.sortable thead th button", has_text="class").click()
+    assert column(page, 1) == NAMES
+
+
+def test_the_keyboard_sorts_too(opened: Open, report: Report) -> None:
+    page = opened(report)
+    page.locator("table.sortable thead th button", has_text="clean").first.focus()
+    page.keyboard.press("Enter")
+    assert numbers(column(page, 3)) == sorted(numbers(column(page, 3)))
+    page.keyboard.press("Space")
+    assert numbers(column(page, 3)) == sorted(numbers(column(page, 3)), reverse=True)
+
+
+@pytest.mark.parametrize("width", [320, 380, 768])
+def test_the_page_never_scrolls_sideways_and_wide_tables_do_in_their_box(
+    opened: Open, report: Report, width: int
+) -> None:
+    page = opened(report, width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    table = page.locator("table.sortable").locator("xpath=..")
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+
+
+def test_long_names_do_not_widen_the_page(opened: Open, record: Record) -> None:
+    names = ["W" * 60, "a name of several words that goes on and on", "c", "d"]
+    report = Report([record("run-" + "x" * 80, names=names), record("fair", names=names, seed=1)])
+    assert opened(report, width=380).evaluate("document.documentElement.scrollWidth") == 380
+
+
+def test_paper_shows_what_a_screen_folds(opened: Open, record: Record) -> None:
+    page = opened(Report([record("at", classes=30, per_class=5), record("fair", classes=30, per_class=5, seed=1)]))
+    assert page.locator("details[open]").count() == 0
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_text_stands_out_from_its_background(opened: Open, report: Report) -> None:
+    """WCAG's contrast of 4.5 for every cell of the heat maps, in both schemes."""
+    contrast = """cells => {
+      const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      const luminance = colour => {
+        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
+          .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      return Math.min(...cells.filter(cell => cell.textContent).map(cell => {
+        const style = getComputedStyle(cell);
+        const pair = [luminance(style.color), luminance(style.backgroundColor)].sort((a, b) => b - a);
+        return (pair[0] + 0.05) / (pair[1] + 0.05);
+      }));
+    }"""
+    for scheme in ("light", "dark"):
+        page = opened(report, color_scheme=scheme)
+        assert page.locator("table.heat td").evaluate_all(contrast) >= 4.5, scheme

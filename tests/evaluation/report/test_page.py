@@ -1,0 +1,121 @@
+"""The page as a document: sound HTML that needs no network and says everything, whatever the runs are like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fairtat.evaluation import Finding
+from fairtat.evaluation.report import Gallery, Report, RunRecord
+from fairtat.evaluation.report.gallery import Attacked, Exhibit
+
+Record = Callable[..., RunRecord]
+NASTY = '<script>alert("x")</script>&amp;\'"'
+
+
+def runs(record: Record, count: int, **changes: Any) -> list[RunRecord]:
+    return [record(f"run{k}", seed=k, **{"share": 0.5 + 0.05 * k, **changes}) for k in range(count)]
+
+
+CASES: dict[str, Callable[[Record], Report]] = {
+    "one run": lambda record: Report(runs(record, 1)),
+    "two runs": lambda record: Report(runs(record, 2, extras=True)),
+    "five runs": lambda record: Report(runs(record, 5)),
+    "more runs than colours": lambda record: Report(runs(record, 9)),
+    "a hundred classes": lambda record: Report(runs(record, 2, classes=100, per_class=4)),
+    "two classes": lambda record: Report(runs(record, 2, classes=2)),
+    "classes without images": lambda record: Report(runs(record, 2, per_class=[0, 20, 0, 3])),
+    "one epoch": lambda record: Report(runs(record, 2, epochs=1)),
+    "no history and no sweep": lambda record: Report(runs(record, 2, epochs=0, sweep=False)),
+    "one without history": lambda record: Report([record("a"), record("b", epochs=0, sweep=False)]),
+    "no folder": lambda record: Report([replace(r, config=None, environment=None) for r in runs(record, 2, epochs=0)]),
+    "equal runs": lambda record: Report([record("a"), record("b")]),
+    "nothing right": lambda record: Report(runs(record, 1, share=0.0)),
+    "nasty names": lambda record: Report([record(NASTY, names=[NASTY, "b", "c", "d"])]),
+}
+
+
+@pytest.fixture(params=CASES)
+def report(request: pytest.FixtureRequest, record: Record) -> Report:
+    return CASES[request.param](record)
+
+
+def test_the_page_is_sound_and_needs_no_network(report: Report, read: Callable[[str], Any]) -> None:
+    html = report.html()
+    page = read(html)  # tags are balanced
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert not re.search(r"https?:|url\((?!data:)|@import", html)
+    assert re.search(r'Content-Security-Policy" content="default-src \'none\'', html)
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    assert {a["href"][1:] for a in page.attributes("a")} <= targets
+
+
+def test_no_figure_is_undefined(report: Report) -> None:
+    body = report.html().partition("</style>")[2].partition("<script>")[0]
+    assert not re.search(r"\b(nan|NaN|inf|None|undefined)\b", body)
+
+
+def test_every_class_and_every_run_is_there(report: Report, read: Callable[[str], Any]) -> None:
+    text = read(report.html()).text
+    for name in (*report.records[0].evaluation.class_names, *report.names):
+        assert name in text
+    for story in report.stories:
+        assert all(sentence in text for sentence in story.sentences)
+
+
+def test_a_sorting_table_has_a_row_for_every_class_and_a_button_for_every_column(
+    record: Record, read: Callable[[str], Any]
+) -> None:
+    html = Report(runs(record, 3)).html()
+    table = re.search(r'<table class="sortable">.*?</table>', html, re.DOTALL)
+    assert table is not None
+    page = read(table[0])
+    assert len(page.attributes("button")) == 2 + 2 + 3 + 3
+    assert [a["aria-sort"] for a in page.attributes("th") if "aria-sort" in a] == ["none"] * 10
+    rows = re.findall(r"<tr>(.*?)</tr>", table[0].partition("<tbody>")[2], re.DOTALL)
+    assert len(rows) == 4
+    assert {len(re.findall(r"<t[hd]", row)) for row in rows} == {2 + 3 + 4 + 4}
+
+
+def test_an_absent_class_fills_the_table_too(record: Record) -> None:
+    html = Report(runs(record, 2, per_class=[20, 0, 20, 20])).html()
+    body = html.partition('<table class="sortable">')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    assert {len(re.findall(r"<t[hd]", row)) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)} == {2 + 3 + 4}
+
+
+def test_names_are_text_and_never_markup(record: Record, read: Callable[[str], Any]) -> None:
+    finding = Finding("a:b", "warning", NASTY)
+    view = Attacked(0, NASTY, "data:,", "data:,", NASTY, True, NASTY, "data:,", "data:,", NASTY, True)
+    exhibit = Exhibit(NASTY, 7, "data:,", (view,))
+    run = replace(
+        record(NASTY, classes=20, per_class=3, names=[NASTY, *map(str, range(19))], findings=[finding]),
+        config={NASTY: NASTY},
+        environment={"device": NASTY},
+    )
+    report = Report([run, replace(run, name=f"{NASTY}2")], gallery=Gallery((exhibit,), NASTY), notes=[NASTY])
+    html = report.html()
+    page = read(html)
+    assert "<script>alert" not in html
+    assert len(page.attributes("script")) == 1
+    assert page.text.count("<script>alert") > 10
+    allowed = {"onclick", "onload", "onerror"}
+    assert not any(allowed & set(attributes) for _, attributes in page.tags)
+
+
+def test_findings_and_notes_are_said_at_the_top(record: Record, read: Callable[[str], Any]) -> None:
+    finding = Finding("gradient-masking:fgsm-beats-pgd", "warning", "FGSM fools more images than PGD.")
+    text = read(Report([record("at", findings=[finding])], notes=["Trained for different times."]).html()).text
+    summary = text.partition("Every class")[0]
+    assert "Warning, at. FGSM fools more images than PGD." in summary
+    assert "Note. Trained for different times." in summary
+
+
+def test_the_page_of_a_hundred_classes_stays_small(record: Record) -> None:
+    html = Report(runs(record, 2, classes=100, per_class=20, epochs=200)).html()
+    assert len(html) < 1_000_000
