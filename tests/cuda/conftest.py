@@ -18,7 +18,7 @@ from fairtat.backends import native
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATOR = Path(__file__).parent / "emulator"
-CPU_SOURCES = ("class_stats", "logit_loss", "pgd_init", "pgd_step", "sample_targets", "table")
+CPU_SOURCES = sorted({path.stem for path in (ROOT / "csrc" / "cpu").glob("*.cpp")} - {"dispatch"})
 
 # kernel<Types><<<grid, threads, shared, stream>>>(a);  ->  emulator::launch([=] { kernel<Types>(a); }, grid, ...);
 LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)<<<(.*?)>>>\((.*?)\);", re.DOTALL)
