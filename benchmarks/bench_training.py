@@ -30,18 +30,19 @@ from harness import (
     main,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import fairtat
 from fairtat import models
 from fairtat.data import ImageData, Splits, batches, image_data, load_splits
+from fairtat.seeds import derive
 
 EPS, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 BATCH = 128
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 LAM, TAU = 0.5, 2.0
 CHECKED = 4  # batches that everybody trains on before the proof: the loss is on its way down
-MOST_LOSS = 0.1  # relative; everybody draws order, targets and starts in a way of his own
+MOST_LOSS = 0.1  # relative; everybody draws targets and starts in a way of his own
 
 PARTS, FAIRTAT, PUBLISHED, TRAINER = "sum of the parts", "fairtat", "published loop", "Trainer"
 
@@ -100,6 +101,26 @@ def optimizer_of(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
 
 
+def order_seed(epoch: int) -> int:
+    """The batches of an epoch are those of fairtat's trainer for everybody: at the start, much depends on them."""
+    return derive(0, "order", epoch)
+
+
+class EpochOrder(Sampler[int]):
+    """The order of `fairtat.data.batches` for a DataLoader, one epoch after another."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples, self._epoch = samples, 0
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(order_seed(self._epoch))
+        self._epoch += 1
+        yield from torch.randperm(self._samples, generator=generator).tolist()
+
+
 def published_steps(task: Task) -> Steps:
     """In the style of the published code, defects left out, the attack in eval mode as everybody's here.
 
@@ -108,7 +129,8 @@ def published_steps(task: Task) -> Steps:
     """
     model, data, classes = task.model_for(FP32), task.train, task.train.num_classes
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY)
-    loader = DataLoader(TensorDataset(data.floats(data.images).cpu(), data.labels.cpu()), BATCH, shuffle=True)
+    images = TensorDataset(data.floats(data.images).cpu(), data.labels.cpu())
+    loader = DataLoader(images, BATCH, sampler=EpochOrder(len(images)))
     weight = torch.ones(classes, device=task.device)
     class_eps = torch.full((classes,), EPS, device=task.device)
     while True:
@@ -148,7 +170,7 @@ def own_steps(task: Task, p: Precision, engine: str) -> Steps:
     )
     attack = attack_of(task, model, p, engine)
     while True:
-        for x, y, ids in batches(data, BATCH, seed=fair.epoch):
+        for x, y, ids in batches(data, BATCH, seed=order_seed(fair.epoch)):
             x = laid_out(x, p)
             target = fair.sample_targets(y, ids)
             assert target is not None  # as only an untargeted policy has none

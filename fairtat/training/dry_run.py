@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World, connect
 from fairtat.training.run_folder import RunFolder
-from fairtat.training.seeds import derive
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.trainer import Trainer
 from fairtat.training.validation import validate

@@ -16,12 +16,12 @@ from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
+from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig
 from fairtat.training.config_check import make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
 from fairtat.training.run import build_model, load_data
-from fairtat.training.seeds import derive
 from fairtat.training.trainer import Trainer
 
 __all__ = ["choose_device", "make_trainer"]

@@ -14,6 +14,7 @@ from fairtat.data import Splits, batches, num_batches
 from fairtat.data.augment import make_augment
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats
+from fairtat.seeds import derive
 from fairtat.training.averaging import make_averaging
 from fairtat.training.config import TrainConfig
 from fairtat.training.config_check import make_fairness
@@ -22,7 +23,6 @@ from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import Observer, StepProgress
 from fairtat.training.metrics import AveragedAccuracy, ClassAccuracy, EpochMetrics, numbers
 from fairtat.training.schedule import learning_rate
-from fairtat.training.seeds import derive
 from fairtat.training.step import TrainingStep, make_optimizer
 from fairtat.training.validation import Validation, validate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fairtat.training.seeds import derive
+from fairtat.seeds import derive
 
 
 def test_the_values_never_change() -> None:
