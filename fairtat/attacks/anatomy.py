@@ -126,11 +126,12 @@ class _Kinds(dict[type, "str | None"]):
         return found
 
 
-_KINDS = _Kinds(
-    dict.fromkeys((bool, int, float, str, type(None), torch.dtype, torch.Size), _PLAIN)
-    | dict.fromkeys((types.FunctionType, types.BuiltinFunctionType, type), _CODE)
-    | {tuple: _TUPLE}
-)
+_COUNTED: dict[str, tuple[type, ...]] = {
+    _PLAIN: (bool, int, float, str, type(None), torch.dtype, torch.Size),
+    _CODE: (types.FunctionType, types.BuiltinFunctionType, type),
+    _TUPLE: (tuple,),
+}
+_KINDS = _Kinds({kind: name for name, kinds in _COUNTED.items() for kind in kinds})
 
 
 def layout(t: Tensor) -> tuple[Hashable, ...]:
