@@ -191,6 +191,8 @@ def connect(device: torch.device) -> Iterator[World]:
 
 
 def _leave() -> None:
+    # No reference may outlive the groups: their threads would be found running when the interpreter takes them down.
+    _control.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
