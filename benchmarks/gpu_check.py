@@ -1,4 +1,4 @@
-"""The whole proof on a GPU in one command, in under nine minutes and without a network.
+"""The whole proof on a GPU in one command, within a deadline of nine minutes and without a network.
 
 Builds and installs fairtat into the environment of --python (which needs PyTorch with its GPU, nvcc, cmake, ninja,
 pybind11, setuptools and pytest, and nothing else), runs every test marked gpu, compute-sanitizer over each kernel, and
@@ -38,9 +38,9 @@ OPS = ("pgd_step", "class_stats", "logit_loss", "pgd_init", "sample_targets")
 EPILOG = """
 examples:
   python benchmarks/gpu_check.py                         everything; the machine's python3 must have PyTorch
-  python benchmarks/gpu_check.py --python ~/env/bin/python --out /tmp/check
+  python benchmarks/gpu_check.py --python ~/env/bin/python --out check
   python benchmarks/gpu_check.py --only build --only 'tests*'
-  python benchmarks/gpu_check.py --rehearse --out /tmp/x no GPU: do the benchmarks' scripts run, on small inputs?
+  python benchmarks/gpu_check.py --rehearse --out check  no GPU: do the benchmarks' scripts run, on small inputs?
 
 exit codes: 0 all passed, 1 something failed or had no time, 2 there is no GPU or a wrong argument
 """

@@ -116,8 +116,8 @@ def _convolution(
 ) -> Tensor:
     if output_padding is None:
         fast = compiled_winograd.convolution(x, weight, None, stride, padding, dilation, False, [], groups)
-        if fast is not NotImplemented:
-            return fast  # type: ignore[no-any-return]
+        if isinstance(fast, Tensor):
+            return fast
     out: Tensor = torch.ops.aten.convolution.default(
         x, weight, None, stride, padding, dilation, output_padding is not None, output_padding or [0] * len(stride),
         groups,

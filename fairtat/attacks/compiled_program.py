@@ -92,7 +92,8 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
     mode = FakeTensorMode(shape_env=ShapeEnv())
     examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
     with tracing(TracingContext(mode)):
-        return torch._inductor.compile(graph, examples, options=options)  # type: ignore[no-any-return]
+        compiled: Callable[..., object] = torch._inductor.compile(graph, examples, options=options)
+    return compiled
 
 
 def build(

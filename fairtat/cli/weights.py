@@ -9,10 +9,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fairtat.errors import UserError
-from fairtat.optional import optional_import
 
 __all__ = ["load_weights"]
 
@@ -57,11 +58,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _read(file: Path) -> dict[str, Tensor]:
     found: Any
     if file.suffix == ".safetensors":
-        safetensors = optional_import("safetensors", purpose="reading .safetensors files", extra="eval")
-        load_file = optional_import("safetensors.torch", purpose="reading .safetensors files", extra="eval").load_file
         try:
             found = load_file(str(file))
-        except safetensors.SafetensorError as error:
+        except SafetensorError as error:
             raise UserError(f"{file}: cannot be read as a .safetensors file ({error})") from error
     else:
         try:

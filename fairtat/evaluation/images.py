@@ -80,7 +80,7 @@ class Images:
 
     def draw(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Images (n, ...) as floats, labels (n,) and ids (n,) of the rows ``index`` (int64, CPU), on ``device``."""
-        rows = self.stored[index.to(self.stored.device)].to(device)
+        rows = self.stored.index_select(0, index.to(self.stored.device)).to(device)
         x = rows if rows.is_floating_point() else scaled(rows, self.white)
         return x, self.labels[index].to(device), self.ids[index].to(device)
 

@@ -66,7 +66,10 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a model's state dict as safetensors, which any program reads without fairtat or pickle."""
     from safetensors.torch import save  # here: `import fairtat` stays light
 
-    # Clones, because the format refuses tensors that share memory, as tied layers do.
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    # Copies, also on a CPU, because the format refuses tensors that share memory, as tied layers do.
+    plain = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in weights.items()
+    }
     content = save(plain, metadata={"format": "pt"})
     write_atomic(path, lambda stream: stream.write(content))
