@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fairtat.evaluation.intervals import newcombe
+from fairtat.evaluation.intervals import Difference, newcombe
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
 from fairtat.evaluation.settings import AttackSettings
@@ -20,7 +20,7 @@ LISTED = 5
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Difference):
     """An accuracy in the first run and in another; ``interval`` is Newcombe's paired 95% interval of the difference."""
 
     name: str
@@ -28,15 +28,6 @@ class Change:
     before: float
     after: float
     interval: tuple[float, float]
-
-    @property
-    def difference(self) -> float:
-        return self.after - self.before
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,3 +65,20 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int, z: float = Z95) 
 def _combined(a: float, b: float, phi: float) -> float:
     # Not negative for |phi| <= 1, but rounding can make it so when a = b and phi = 1.
     return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+
+class Difference:
+    """What a figure that is compared between two runs says of itself; the interval is that of the difference."""
+
+    before: float
+    after: float
+    interval: tuple[float, float]
+
+    @property
+    def difference(self) -> float:
+        return self.after - self.before
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval[0] > 0 or self.interval[1] < 0

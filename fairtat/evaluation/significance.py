@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairtat.errors import did_you_mean
+from fairtat.evaluation.intervals import Difference
 from fairtat.evaluation.result import Evaluation
 
 # A figure of class accuracies (draws, C), NaN for absent classes, and class shares (C,) -> (draws,).
@@ -31,7 +32,7 @@ FIGURES: dict[str, Figure] = {
 
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(Difference):
     """A figure before and after, and how sure the difference is.
 
     ``interval`` holds the difference in 95% of the draws (percentiles); ``p_value`` is two-sided: how often a draw's
@@ -44,15 +45,6 @@ class Bootstrap:
     interval: tuple[float, float]
     p_value: float
     draws: int
-
-    @property
-    def difference(self) -> float:
-        return self.after - self.before
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
 
 
 def paired_bootstrap(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from hypothesis import strategies as st
 from fairtat.errors import UserError
 from fairtat.training import TrainConfig
 from fairtat.training.config_io import from_dict, load_yaml, to_dict, to_yaml, unknown_key
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_defaults_survive_a_round_trip() -> None:
@@ -48,25 +45,6 @@ def test_any_configuration_survives_a_round_trip(
 
 def test_fractions_stay_readable() -> None:
     assert to_dict(from_dict({"attack": {"eps": "8/255"}}))["attack"]["eps"] == "8/255"
-
-
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
-def test_shipped_configurations_are_valid_and_explained(file: Path) -> None:
-    from_dict(load_yaml(file), source=file.name)
-    assert file.read_text().lstrip().startswith("#")
-
-
-@pytest.mark.parametrize("data", ["digits", "mnist5k"])
-def test_the_shipped_pairs_differ_in_their_fairness_rules_alone(data: str) -> None:
-    plain, fair = (from_dict(load_yaml(CONFIGS / f"{data}_{method}.yaml")) for method in ("at", "fairtat"))
-    assert (plain.fairness.targets, plain.fairness.margins) == ("none", "fixed")
-    assert (fair.fairness.targets, fair.fairness.margins) == ("cfps", "G-rob")
-    assert replace(fair, fairness=plain.fairness) == plain
-
-
-def test_there_are_shipped_configurations() -> None:
-    names = {file.name for file in CONFIGS.glob("*.yaml")}
-    assert names >= {f"{data}_{method}.yaml" for data in ("digits", "mnist5k") for method in ("at", "fairtat")}
 
 
 @pytest.mark.parametrize(
