@@ -1,8 +1,9 @@
 # make demo    adversarial training and FAIR-TAT on handwritten digits, compared class by class
 # make test    everything CI runs: lint, types, import layers, all tests
 # make quick   the tests without the slow ones
+# make docs   the documentation as a site in build/docs; warnings and broken links are errors
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
-# make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the README's GPU tables
+# make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
 #
 # Each target but the last sets itself up in .venv on a fresh machine; PYTHON chooses the interpreter.
 
@@ -20,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick lint format bench gpu-check clean
+.PHONY: demo test quick lint format bench docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,7 +64,15 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py --threads 2
-	$(BIN)/python benchmarks/readme_table.py --write README.md
+	$(BIN)/python benchmarks/readme_table.py --write
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) install -q -c constraints.txt -e '.[docs]' --no-build-isolation
+	touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/docs
+	@echo "build/docs/index.html"
 
 # No .venv and no network: the interpreter's own environment has PyTorch for the GPU. GPU_CHECK passes options.
 gpu-check:

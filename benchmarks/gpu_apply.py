@@ -1,4 +1,4 @@
-"""Puts a GPU check's figures in their places: the README's GPU table and the order behind backend="auto".
+"""Puts a GPU check's figures in their places: docs/performance.md's GPU tables and the order behind backend="auto".
 
 python benchmarks/gpu_apply.py benchmarks/results/<device>-<date>.json
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import auto_table
 import readme_table
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    readme_table.write_gpu(README, Path(arguments[0]))
+    readme_table.write_gpu(PAGE, Path(arguments[0]))
     return auto_table.main([arguments[0], "--write"])
 
 

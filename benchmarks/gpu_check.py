@@ -2,8 +2,8 @@
 
 Builds and installs fairtat into the environment of --python (which needs PyTorch with its GPU, nvcc, cmake, ninja,
 pybind11, setuptools and pytest, and nothing else), runs every test marked gpu, compute-sanitizer over each kernel, and
-every GPU benchmark; writes OUT/<device>-<date>.json after each phase, and at the end the README's GPU table and the
-order behind backend="auto".
+every GPU benchmark; writes OUT/<device>-<date>.json after each phase, and at the end the GPU tables of
+docs/performance.md and the order behind backend="auto".
 
 Each phase is a process with a time limit under one deadline. One that fails or runs out of time is recorded and the
 rest goes on; the exit code is 0 only if every phase passed or had a reason to be skipped.

@@ -1,7 +1,7 @@
-"""The benchmark tables of the README, made from benchmarks/results/*.json.
+"""The benchmark tables of README.md and docs/performance.md, made from benchmarks/results/*.json.
 
-A figure in the README comes from a file of results and from nowhere else: ``--write`` puts the tables between the
-markers, ``--check`` says whether what stands there is what the files hold.
+A figure in these pages comes from a file of results and from nowhere else: ``--write`` puts the tables between the
+markers, ``--check`` says whether the tables there are those of the files.
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ from harness import Benchmark
 from harness.gpu import CUDA, TRITON
 from harness.report import RESULTS, duration, read_json, result_path
 
+ROOT = Path(__file__).resolve().parents[1]
 OPS = ("pgd_step", "pgd_init", "logit_loss", "sample_targets", "class_stats")
+ENGINES = (
+    "fairtat, eager",
+    "fairtat, compiled",
+    "fairtat, compiled, bf16",
+    "torch.compile of the model",
+    "torchattacks",
+)
 NONE, UNMEASURED = "-", "not measured yet"
+
+# Page -> the blocks that stand between markers on it.
+PAGES = {"README.md": ("ops", "engines"), "docs/performance.md": ("benchmarks", "gpu")}
 
 
 def begin_of(block: str) -> str:
@@ -53,6 +64,18 @@ def render(results: Path) -> str:
         _origin([*ops, attack, engines, *training]),
     ]
     return "\n\n".join(parts)
+
+
+def render_ops(results: Path) -> str:
+    """The README's table of ops: the first case of each."""
+    head = ("op", "input", "fairtat", "eager PyTorch", "torch.compile")
+    rows = [_ops_rows(_load(results, op))[0] for op in OPS]
+    return _markdown(head, [(*row[:4], row[5]) for row in rows], left=2)
+
+
+def render_engines(results: Path) -> str:
+    """The README's table of attacks: the engines, and what a user has without fairtat."""
+    return _relative_table(_load(results, "engines"), ENGINES)
 
 
 def render_gpu(results: Path, file: Path | None = None) -> str:
@@ -113,10 +136,10 @@ def replaced(readme: str, where: str, block: str, tables: str) -> str:
     return f"{before}{begin}\n{tables}\n{end}{after}"
 
 
-def write_gpu(readme: Path, file: Path) -> None:
-    """Put the tables of one GPU check into a README."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(replaced(text, str(readme), "gpu", render_gpu(file.parent, file)), encoding="utf-8")
+def write_gpu(page: Path, file: Path) -> None:
+    """Put the tables of one GPU check into a page."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(replaced(text, str(page), "gpu", render_gpu(file.parent, file)), encoding="utf-8")
 
 
 def _load(results: Path, name: str) -> dict[str, Any]:
@@ -131,27 +154,28 @@ def _load(results: Path, name: str) -> dict[str, Any]:
 
 def _ops_table(results: Sequence[Mapping[str, Any]]) -> str:
     head = ("op", "input", "fairtat", "eager PyTorch", "its fastest form", "torch.compile", "published loop", "a copy")
+    return _markdown(head, [row for result in results for row in _ops_rows(result)], left=2)
+
+
+def _ops_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = []
-    for result in results:
-        for case in result["cases"]:
-            if not case["headline"]:
-                continue
-            timed = [row for row in case["contestants"] if "seconds" in row]
-            ours = next(row for row in timed if row["name"] == case["baseline"])
-            eager = [row for row in timed if row["role"] == "eager"]
-            rows.append(
-                (
-                    f"`{result['benchmark']}`",
-                    case["name"],
-                    duration(ours["seconds"]["median"]),
-                    _times(eager[:1]),
-                    _times(eager),
-                    _times([row for row in timed if row["role"] == "compile"]),
-                    _times([row for row in timed if row["role"] == "published"]),
-                    _times([row for row in timed if row["role"] == "floor"]),
-                )
+    for case in result["cases"]:
+        if not case["headline"]:
+            continue
+        timed = [row for row in case["contestants"] if "seconds" in row]
+        ours = next(row for row in timed if row["name"] == case["baseline"])
+        eager = [row for row in timed if row["role"] == "eager"]
+        rows.append(
+            (
+                f"`{result['benchmark']}`",
+                case["name"],
+                duration(ours["seconds"]["median"]),
+                _times(eager[:1]),
+                _times(eager),
+                *(_times([row for row in timed if row["role"] == role]) for role in ("compile", "published", "floor")),
             )
-    return _markdown(head, rows, left=2)
+        )
+    return rows
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -166,10 +190,12 @@ def _question(result: Mapping[str, Any]) -> str:
     return f"{result['question']} Time relative to {baseline}:"
 
 
-def _relative_table(result: Mapping[str, Any]) -> str:
-    """A column for each case, a row for each contestant: time relative to the baseline."""
+def _relative_table(result: Mapping[str, Any], only: Sequence[str] | None = None) -> str:
+    """A column for each case, a row for each contestant (of ``only``): time relative to the baseline."""
     cases = [case for case in result["cases"] if case["headline"]]
     names = list(dict.fromkeys(row["name"] for case in cases for row in case["contestants"]))
+    if only is not None:
+        names = [name for name in only if name in names]
     rows = []
     for name in names:
         cells = []
@@ -282,38 +308,52 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> 
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
+def rendered(results: Path, root: Path) -> dict[Path, str]:
+    """Each page as it should be."""
+    render_block = {"ops": render_ops, "engines": render_engines, "benchmarks": render, "gpu": render_gpu}
+    pages = {}
+    for name, blocks in PAGES.items():
+        page = root / name
+        text = page.read_text(encoding="utf-8")
+        for block in blocks:
+            text = replaced(text, name, block, render_block[block](results))
+        pages[page] = text
+    return pages
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Print the README's benchmark tables, made from the files of results.",
-        epilog=f"The CPU's tables stand between {begin_of('benchmarks')} and {end_of('benchmarks')}, the GPU's between "
-        f"{begin_of('gpu')} and {end_of('gpu')}.",
+        description="Print the benchmark tables of README.md and docs/performance.md, made from the files of results.",
+        epilog=f"A table stands between markers such as {begin_of('ops')} and {end_of('ops')}.",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--check", type=Path, metavar="README", help="exit 1 unless README holds these tables")
-    action.add_argument("--write", type=Path, metavar="README", help="put the tables between README's markers")
-    arguments = parser.parse_args(argv)
-    blocks = {"benchmarks": render(arguments.results), "gpu": render_gpu(arguments.results)}
-    readme: Path | None = arguments.check or arguments.write
-    if readme is None:
-        print("\n\n".join(blocks.values()))
-        return 0
-    text = wanted = readme.read_text(encoding="utf-8")
-    for block, tables in blocks.items():
-        wanted = replaced(wanted, str(readme), block, tables)
-    if arguments.write:
-        readme.write_text(wanted, encoding="utf-8")
-        return 0
-    if text == wanted:
-        return 0
-    differing = [line for line in text.splitlines() if line not in wanted.splitlines()]
-    first = f"; the first differing line: {differing[0]}" if differing else ""
-    print(
-        f"{readme}: the benchmark tables are not those of {arguments.results}{first}\n"
-        f"run python benchmarks/readme_table.py --write {readme}",
-        file=sys.stderr,
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, metavar="DIR", help="where the pages lie (default: the project)"
     )
-    return 1
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="exit 1 unless the pages hold these tables")
+    action.add_argument("--write", action="store_true", help="put the tables between the pages' markers")
+    arguments = parser.parse_args(argv)
+    if not (arguments.check or arguments.write):
+        print(render(arguments.results), render_gpu(arguments.results), sep="\n\n")
+        return 0
+    stale = 0
+    for page, wanted in rendered(arguments.results, arguments.root).items():
+        text = page.read_text(encoding="utf-8")
+        if text == wanted:
+            continue
+        if arguments.write:
+            page.write_text(wanted, encoding="utf-8")
+            continue
+        stale = 1
+        differing = [line for line in text.splitlines() if line not in wanted.splitlines()]
+        first = f"; the first differing line: {differing[0]}" if differing else ""
+        print(
+            f"{page}: the benchmark tables are not those of {arguments.results}{first}\n"
+            "run python benchmarks/readme_table.py --write",
+            file=sys.stderr,
+        )
+    return stale
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from fairtat.backends import auto
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A README and a table to write to."""
-    readme, table = tmp_path / "README.md", tmp_path / "auto.json"
-    readme.write_text(f"Before.\n{readme_table.begin_of('gpu')}\n{readme_table.end_of('gpu')}\nAfter.\n")
-    monkeypatch.setattr(gpu_apply, "README", readme)
+    """A page and a table to write to."""
+    page, table = tmp_path / "performance.md", tmp_path / "auto.json"
+    page.write_text(f"Before.\n{readme_table.begin_of('gpu')}\n{readme_table.end_of('gpu')}\nAfter.\n")
+    monkeypatch.setattr(gpu_apply, "PAGE", page)
     monkeypatch.setattr(auto, "PATH", table)
-    return readme, table
+    return page, table
 
 
 def check(**kernels: float) -> dict[str, Any]:
@@ -37,12 +37,12 @@ def check(**kernels: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_one_command_fills_the_readme_and_the_order(places: tuple[Path, Path], tmp_path: Path) -> None:
-    readme, table = places
+def test_one_command_fills_the_page_and_the_order(places: tuple[Path, Path], tmp_path: Path) -> None:
+    page, table = places
     path = tmp_path / "check.json"
     path.write_text(json.dumps(check(cuda=2e-3, triton=1e-3, reference=9e-3)))
     assert gpu_apply.main([str(path)]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
     assert "| 2.00 ms | 0.5x |" in text
@@ -51,15 +51,15 @@ def test_one_command_fills_the_readme_and_the_order(places: tuple[Path, Path], t
     assert measured == auto.Measured("Some GPU", "2026-01-02", "x")
 
 
-def test_a_check_without_kernels_still_fills_the_readme_and_leaves_the_order(
+def test_a_check_without_kernels_still_fills_the_page_and_leaves_the_order(
     places: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    readme, table = places
+    page, table = places
     path = tmp_path / "check.json"
     path.write_text(json.dumps(check(reference=9e-3)))
     with pytest.raises(SystemExit, match="there is no order to write"):
         gpu_apply.main([str(path)])
-    assert "Some GPU" in readme.read_text()
+    assert "Some GPU" in page.read_text()
     assert not table.exists()
 
 

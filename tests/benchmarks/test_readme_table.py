@@ -80,13 +80,16 @@ def gpu_check(folder: Path, *, date: str = "2026-02-03", **more: Any) -> Path:
     return path
 
 
-def readme(tmp_path: Path, block: str, gpu: str = "") -> Path:
-    path = tmp_path / "README.md"
-    parts = [
-        f"<!-- {name}: begin -->\n{text}\n<!-- {name}: end -->" for name, text in (("benchmarks", block), ("gpu", gpu))
-    ]
-    path.write_text("# Title\n\n" + "\n\nBetween.\n\n".join(parts) + "\n\nThe rest.\n")
-    return path
+def pages(root: Path, gpu: str = "") -> Path:
+    """The two pages, as they are before anything was measured; returns the one with all tables."""
+    (root / "docs").mkdir(exist_ok=True)
+    for name, blocks in readme_table.PAGES.items():
+        parts = [
+            f"<!-- {block}: begin -->\n{gpu if block == 'gpu' else 'an old table'}\n<!-- {block}: end -->"
+            for block in blocks
+        ]
+        (root / name).write_text("# Title\n\n" + "\n\nBetween.\n\n".join(parts) + "\n\nThe rest.\n")
+    return root / "docs" / "performance.md"
 
 
 def cells(text: str, *begin: str) -> list[str]:
@@ -147,39 +150,57 @@ def test_without_cuda_kernels_triton_is_what_others_are_compared_with(results: P
 
 
 def test_write_then_check(results: Path, tmp_path: Path) -> None:
-    path = readme(tmp_path, "an old table")
-    arguments = ["--results", str(results)]
-    assert readme_table.main([*arguments, "--check", str(path)]) == 1
-    assert readme_table.main([*arguments, "--write", str(path)]) == 0
-    assert readme_table.main([*arguments, "--check", str(path)]) == 0
-    text = path.read_text()
-    assert text.startswith("# Title\n\n<!--")
-    assert text.endswith("-->\n\nThe rest.\n")
+    performance = pages(tmp_path)
+    arguments = ["--results", str(results), "--root", str(tmp_path)]
+    assert readme_table.main([*arguments, "--check"]) == 1
+    assert readme_table.main([*arguments, "--write"]) == 0
+    assert readme_table.main([*arguments, "--check"]) == 0
+    for page in (performance, tmp_path / "README.md"):
+        text = page.read_text()
+        assert text.startswith("# Title\n\n<!--")
+        assert text.endswith("-->\n\nThe rest.\n")
+        assert "an old table" not in text
 
 
-def test_one_changed_figure_fails_the_check(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cpu, gpu = readme_table.render(results), readme_table.render_gpu(gpu_check(results).parent)
-    arguments = ["--results", str(results), "--check"]
-    assert readme_table.main([*arguments, str(readme(tmp_path, cpu, gpu))]) == 0
-    assert readme_table.main([*arguments, str(readme(tmp_path, cpu.replace("9.45x", "9.95x", 1), gpu))]) == 1
-    assert "9.95x" in capsys.readouterr().err
-    assert readme_table.main([*arguments, str(readme(tmp_path, cpu, gpu.replace("470 us", "407 us")))]) == 1
-    assert "407 us" in capsys.readouterr().err
+def test_the_readme_has_a_case_of_each_op_and_the_engines(results: Path, tmp_path: Path) -> None:
+    pages(tmp_path)
+    readme_table.main(["--results", str(results), "--root", str(tmp_path), "--write"])
+    text = (tmp_path / "README.md").read_text()
+    for op in readme_table.OPS:
+        assert cells(text, f"`{op}`") == ["(128, 3, 32, 32)", "47.0 us", "9.45x", "2.13x"]
+    assert cells(text, "fairtat, compiled") == ["0.91"]
 
 
-def test_a_gpu_check_is_put_into_its_own_block(results: Path, tmp_path: Path) -> None:
-    path = readme(tmp_path, "the CPU's", "an old table")
-    readme_table.write_gpu(path, gpu_check(tmp_path / "elsewhere"))
-    text = path.read_text()
-    assert readme_table.block_of(text, "README", "benchmarks") == "the CPU's"
-    assert "470 us" in readme_table.block_of(text, "README", "gpu")
+@pytest.mark.parametrize(
+    ("page", "figure"), [("docs/performance.md", "9.45x"), ("docs/performance.md", "470 us"), ("README.md", "0.91")]
+)
+def test_one_changed_figure_fails_the_check(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], page: str, figure: str
+) -> None:
+    pages(tmp_path)
+    gpu_check(results)
+    arguments = ["--results", str(results), "--root", str(tmp_path)]
+    assert readme_table.main([*arguments, "--write"]) == 0
+    text = (tmp_path / page).read_text()
+    assert figure in text
+    (tmp_path / page).write_text(text.replace(figure, "12.34x", 1))
+    assert readme_table.main([*arguments, "--check"]) == 1
+    assert "12.34x" in capsys.readouterr().err
 
 
-def test_a_readme_without_markers_is_refused(results: Path, tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("nothing here")
-    with pytest.raises(SystemExit, match="no benchmarks block"):
-        readme_table.main(["--results", str(results), "--check", str(path)])
+def test_a_gpu_check_is_put_into_its_own_block(tmp_path: Path) -> None:
+    page = pages(tmp_path)
+    readme_table.write_gpu(page, gpu_check(tmp_path / "elsewhere"))
+    text = page.read_text()
+    assert readme_table.block_of(text, "page", "benchmarks") == "an old table"
+    assert "470 us" in readme_table.block_of(text, "page", "gpu")
+
+
+def test_a_page_without_markers_is_refused(results: Path, tmp_path: Path) -> None:
+    pages(tmp_path)
+    (tmp_path / "README.md").write_text("nothing here")
+    with pytest.raises(SystemExit, match=r"README\.md: no ops block"):
+        readme_table.main(["--results", str(results), "--root", str(tmp_path), "--check"])
 
 
 def test_a_quick_run_or_a_missing_file_makes_no_table(results: Path) -> None:
@@ -193,5 +214,5 @@ def test_a_quick_run_or_a_missing_file_makes_no_table(results: Path) -> None:
 
 
 @pytest.mark.skipif(not list((ROOT / "benchmarks" / "results").glob("*.json")), reason="nothing measured yet")
-def test_the_readme_states_what_was_measured() -> None:
-    assert readme_table.main(["--check", str(ROOT / "README.md")]) == 0
+def test_the_pages_state_what_was_measured() -> None:
+    assert readme_table.main(["--check"]) == 0

@@ -1,0 +1,45 @@
+"""The pages of the documentation: their examples run, their links lead somewhere, and the README stays short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# A block marked ``python`` runs, after those before it on the same page; ``py`` marks an excerpt.
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)|src=\"([^\"]+)\"")
+
+WITH_EXAMPLES = [page for page in PAGES if EXAMPLE.search(page.read_text(encoding="utf-8"))]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name_of)
+def test_examples_run(page: Path) -> None:
+    namespace: dict[str, Any] = {}
+    for block in EXAMPLE.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, name_of(page), "exec"), namespace)
+
+
+def test_there_are_examples() -> None:
+    assert {"README.md", "docs/quickstart.md", "docs/fairness.md", "docs/extending.md"} <= set(
+        map(name_of, WITH_EXAMPLES)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page: Path) -> None:
+    found = [a or b for a, b in LINK.findall(page.read_text(encoding="utf-8"))]
+    missing = [link for link in found if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
