@@ -40,8 +40,8 @@ $(VENV)/.dev: $(VENV)/.base $(native) benchmarks/peers.txt
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
-	$(BIN)/fairtat train --config configs/digits_at.yaml --output $(DEMO)/at
-	$(BIN)/fairtat train --config configs/digits_fairtat.yaml --output $(DEMO)/fairtat
+	$(BIN)/fairtat train --config configs/digits.yaml --output $(DEMO)/at
+	$(BIN)/fairtat train --config configs/digits.yaml --config configs/methods/fairtat.yaml --output $(DEMO)/fairtat
 	$(BIN)/fairtat evaluate $(DEMO)/at
 	$(BIN)/fairtat evaluate $(DEMO)/fairtat
 	$(BIN)/fairtat compare $(DEMO)/at $(DEMO)/fairtat --output $(DEMO)/comparison

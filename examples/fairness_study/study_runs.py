@@ -28,10 +28,14 @@ from fairtat.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = tuple(TITLES)
-PRESETS = {
-    "digits": {method: f"digits_{method}.yaml" for method in METHODS},
-    "mnist5k": {method: f"mnist5k_{method}.yaml" for method in METHODS},
-    "cifar10": {method: f"cifar10/{method}.yaml" for method in METHODS} | {"cfa": "cifar10/cfa_at.yaml"},
+# Data -> method -> the file of configs/methods that makes it, on top of the data's own; None: the data's own alone.
+PRESETS: dict[str, dict[str, str | None]] = {
+    data: {method: method for method in METHODS} | {"at": None} | lengths
+    for data, lengths in {
+        "digits": {"cfa": "cfa_digits", "dafa": "dafa_digits"},
+        "mnist5k": {"cfa": "cfa_mnist5k", "dafa": "dafa_mnist5k"},
+        "cifar10": {"cfa": "cfa_at"},
+    }.items()
 }
 ATTACK = "pgd-20"
 CHECKPOINT = "last"  # nothing is chosen, so nothing can be chosen in a method's favour
@@ -90,6 +94,13 @@ def check_same(where: str, stored: Settings, wanted: Settings, remedy: str) -> N
             raise UserError(f"{where}: {key} is {stored[key]}, but this study has {value}; {remedy}")
 
 
+def _config_options(data: str, method: str) -> list[str]:
+    """The --config options that make one method on one data set."""
+    preset = PRESETS[data][method]
+    files = [CONFIGS / f"{data}.yaml", *([] if preset is None else [CONFIGS / "methods" / f"{preset}.yaml"])]
+    return [word for file in files for word in ("--config", str(file))]
+
+
 def plan(
     data: str, methods: Sequence[str], seeds: int, runs: Path, threads: int, epochs: int | None, options: Sequence[str]
 ) -> list[Run]:
@@ -97,7 +108,7 @@ def plan(
     more = (*(() if epochs is None else ("--epochs", str(epochs))), *options)
     planned = {}
     for method in methods:
-        words = ("--config", str(CONFIGS / PRESETS[data][method]), "--threads", str(threads), *more)
+        words = (*_config_options(data, method), "--threads", str(threads), *more)
         parsed = train_command.parser().parse_args(list(words)).as_dict()
         known = TrainConfig.__dataclass_fields__
         config = from_dict({key: value for key, value in parsed.items() if key in known}, source="training options")

@@ -86,8 +86,8 @@ options:
   --debug        show the traceback of an error (so does FAIRTAT_DEBUG=1)
 
 example:
-  fairtat train --config configs/digits_at.yaml --output runs/at
-  fairtat train --config configs/digits_fairtat.yaml --output runs/fairtat
+  fairtat train --config configs/digits.yaml --output runs/at
+  fairtat train --config configs/digits.yaml --config configs/methods/fairtat.yaml --output runs/fairtat
   fairtat compare runs/at runs/fairtat"""
 
 

@@ -35,16 +35,21 @@ The run folder (--output) holds config.yaml, metrics.jsonl (a line an epoch), ch
 of the best epoch (model.safetensors, best.safetensors; best by robust validation accuracy, average plus worst class)
 and environment.json. A run that was stopped, killed or out of disk goes on with --resume."""
 
-_EXAMPLES = """  fairtat train --config configs/digits_fairtat.yaml --epochs 5 --attack.eps 8/255
-  fairtat train --config configs/digits_fairtat.yaml --dry_run       how long, how much memory; writes nothing
-  fairtat train --resume runs/digits_fairtat                         go on after the last checkpoint
+_EXAMPLES = """  fairtat train --config configs/digits.yaml --config configs/methods/fairtat.yaml
+  fairtat train --config configs/digits.yaml --epochs 5 --attack.eps 8/255
+  fairtat train --config configs/digits.yaml --dry_run               how long, how much memory; writes nothing
+  fairtat train --resume runs/fairtat                                go on after the last checkpoint
   torchrun --nproc-per-node 8 -m fairtat train --config my.yaml      eight processes, one GPU each"""
 
 
 def parser() -> ArgumentParser:
     """The parser of the subcommand; a mistake in its arguments raises `UserError`."""
     made = _Parser("train", _DESCRIPTION, _EXAMPLES)
-    made.add_argument("--config", action=_ConfigFile, help="YAML file with the keys below; options override it.")
+    made.add_argument(
+        "--config",
+        action=_ConfigFile,
+        help="YAML file with the keys below. Of several, later files override earlier ones; options override all.",
+    )
     made.add_argument(
         "--resume",
         type=str,
@@ -85,7 +90,8 @@ def _run(namespace: Namespace) -> int:
     config = _config(namespace)
     if config.output is None:
         files = namespace.get("config") or []
-        config = replace(config, output=default_output(Path(str(files[-1])).stem if files else config.data.name))
+        name = "-".join(Path(str(file)).stem for file in files) or config.data.name
+        config = replace(config, output=default_output(name))
     if namespace.dry_run:
         report = dry_run(config)
         if env_rank() == 0:

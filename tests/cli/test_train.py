@@ -71,6 +71,16 @@ def test_the_folder_is_named_after_the_file(fairtat: Command) -> None:
     assert result.out.splitlines()[-1] == f"trained 1 epoch; look at every class with: fairtat evaluate {run}"
 
 
+def test_the_folder_of_stacked_files_is_named_after_all_of_them(fairtat: Command) -> None:
+    Path("method.yaml").write_text("fairness: {targets: random}\n")
+    result = fairtat("train", "--config", "small.yaml", "--config", "method.yaml")
+    (run,) = Path("runs").iterdir()
+    assert result.code == 0
+    assert run.name.startswith("small-method-")
+    config = load_run(run).config
+    assert (config.fairness.targets, config.model.name) == ("random", "mlp")
+
+
 def test_output_in_a_pipe_is_one_line_an_epoch(fairtat: Command) -> None:
     result = fairtat("train", "--config", "small.yaml", "--epochs", "3", "--output", "out")
     lines = result.out.splitlines()

@@ -13,55 +13,64 @@ import pytest
 import torch
 
 from fairtat import models
+from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
 from fairtat.training import TrainConfig, train
-from fairtat.training.config_io import from_dict, load_yaml, to_dict
+from fairtat.training.config_io import from_dict, to_dict
 from fairtat.training.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2] / "configs"
-FILES = sorted(ROOT.rglob("*.yaml"))
-FAITHFUL = ROOT / "cifar10" / "faithful"
+DATA = ("digits", "mnist5k", "cifar10")
+METHODS = sorted(file.stem for file in (ROOT / "methods").glob("*.yaml"))
+FAITHFUL = ROOT / "faithful"
+# Every experiment: files to stack.
+EXPERIMENTS = {
+    **{data: (data,) for data in DATA},
+    **{f"{data}+{method}": (data, f"methods/{method}") for data in DATA for method in METHODS},
+    **{f"faithful/{file.stem}": (f"faithful/{file.stem}",) for file in sorted(FAITHFUL.glob("*.yaml"))},
+}
 
 
-def name_of(file: Path) -> str:
-    return str(file.relative_to(ROOT).with_suffix(""))
+def load(*names: str) -> TrainConfig:
+    """As the command line reads these files, one on top of the other."""
+    words = [word for name in names for word in ("--config", str(ROOT / f"{name}.yaml"))]
+    parsed = train_command.parser().parse_args(words).as_dict()
+    return from_dict({key: value for key, value in parsed.items() if key in TrainConfig.__dataclass_fields__})
 
 
-def load(name: str) -> TrainConfig:
-    return from_dict(load_yaml(ROOT / f"{name}.yaml"), source=name)
-
-
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_loads_and_is_explained(file: Path) -> None:
-    config = load(name_of(file))
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_loads(name: str) -> None:
+    config = load(*EXPERIMENTS[name])
     assert config.data.name in DATASETS
     assert config.model.name in models.MODELS
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_is_explained(file: Path) -> None:
     lines = file.read_text().splitlines()
     assert lines[0].startswith("# ")
     # The command that runs it can be copied.
-    assert any(f"fairtat train --config configs/{name_of(file)}.yaml " in line for line in lines)
+    assert any("fairtat train --config" in line and str(file.relative_to(ROOT.parent)) in line for line in lines)
     assert max(map(len, lines)) <= 120
 
 
 def test_every_method_of_the_family_is_there() -> None:
-    methods = "at trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol bat fairtat fairtat_random"
-    methods += " fairtat_confusion fairtat_trades fairtat_fat"
-    assert {file.stem for file in (ROOT / "cifar10").glob("*.yaml")} == set(methods.split())
+    methods = "trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol bat fairtat fairtat_random"
+    methods += (
+        " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
+    )
+    assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
 
-@pytest.mark.parametrize("base", ["digits_at", "mnist5k_at", "cifar10/at"])
-def test_a_family_differs_in_its_method_alone(base: str) -> None:
+@pytest.mark.parametrize("base", DATA)
+def test_a_method_changes_its_own_sections_alone(base: str) -> None:
     plain = load(base)
-    prefix = base.removesuffix("at")
-    names = [name_of(f) for f in FILES if name_of(f).startswith(prefix) and f.parent == (ROOT / base).parent]
-    assert len(names) >= 5
-    for name in names:
-        other = load(name)
+    for method in METHODS:
+        other = load(base, f"methods/{method}")
         assert replace(other, objective=plain.objective, fairness=plain.fairness, averaging=plain.averaging) == plain
-        assert other == plain or name != base
-    settings = [json.dumps(to_dict(load(name)), sort_keys=True) for name in names]
-    assert len(set(settings)) == len(settings)  # no two presets are the same experiment
+    settings = [json.dumps(to_dict(load(base, f"methods/{method}")), sort_keys=True) for method in METHODS]
+    assert len({*settings, json.dumps(to_dict(plain), sort_keys=True)}) == len(METHODS) + 1  # all differ
 
 
 # What the published codes do, read from their sources.
@@ -79,7 +88,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_faithful_presets_keep_to_the_published_protocol(name: str) -> None:
-    config = load(f"cifar10/faithful/{name}")
+    config = load(f"faithful/{name}")
     assert (config.batch_size, config.data.val, config.data.augment, config.amp) == (128, 0.02, "crop_flip", "none")
     assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
     rates = [round(learning_rate(config.optim, epoch, config.epochs), 6) for epoch in range(config.epochs)]
@@ -98,9 +107,9 @@ def test_faithful_presets_keep_to_the_published_protocol(name: str) -> None:
     assert "Defects of the published code that are not copied" in (FAITHFUL / f"{name}.yaml").read_text()
 
 
-def shrunk(name: str) -> dict[str, Any]:
-    """The method of a preset on a few hundred digits, its rules in force from the second epoch on."""
-    values = to_dict(load(name))
+def shrunk(*names: str) -> dict[str, Any]:
+    """The method of an experiment on a few hundred digits, its rules in force from the second epoch on."""
+    values = to_dict(load(*names))
     values["data"] = {"name": "digits", "val": 0.1, "test": 0.7}
     values["model"] = {"name": "digits_cnn", "options": {"width": 4}}
     values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
@@ -115,7 +124,9 @@ def shrunk(name: str) -> dict[str, Any]:
 
 def distinct_methods() -> list[Any]:
     found = {
-        json.dumps(values, sort_keys=True): (name, values) for name in map(name_of, FILES) if (values := shrunk(name))
+        json.dumps(values, sort_keys=True): (name, values)
+        for name, files in EXPERIMENTS.items()
+        if (values := shrunk(*files))
     }
     return [pytest.param(values, id=name) for name, values in found.values()]
 
