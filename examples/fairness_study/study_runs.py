@@ -28,14 +28,12 @@ from fairtat.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = tuple(TITLES)
-# Data -> method -> the file of configs/methods that makes it, on top of the data's own; None: the data's own alone.
-PRESETS: dict[str, dict[str, str | None]] = {
-    data: {method: method for method in METHODS} | {"at": None} | lengths
-    for data, lengths in {
-        "digits": {"cfa": "cfa_digits", "dafa": "dafa_digits"},
-        "mnist5k": {"cfa": "cfa_mnist5k", "dafa": "dafa_mnist5k"},
-        "cifar10": {"cfa": "cfa_at"},
-    }.items()
+# Methods whose start or warm-up fits the length of the runs on a data set: files of configs/methods, as the others are
+# by their own names. Adversarial training is the data's file alone.
+PRESETS: dict[str, dict[str, str]] = {
+    "digits": {"cfa": "cfa_digits", "dafa": "dafa_digits"},
+    "mnist5k": {"cfa": "cfa_mnist5k", "dafa": "dafa_mnist5k"},
+    "cifar10": {"cfa": "cfa_at"},
 }
 ATTACK = "pgd-20"
 CHECKPOINT = "last"  # nothing is chosen, so nothing can be chosen in a method's favour
@@ -96,8 +94,9 @@ def check_same(where: str, stored: Settings, wanted: Settings, remedy: str) -> N
 
 def _config_options(data: str, method: str) -> list[str]:
     """The --config options that make one method on one data set."""
-    preset = PRESETS[data][method]
-    files = [CONFIGS / f"{data}.yaml", *([] if preset is None else [CONFIGS / "methods" / f"{preset}.yaml"])]
+    files = [CONFIGS / f"{data}.yaml"]
+    if method != "at":
+        files.append(CONFIGS / "methods" / f"{PRESETS[data].get(method, method)}.yaml")
     return [word for file in files for word in ("--config", str(file))]
 
 

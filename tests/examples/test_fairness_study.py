@@ -154,11 +154,10 @@ def test_the_readme_has_a_place_for_every_data_set() -> None:
 
 
 def test_every_preset_can_be_planned() -> None:
-    for data, presets in study_runs.PRESETS.items():
+    for data in study_runs.PRESETS:
         runs = study_runs.plan(data, study_runs.METHODS, 2, Path("out"), 1, None, ())
         assert [run.name for run in runs[:6]] == ["at-0", "trades-0", "cfa-0", "dafa-0", "fairtat-0", "at-1"]
         assert {run.config.data.name for run in runs} == {data}
-        assert set(presets) == set(study_runs.METHODS)
         rules = {run.method: study_runs.settings_of(run.config) for run in runs}
         judged = {(rule["attack.eps"], rule["attack.norm"], rule["epochs"]) for rule in rules.values()}
         assert len(judged) == 1  # one radius and one length for all methods
