@@ -1,6 +1,7 @@
 # make demo    adversarial training and FAIR-TAT on handwritten digits, compared class by class
 # make test    everything CI runs: lint, types, import layers, all tests
 # make quick   the tests without the slow ones
+# make mutants  plants thirty faults, one by one, and shows whether the tests notice (an hour)
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
@@ -21,7 +22,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick lint format bench docs gpu-check clean
+.PHONY: demo test quick mutants lint format bench docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +58,9 @@ test: lint
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
+
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutants.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -6,7 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# The benchmark scripts are no package; they, and these tests, import each other from their folder.
+# The benchmark scripts and the tests are no packages; both import what they share from their folders.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from torchvision_beside_cpu import make_importable
