@@ -1,16 +1,16 @@
 """fairtat: fast and exact fair adversarial training for PyTorch."""
 
-import importlib
 from typing import Any
 
 from fairtat import backends, ops
 from fairtat._version import __version__
-from fairtat.attacks import AttackResult, TargetedPGD, fast_pgd, fast_targeted_pgd
+from fairtat.attacks import AttackResult, EngineFallback, TargetedPGD, fast_pgd, fast_targeted_pgd
 from fairtat.fairness import ClassStats, FairTAT
 
 __all__ = [
     "AttackResult",
     "ClassStats",
+    "EngineFallback",
     "FairTAT",
     "TargetedPGD",
     "__version__",
@@ -18,12 +18,21 @@ __all__ = [
     "evaluate",
     "fast_pgd",
     "fast_targeted_pgd",
+    "load_run",
     "ops",
 ]
 
+# Imported when they are used: an attack or a training loop does not pay for what evaluation and run folders need.
+_LAZY = {"evaluate": "fairtat.evaluation", "load_run": "fairtat.training"}
+
 
 def __getattr__(name: str) -> Any:
-    if name != "evaluate":
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Not at import: who only attacks or trains pays nothing for what evaluation needs.
-    return importlib.import_module("fairtat.evaluation").evaluate
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
