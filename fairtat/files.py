@@ -1,15 +1,147 @@
-"""Files that are either written whole or not at all."""
+"""Files that are either written whole or not at all, and that say whether they are still what was written.
+
+The digest of a file is kept in the file itself, so that no crash can part the two, at a place that its format allows:
+``fairtat_digest: sha256:HEX``, where HEX is the SHA-256 of the whole file with zeros in the place of HEX. It finds what
+a disk, a memory or a copy has changed. It is no signature: whoever can write the file can write its digest.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["append_json_line", "write_atomic", "write_json"]
+from fairtat.errors import UserError
+
+__all__ = [
+    "BLANK_DIGEST",
+    "DIGEST_KEY",
+    "DamagedFile",
+    "append_json_line",
+    "check_digest",
+    "parse_json",
+    "read_checked",
+    "sealed",
+    "sealed_json",
+    "sealed_text",
+    "sealed_zip",
+    "write_atomic",
+    "write_json",
+]
+
+DIGEST_KEY = "fairtat_digest"
+_BLANK = b"0" * 64
+BLANK_DIGEST = f"sha256:{_BLANK.decode()}"
+
+# The digest stands near one end of the file. What is left of a damaged one must be seen too, or it would count as none.
+_DIGEST = re.compile(rb'fairtat_digest"?: ?"?sha256:([0-9a-f]{64})(?![0-9a-f])')
+_TRACE = re.compile(rb"fairtat_digest|sha256:")
+_REACH = 256
+
+
+class DamagedFile(UserError):
+    """A file whose contents are not what was written."""
+
+
+def sealed(content: bytes) -> bytes:
+    """``content``, which holds `DIGEST_KEY` and `BLANK_DIGEST` near one of its ends, with its digest filled in."""
+    found = _digest_in(content)
+    assert found is not None, "content has no place for a digest"
+    start, end = found
+    return b"".join((content[:start], _digest_of(content, start, end), content[end:]))
+
+
+def sealed_json(value: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """One object as a JSON text that ends in its digest; numbers must be finite (use None)."""
+    return sealed((json.dumps({**value, DIGEST_KEY: BLANK_DIGEST}, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def sealed_text(text: str, *, comment: str) -> bytes:
+    """A text that begins with its digest, in a line that begins with ``comment``: so a loss at the end is noticed."""
+    return sealed(f"{comment}{DIGEST_KEY}: {BLANK_DIGEST} (delete this line after an edit)\n{text}".encode())
+
+
+def sealed_zip(archive: bytes) -> bytes:
+    """A zip archive without a comment, such as `torch.save` and `numpy.savez` write, with its digest as the comment."""
+    comment = f"{DIGEST_KEY}: {BLANK_DIGEST}".encode()
+    assert archive[-2:] == b"\0\0", "the archive has a comment"
+    return sealed(b"".join((archive[:-2], len(comment).to_bytes(2, "little"), comment)))
+
+
+def check_digest(content: bytes, name: object) -> bool:
+    """Whether ``content`` holds a digest, which is then the right one; files of older versions hold none.
+
+    Raises:
+        DamagedFile: the digest is another one, or damaged itself; the message begins with ``name``.
+    """
+    found = _digest_in(content)
+    if found is None:
+        if any(_TRACE.search(content, start, start + _REACH) for start in _ends(content)):
+            raise DamagedFile(f"{name}: damaged: its digest cannot be read")
+        return False
+    start, end = found
+    if _digest_of(content, start, end) != content[start:end]:
+        raise DamagedFile(f"{name}: damaged: its contents are not what was written (SHA-256 differs)")
+    return True
+
+
+def read_checked(path: Path) -> bytes:
+    """The content of a file, checked against its digest if it holds one.
+
+    Raises:
+        DamagedFile: as `check_digest`.
+        OSError: missing, or cannot be read.
+    """
+    content = path.read_bytes()
+    check_digest(content, path)
+    return content
+
+
+def parse_json(
+    content: bytes, name: object, *, parse_constant: Callable[[str], object] | None = None
+) -> dict[str, Any]:
+    """The object that `sealed_json` wrote (or one without a digest), checked and without its digest.
+
+    ``parse_constant`` is what `json.loads` does with NaN and infinities, which `sealed_json` never writes.
+
+    Raises:
+        DamagedFile: its digest is wrong, or it is no JSON object.
+    """
+    check_digest(content, name)
+    try:
+        value = json.loads(content, parse_constant=parse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{name}: damaged or not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{name}: expected a JSON object, found {type(value).__name__}")
+    value.pop(DIGEST_KEY, None)
+    return value
+
+
+def _ends(content: bytes) -> tuple[int, int]:
+    return 0, max(0, len(content) - _REACH)
+
+
+def _digest_in(content: bytes) -> tuple[int, int] | None:
+    """Where the 64 digits are."""
+    for start in _ends(content):
+        found = _DIGEST.search(content, start, start + _REACH)
+        if found is not None:
+            return found.span(1)
+    return None
+
+
+def _digest_of(content: bytes, start: int, end: int) -> bytes:
+    view = memoryview(content)
+    digest = hashlib.sha256(view[:start])
+    digest.update(_BLANK)
+    digest.update(view[end:])
+    return digest.hexdigest().encode()
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, keep: Path | None = None) -> None:
@@ -40,16 +172,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one object as one line, on disk when this returns; numbers must be finite (use None).
+    """Append one object and its digest as one line, on disk when this returns; numbers must be finite (use None).
 
     On an error, such as a full disk, the file is as long as before: no half line is left behind.
     """
-    line = json.dumps(value, allow_nan=False) + "\n"
+    line = sealed_json(value)
     # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
     with path.open("ab", buffering=0) as stream:
         length = stream.seek(0, os.SEEK_END)
         try:
-            _write_all(stream, line.encode())
+            _write_all(stream, line)
             os.fsync(stream.fileno())
         except BaseException:
             stream.truncate(length)

@@ -23,7 +23,7 @@ from fairtat.evaluation import Evaluation
 from fairtat.training import TrainConfig
 from fairtat.training.config_check import leaves
 from fairtat.training.config_io import from_dict
-from fairtat.training.resume import CHANGEABLE, last_checkpoint, stored_config
+from fairtat.training.resume import CHANGEABLE, stored_config
 from fairtat.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -129,7 +129,7 @@ def next_command(run: Run) -> tuple[str, ...] | None:
         return run.begin
     remedy = "remove that folder or choose another --runs"
     check_same(run.folder.name, settings_of(stored_config(run.folder)), settings_of(run.config), remedy)
-    if last_checkpoint(folder)[1]["epoch"] < run.config.epochs:
+    if folder.load_last()[1]["epoch"] < run.config.epochs:
         return ("train", "--resume", str(run.folder))
     if run.evaluation() is None:
         device = ("--device", run.config.device)

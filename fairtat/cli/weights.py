@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from fairtat.errors import UserError
+from fairtat.files import read_checked
 
 __all__ = ["load_weights"]
 
@@ -56,15 +58,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    content = read_checked(file)
     found: Any
     if file.suffix == ".safetensors":
         try:
-            found = load_file(str(file))
+            found = load(content)
         except SafetensorError as error:
             raise UserError(f"{file}: cannot be read as a .safetensors file ({error})") from error
     else:
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{file}: holds more than tensors, and loading it could run its code; save model.state_dict() instead"

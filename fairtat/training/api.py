@@ -18,7 +18,7 @@ from fairtat.training.environment import describe_environment
 from fairtat.training.events import Observer, RunStart
 from fairtat.training.lock import run_lock
 from fairtat.training.metrics import EpochMetrics
-from fairtat.training.resume import check_changes, last_checkpoint, open_run, stored_config
+from fairtat.training.resume import check_changes, open_run, stored_config
 from fairtat.training.run_folder import RunFolder
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.tensorboard import Tee, TensorBoard
@@ -117,7 +117,7 @@ def resume(
             if world.main:
                 with _readable(folder):
                     stack.enter_context(run_lock(folder.path))
-                chosen, state = last_checkpoint(folder)
+                chosen, state = folder.load_last()
         chosen = world.share(chosen)
         with world.together():
             if not world.main:

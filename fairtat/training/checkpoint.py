@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairtat.errors import UserError
-from fairtat.files import write_atomic
+from fairtat.files import BLANK_DIGEST, DIGEST_KEY, DamagedFile, check_digest, sealed, sealed_zip, write_atomic
 
 __all__ = ["BEST_KEYS", "FORMAT", "RESUME_KEYS", "load_checkpoint", "save_checkpoint", "save_weights"]
 
@@ -31,7 +31,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: Path | None =
     """
     buffer = io.BytesIO()  # torch.save over a file that cannot grow reports neither the error nor its cause
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomic(path, lambda stream: stream.write(buffer.getbuffer()), keep=keep)
+    content = sealed_zip(buffer.getvalue())
+    write_atomic(path, lambda stream: stream.write(content), keep=keep)
 
 
 def load_checkpoint(
@@ -39,15 +40,24 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint that must hold ``keys``. ``weights_only``: a file from elsewhere cannot run code.
 
+    Its digest is checked, and in a file without one, as older versions and `torch.save` write it, the CRC-32 of every
+    entry.
+
     Raises:
-        UserError: missing, truncated or damaged, not a checkpoint of fairtat, or of another format.
+        UserError: missing, truncated or damaged (`DamagedFile`), not a checkpoint of fairtat, or of another format.
     """
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        data = path.read_bytes()
+        if not check_digest(data, path) and zipfile.ZipFile(io.BytesIO(data)).testzip() is not None:
+            raise zipfile.BadZipFile("a CRC-32 differs")
+        content = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read; the file is truncated, damaged or not a checkpoint") from error
+    except DamagedFile:
+        raise
+    # A damaged file without a digest can fail anywhere in the readers of zip and pickle.
+    except Exception as error:
+        raise DamagedFile(f"{path}: cannot be read; the file is truncated, damaged or not a checkpoint") from error
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path}: not a fairtat checkpoint")
     if content["format"] != FORMAT:
@@ -71,5 +81,15 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in weights.items()
     }
-    content = save(plain, metadata={"format": "pt"})
+    content = _sealed_safetensors(save(plain, metadata={"format": "pt"}))
     write_atomic(path, lambda stream: stream.write(content))
+
+
+def _sealed_safetensors(content: bytes) -> bytes:
+    """With a digest among the metadata, which stand at the beginning: the format allows nothing after the tensors."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"][DIGEST_KEY] = BLANK_DIGEST
+    text = json.dumps({"__metadata__": header.pop("__metadata__"), **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return sealed(b"".join((len(text).to_bytes(8, "little"), text, content[8 + size :])))

@@ -16,7 +16,7 @@ from fairtat.errors import UserError
 from fairtat.training.config import TrainConfig
 from fairtat.training.number import Number
 
-__all__ = ["from_dict", "load_yaml", "to_dict", "to_yaml", "unknown_key"]
+__all__ = ["from_dict", "load_yaml", "parse_yaml", "to_dict", "to_yaml", "unknown_key"]
 
 
 def from_dict(values: Mapping[str, Any], *, source: str = "config") -> TrainConfig:
@@ -50,10 +50,19 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or holds something else than a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
+    """As `load_yaml`, of the content of the file ``path``."""
+    try:
+        values = yaml.safe_load(content.decode())
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:  # ValueError: such as the date 2026-99-99
         raise UserError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fairtat.errors import UserError
-from fairtat.training.checkpoint import load_checkpoint
+from fairtat.files import read_checked
 from fairtat.training.config import TrainConfig
 from fairtat.training.config_check import leaves
-from fairtat.training.config_io import from_dict, load_yaml
+from fairtat.training.config_io import from_dict, parse_yaml
 from fairtat.training.run_folder import RunFolder
 
-__all__ = ["CHANGEABLE", "check_changes", "last_checkpoint", "open_run", "stored_config"]
+__all__ = ["CHANGEABLE", "check_changes", "open_run", "stored_config"]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -40,29 +39,22 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def stored_config(path: str | Path) -> TrainConfig:
-    """The configuration that the run's folder holds.
+    """The configuration that the run's folder holds: config.yaml, or where that is damaged, the checkpoint's.
 
     Raises:
-        UserError: no such run, or its config.yaml cannot be read.
+        UserError: no such run, or neither can be read.
     """
     folder = open_run(path)
-    return from_dict(load_yaml(folder.config), source=str(folder.config))
-
-
-def last_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that can be read, with a warning on the log where that is not the last one.
-
-    Raises:
-        UserError: none can.
-    """
     try:
-        return folder.checkpoint, load_checkpoint(folder.checkpoint)
-    except UserError as error:
-        if not folder.previous.exists():
-            raise
-        state = load_checkpoint(folder.previous)
-        _LOG.warning("warning: %s; going back to epoch %d in %s", error, state["epoch"], folder.previous.name)
-        return folder.previous, state
+        values = parse_yaml(read_checked(folder.config), folder.config)
+        if not values:
+            raise UserError(f"{folder.config}: is empty")
+        return from_dict(values, source=str(folder.config))
+    except (OSError, UserError) as error:
+        file, state = folder.load_last()
+        config = from_dict(state["config"], source=str(file))
+        _LOG.warning("warning: %s; going on with the settings in %s", error, file.name)
+        return config
 
 
 def check_changes(stored: TrainConfig, wanted: TrainConfig, epoch: int, *, source: Path) -> TrainConfig:

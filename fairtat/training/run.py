@@ -12,9 +12,9 @@ from torch import nn
 from fairtat import models
 from fairtat.data import Splits, load_splits
 from fairtat.errors import UserError
-from fairtat.training.checkpoint import BEST_KEYS, RESUME_KEYS, load_checkpoint
 from fairtat.training.config import DataConfig, ModelConfig, TrainConfig
 from fairtat.training.config_io import from_dict
+from fairtat.training.run_folder import RunFolder
 
 __all__ = ["Run", "build_model", "load_data", "load_run"]
 
@@ -97,7 +97,8 @@ def build_model(
 def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: Literal["last", "best"] = "last") -> Run:
     """Read a run folder: its configuration, and its model in eval mode on ``device``.
 
-    With weight averaging, the model is the averaged one.
+    With weight averaging, the model is the averaged one. Where the last checkpoint is damaged, the one before it is
+    taken, with a warning on the log.
 
     Args:
         path: the output folder of a training run.
@@ -107,14 +108,13 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
     Raises:
         UserError: no such folder, no checkpoint in it, or one that is damaged or does not fit its configuration.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder")
-    name, keys = ("best.pt", BEST_KEYS) if weights == "best" else ("checkpoint.pt", RESUME_KEYS)
-    file = folder / name
-    if not file.is_file():
-        raise UserError(f"{folder}: holds no {name}; expected the output folder of `fairtat train`")
-    state = load_checkpoint(file, keys=keys)
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such run folder")
+    wanted = [folder.best] if weights == "best" else [folder.checkpoint, folder.previous]
+    if not any(file.is_file() for file in wanted):
+        raise UserError(f"{folder.path}: holds no {wanted[0].name}; expected the output folder of `fairtat train`")
+    file, state = (folder.best, folder.load_best()) if weights == "best" else folder.load_last()
     config = from_dict(state["config"], source=str(file))
     class_names = tuple(state["class_names"])
     channels, height, width = state["image_shape"]
@@ -126,7 +126,7 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
     except RuntimeError as error:
         raise UserError(f"{file}: its weights do not fit model {config.model.name!r}") from error
     return Run(
-        path=folder,
+        path=folder.path,
         config=config,
         model=model.to(device).eval(),
         class_names=class_names,

@@ -6,7 +6,7 @@ and the checkpoint last. Whoever resumes starts from the checkpoint, drops what 
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from fairtat.errors import UserError
-from fairtat.files import append_json_line, write_atomic, write_json
+from fairtat.files import DamagedFile, append_json_line, parse_json, sealed_json, sealed_text, write_atomic
 from fairtat.training.checkpoint import BEST_KEYS, load_checkpoint, save_checkpoint, save_weights
 from fairtat.training.config import TrainConfig
 from fairtat.training.config_io import to_yaml
 
 __all__ = ["RunFolder"]
+
+_LOG = logging.getLogger("fairtat")
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,24 @@ class RunFolder:
         return self.path / "environment.json"
 
     def write_config(self, config: TrainConfig) -> None:
-        write_atomic(self.config, lambda stream: stream.write(to_yaml(config).encode()))
+        content = sealed_text(to_yaml(config), comment="# ")
+        write_atomic(self.config, lambda stream: stream.write(content))
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        write_json(self.environment, environment)
+        content = sealed_json(environment, indent=2)
+        write_atomic(self.environment, lambda stream: stream.write(content))
 
     def note_resumption(self, environment: dict[str, Any], epoch: int) -> None:
         """Add to environment.json with what the run goes on after ``epoch``."""
         try:
-            first = json.loads(self.environment.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            first = parse_json(self.environment.read_bytes(), self.environment)
+        except FileNotFoundError:
+            first = {}
+        except (OSError, UserError) as error:
+            _LOG.warning("warning: %s; it is begun anew", error)
             first = {}
         resumed = [*first.get("resumed", []), {"after_epoch": epoch, **environment}]
-        write_json(self.environment, {**first, "resumed": resumed})
+        self.write_environment({**first, "resumed": resumed})
 
     def save(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """The checkpoint to resume from, and the weights to evaluate as model.safetensors."""
@@ -109,23 +116,57 @@ class RunFolder:
         save_checkpoint(self.best, state)
 
     def best_score(self) -> float | None:
-        """The score of best.pt; None where there is none that can be read."""
-        try:
-            return float(load_checkpoint(self.best, keys=BEST_KEYS)["score"])
-        except UserError:
+        """The score of best.pt; None where there is none that can be read, with a warning if there is one."""
+        if not self.best.exists():
             return None
+        try:
+            return float(self.load_best()["score"])
+        except UserError as error:
+            _LOG.warning("warning: %s; the best epoch is chosen anew among those to come", error)
+            return None
+
+    def load_best(self) -> dict[str, Any]:
+        """The content of best.pt.
+
+        Raises:
+            UserError: as `load_checkpoint`.
+        """
+        return load_checkpoint(self.best, keys=BEST_KEYS)
+
+    def load_last(self) -> tuple[Path, dict[str, Any]]:
+        """The last checkpoint, or if that is damaged or gone, the one before it, with a warning on the log.
+
+        Raises:
+            UserError: neither can be read, or the last one is of another format.
+        """
+        try:
+            return self.checkpoint, load_checkpoint(self.checkpoint)
+        except UserError as error:
+            lost = isinstance(error, DamagedFile) or not self.checkpoint.exists()
+            if not lost or not self.previous.exists():
+                raise
+            last = error
+        try:
+            state = load_checkpoint(self.previous)
+        except UserError as error:
+            raise UserError(f"{last}; {error}") from error
+        _LOG.warning("warning: %s; going back to epoch %d in %s", last, state["epoch"], self.previous.name)
+        return self.previous, state
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         append_json_line(self.metrics, line)
 
     def drop_metrics_after(self, epoch: int) -> None:
-        """Forget lines past ``epoch``, and one that was not written to its end."""
+        """Forget lines past ``epoch``, and those that are damaged or were not written to their end."""
         if not self.metrics.exists():
             return
         lines = self.metrics.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if (_epoch_of(line) or epoch + 1) <= epoch]
+        kept = {number: line for line in lines if (number := _epoch_of(line)) is not None and number <= epoch}
         if len(kept) < len(lines):
-            write_atomic(self.metrics, lambda stream: stream.write(b"".join(kept)))
+            write_atomic(self.metrics, lambda stream: stream.write(b"".join(kept.values())))
+        lost = [str(number) for number in range(1, epoch + 1) if number not in kept]
+        if lost:
+            _LOG.warning("warning: %s: lines are damaged or missing (epoch %s)", self.metrics, ", ".join(lost))
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of a process that was killed while it wrote."""
@@ -150,7 +191,7 @@ class RunFolder:
 def _epoch_of(line: bytes) -> int | None:
     """None for a line that is torn or no line of metrics."""
     try:
-        epoch = json.loads(line)["epoch"]
-    except (ValueError, KeyError, TypeError):
+        epoch = parse_json(line, "metrics")["epoch"]
+    except (UserError, KeyError):
         return None
     return epoch if isinstance(epoch, int) and line.endswith(b"\n") else None

@@ -199,10 +199,7 @@ def test_what_cannot_be_resumed(tiny: Make, tmp_path: Path) -> None:
         resume(finished)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (finished / name).write_bytes(b"noise")
-    with pytest.raises(UserError, match=r"checkpoint.previous.pt: cannot be read"):
-        resume(finished)
-    (finished / "config.yaml").write_text("epochs: [")
-    with pytest.raises(UserError, match=r"config.yaml, line 1: not valid YAML"):
+    with pytest.raises(UserError, match=r"checkpoint.pt: cannot be read.*; .*checkpoint.previous.pt: cannot be read"):
         resume(finished)
 
 

@@ -58,6 +58,8 @@ def damage(folder: Path, kind: str) -> Path:
         return folder / "nothing"
     if kind == "file":
         return checkpoint
+    if kind in ("checkpoint", "truncated"):
+        (folder / "checkpoint.previous.pt").unlink()
     if kind == "checkpoint":
         checkpoint.unlink()
     elif kind == "truncated":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from fairtat.errors import UserError
 from fairtat.evaluation.result import Evaluation
+from fairtat.files import parse_json, read_checked
 
 __all__ = ["RunRecord", "read_record"]
 
@@ -60,30 +60,32 @@ def read_record(folder: str | Path, name: str, evaluation: Evaluation) -> RunRec
         UserError: one of them is there, but damaged.
     """
     folder = Path(folder)
+    config_file, environment_file = folder / "config.yaml", folder / "environment.json"
     try:
-        config = yaml.safe_load(_text(folder / "config.yaml") or "null")
-        environment = json.loads(_text(folder / "environment.json") or "null", parse_constant=_no_number)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: config.yaml or environment.json is damaged ({error})") from error
+        config = yaml.safe_load(read_checked(config_file)) if config_file.is_file() else None
+    except yaml.YAMLError as error:
+        raise UserError(f"{config_file}: damaged ({error})") from error
+    environment = None
+    if environment_file.is_file():
+        environment = parse_json(environment_file.read_bytes(), environment_file, parse_constant=_no_number)
     return RunRecord(name, evaluation, _history(folder / "metrics.jsonl"), config, environment)
 
 
 def _history(file: Path) -> tuple[Mapping[str, Any], ...]:
     lines = []
-    for number, text in enumerate((_text(file) or "").splitlines(keepends=True), start=1):
+    content = file.read_bytes() if file.is_file() else b""
+    for number, text in enumerate(content.splitlines(keepends=True), start=1):
         try:
-            line = json.loads(text, parse_constant=_no_number)
+            line = parse_json(text, f"{file}, line {number}", parse_constant=_no_number)
             line["epoch"] = int(line["epoch"])
-        except (ValueError, KeyError, TypeError) as error:
-            if not text.endswith("\n"):
+        except (UserError, ValueError, KeyError, TypeError) as error:
+            if not text.endswith(b"\n"):
                 break  # a run that was killed while it wrote its last line, or is writing it now
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{file}, line {number}: not the figures of an epoch ({error})") from error
         lines.append(line)
     return tuple(lines)
-
-
-def _text(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def _no_number(_: str) -> None:

@@ -35,7 +35,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path, record: Record
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("metrics.jsonl", '{"epoch": 1}\n{"epo\n{"epoch": 3}\n', "metrics.jsonl, line 2: not the figures of an epoch"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epo\n{"epoch": 3}\n', "metrics.jsonl, line 2: damaged or not JSON"),
         ("metrics.jsonl", '{"lr": 1}\n', "line 1"),
         ("config.yaml", "a: [", "damaged"),
         ("environment.json", "{", "damaged"),
