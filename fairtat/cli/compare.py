@@ -59,6 +59,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "  fairtat compare runs/fairtat --out fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
     )
     parser.add_argument("runs", type=str, nargs="+", help="run folders, the baseline first")
+    parser.add_trust_model()
     parser.add_class_arguments(CompareOptions, sub_configs=False)
     return parser
 
@@ -68,7 +69,10 @@ def run(options: jsonargparse.Namespace) -> int:
     _check(options)
     names = display_names(options.runs)
     checkpoint = options.checkpoint
-    runs = {name: open_run(path, options.device, checkpoint) for name, path in zip(names, options.runs, strict=True)}
+    runs = {
+        name: open_run(path, options.device, checkpoint, trust_model=options.trust_model)
+        for name, path in zip(names, options.runs, strict=True)
+    }
     subjects = {name: subject_of(run, options.split, checkpoint) for name, run in runs.items()}
     defaults = AttackOptions.parsed(options.attack).defaults(next(iter(subjects.values())), options.active_set)
     questions = _questions(options, defaults)

@@ -55,7 +55,8 @@ class EvaluateOptions(EvaluationOptions):
     """Another run folder or evaluation (.json) to measure rho, mCE and the worst class's gain against."""
 
     model: str | None = None
-    """Instead of a run: digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function."""
+    """Instead of a run: digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function. With a run: the
+    module:function that it was trained with, which is run only if it is named here (or with --trust_model)."""
 
     model_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that model, for example {width: 64}."""
@@ -92,6 +93,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "  fairtat evaluate --model timm:resnet18 --weights r18.safetensors --data cifar10 --attack.eps 8/255",
     )
     parser.add_argument("run", type=str, nargs="?", help="run folder, as `fairtat train` leaves it")
+    parser.add_trust_model()
     parser.add_class_arguments(EvaluateOptions, sub_configs=False)
     return parser
 
@@ -138,10 +140,11 @@ def run(options: jsonargparse.Namespace) -> int:
 
 def _subject(options: jsonargparse.Namespace) -> Subject:
     if options.run is not None:
-        given = [name for name in ("model", "weights", "data", "mean", "std") if getattr(options, name) is not None]
+        given = [name for name in ("weights", "data", "mean", "std") if getattr(options, name) is not None]
         if given:
             raise UserError(f"--{given[0]} goes with --model, not with a run folder ({options.run})")
-        trained = open_run(options.run, options.device, options.checkpoint)
+        trust = options.trust_model or options.model or False
+        trained = open_run(options.run, options.device, options.checkpoint, trust_model=trust)
         return subject_of(trained, options.split, options.checkpoint)
     if options.model is None:
         raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")

@@ -41,6 +41,14 @@ class Parser(jsonargparse.ArgumentParser):
         words = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_args(words, **kwargs)
 
+    def add_trust_model(self) -> None:
+        """The option without which no file may name code to run."""
+        self.add_argument(
+            "--trust_model",
+            action="store_true",
+            help="Run the code that a file names as its model, module:function. Without it only a name typed here is.",
+        )
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(f"{self.prog}: {self._explain(message)}") from ex
 

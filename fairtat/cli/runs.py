@@ -130,9 +130,11 @@ class Subject:
         return self.data.name in CORRUPTED and self.split == "test"
 
 
-def open_run(path: str, device: str, checkpoint: Literal["last", "best"] = "last") -> Run:
+def open_run(
+    path: str, device: str, checkpoint: Literal["last", "best"] = "last", *, trust_model: bool | str = False
+) -> Run:
     """The run in folder ``path``, its model on ``device``."""
-    return load_run(path, device=resolve_device(device), weights=checkpoint)
+    return load_run(path, device=resolve_device(device), weights=checkpoint, trust_model=trust_model)
 
 
 def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> Subject:

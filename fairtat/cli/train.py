@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,25 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from fairtat.cli.parser import Parser
 from fairtat.cli.train_progress import dry_run_report, observe
 from fairtat.errors import UserError
+from fairtat.models import code_of
 from fairtat.training import LostProcess, Observer, Outcome, TrainConfig, default_output, dry_run, resume, train
-from fairtat.training.config_io import from_dict, load_yaml
+from fairtat.training.config_io import from_dict, load_yaml, to_dict
 from fairtat.training.distributed import env_rank, env_size
 from fairtat.training.resume import stored_config
+from fairtat.training.run import require_trust
 
 __all__ = ["parser", "run"]
 
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 USAGE = 2
 
-_NOT_SETTINGS = ("config", "print_config", "resume", "dry_run")  # options beside the fields of TrainConfig
+_NOT_SETTINGS = (
+    "config",
+    "print_config",
+    "resume",
+    "dry_run",
+    "trust_model",
+)  # options beside the fields of TrainConfig
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.
@@ -62,6 +71,7 @@ def parser() -> ArgumentParser:
         action="store_true",
         help="Build everything, time a few steps, tell what the run would cost and write, and write nothing.",
     )
+    made.add_trust_model()
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -99,7 +109,13 @@ def _run(namespace: Namespace) -> int:
         return 0
     with _stop_signals() as should_stop, _observe() as observer:
         if namespace.resume is not None:
-            outcome = resume(namespace.resume, config=config, observer=observer, should_stop=should_stop)
+            outcome = resume(
+                namespace.resume,
+                config=config,
+                observer=observer,
+                should_stop=should_stop,
+                trust_model=namespace.trust_model,
+            )
         else:
             outcome = train(config, observer=observer, should_stop=should_stop)
     if env_rank() == 0:
@@ -117,13 +133,12 @@ def _silent() -> Iterator[Observer]:
 
 
 def _closing_line(outcome: Outcome, config: TrainConfig) -> str:
+    trust = " --trust-model" * (code_of(config.model.name, config.model.options) is not None)
     if not outcome.interrupted:
         epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
-        return f"trained {epochs}; look at every class with: fairtat evaluate {outcome.path}"
+        return f"trained {epochs}; look at every class with: fairtat evaluate {outcome.path}{trust}"
     held = f"epoch {outcome.epoch} of {config.epochs}" if outcome.epoch else "the untrained model: no epoch was over"
-    return (
-        f"interrupted: {outcome.path} is complete and holds {held}; continue with: {_command()} --resume {outcome.path}"
-    )
+    return f"interrupted: {outcome.path} holds {held}; continue with: {_command()} --resume {outcome.path}{trust}"
 
 
 def _command() -> str:
@@ -153,11 +168,21 @@ class _Parser(Parser):
         namespace: Namespace = super().parse_args(words, **kwargs)
         if namespace.resume is not None:
             # Once more, with the run's own settings under those that were given.
-            stored_config(namespace.resume)
-            config = str(Path(namespace.resume) / "config.yaml")
-            namespace = super().parse_args(["--config", config, *words], **kwargs)
-        _config(namespace)
+            self.set_defaults(to_dict(stored_config(namespace.resume)))
+            namespace = super().parse_args(words, **kwargs)
+        config = _config(namespace)
+        files = [namespace.resume] if namespace.resume is not None else namespace.get("config") or []
+        if files:
+            namespace.trust_model = namespace.trust_model or _typed("--model.name", words) or False
+            require_trust(config.model, files[-1], namespace.trust_model)
         return namespace
+
+
+def _typed(option: str, words: Sequence[str]) -> str | None:
+    """The last value of ``option`` on the command line itself."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    values += [value for word, value in pairwise(words) if word == option]
+    return values[-1] if values else None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fairtat.models.preact_resnet import preact_resnet18
 from fairtat.models.timm import build_timm
 from fairtat.models.wide_resnet import wrn28_10, wrn34_10
 
-__all__ = ["MODELS", "build"]
+__all__ = ["MODELS", "build", "code_of"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
@@ -29,6 +29,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn28_10": wrn28_10,
     "wrn34_10": wrn34_10,
 }
+
+# Options of timm.create_model that say which file or place weights are read from.
+_TIMM_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 def build(
@@ -64,6 +67,16 @@ def build(
     if isinstance(model, Normalized):
         raise UserError(f"model {name!r} normalises its images by itself; leave out mean and std")
     return Normalized(model, _per_channel("mean", mean, in_channels), _per_channel("std", std, in_channels))
+
+
+def code_of(name: str, options: Mapping[str, Any]) -> str | None:
+    """What a model of this name and these options would have run that is no code of fairtat or timm, or None.
+
+    A name that comes out of a file must not choose what is imported, nor an option of timm a file that is unpickled.
+    """
+    if name.startswith("timm:"):
+        return next((f"option {key} of {name}" for key in _TIMM_FILES if key in options), None)
+    return name if ":" in name else None
 
 
 def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:

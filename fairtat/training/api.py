@@ -19,6 +19,7 @@ from fairtat.training.events import Observer, RunStart
 from fairtat.training.lock import run_lock
 from fairtat.training.metrics import EpochMetrics
 from fairtat.training.resume import check_changes, open_run, stored_config
+from fairtat.training.run import require_trust
 from fairtat.training.run_folder import RunFolder
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.tensorboard import Tee, TensorBoard
@@ -91,6 +92,7 @@ def resume(
     config: TrainConfig | None = None,
     observer: Observer | None = None,
     should_stop: StopRequest | None = None,
+    trust_model: bool | str = False,
 ) -> Outcome:
     """Go on with the run in the folder ``path`` after its last checkpoint, as if it had never stopped.
 
@@ -102,6 +104,7 @@ def resume(
         config: settings to go on with, by default those of the folder. Only what cannot change what the run means may
             differ (`fairtat.training.resume.CHANGEABLE`).
         observer, should_stop: as for `train`.
+        trust_model: as for `load_run`.
 
     Raises:
         UserError: no such run, one that is finished or that another process is writing, a setting that must not
@@ -123,6 +126,7 @@ def resume(
             if not world.main:
                 state = load_checkpoint(chosen)
             stored = from_dict(state["config"], source=str(folder.checkpoint))
+            require_trust(stored.model, chosen, trust_model)
             wanted = check_changes(stored, wanted, state["epoch"], source=folder.path)
             observers = _observers(observer, wanted, world)
             trainer = make_trainer(wanted, device, world)

@@ -16,7 +16,7 @@ from fairtat.training.config import DataConfig, ModelConfig, TrainConfig
 from fairtat.training.config_io import from_dict
 from fairtat.training.run_folder import RunFolder
 
-__all__ = ["Run", "build_model", "load_data", "load_run"]
+__all__ = ["Run", "build_model", "load_data", "load_run", "require_trust"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,34 @@ def build_model(
     )
 
 
-def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: Literal["last", "best"] = "last") -> Run:
+def require_trust(config: ModelConfig, source: object, trust: bool | str) -> None:
+    """Refuse to run code that only the file ``source`` names.
+
+    Args:
+        config: the model, as that file has it.
+        source: named in the message.
+        trust: True, or the name of the model, as a person has given it beside the file.
+
+    Raises:
+        UserError: the model is no built-in one and nobody but the file asks for it, or another one was named.
+    """
+    if isinstance(trust, str) and trust != config.name:
+        raise UserError(f"{source}: its model is {config.name!r}, not {trust!r}")
+    code = models.code_of(config.name, config.options)
+    if code is not None and not trust:
+        raise UserError(
+            f"{source}: its model, {code}, is code that would be run; if you trust it, add --trust-model "
+            "(in Python: trust_model=True)"
+        )
+
+
+def load_run(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    weights: Literal["last", "best"] = "last",
+    trust_model: bool | str = False,
+) -> Run:
     """Read a run folder: its configuration, and its model in eval mode on ``device``.
 
     With weight averaging, the model is the averaged one. Where the last checkpoint is damaged, the one before it is
@@ -104,9 +131,12 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
         path: the output folder of a training run.
         device: where the model goes.
         weights: those after the last epoch, or the best by robust validation accuracy (average plus worst class).
+        trust_model: a run whose model is a ``module:function`` runs that code, so it must be allowed: by True, or by
+            the name that the run's model must have.
 
     Raises:
-        UserError: no such folder, no checkpoint in it, or one that is damaged or does not fit its configuration.
+        UserError: no such folder, no checkpoint in it, one that is damaged or does not fit its configuration, or a
+            model that is not trusted.
     """
     folder = RunFolder(Path(path))
     if not folder.path.is_dir():
@@ -116,6 +146,7 @@ def load_run(path: str | Path, *, device: torch.device | str = "cpu", weights: L
         raise UserError(f"{folder.path}: holds no {wanted[0].name}; expected the output folder of `fairtat train`")
     file, state = (folder.best, folder.load_best()) if weights == "best" else folder.load_last()
     config = from_dict(state["config"], source=str(file))
+    require_trust(config.model, file, trust_model)
     class_names = tuple(state["class_names"])
     channels, height, width = state["image_shape"]
     shape: tuple[int, int, int] = (channels, height, width)

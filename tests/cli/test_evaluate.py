@@ -80,12 +80,13 @@ def test_options_reach_the_attack(fairtat: Command, runs: Path) -> None:
 
 
 def spoil_checkpoint(folder: Path) -> None:
-    path = folder / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
+    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
 
 
 def remove_checkpoint(folder: Path) -> None:
-    (folder / "checkpoint.pt").unlink()
+    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
+        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,8 @@ def test_mistakes_with_a_model_from_elsewhere_are_one_line(
     [
         ((), "Name a run folder, or --model"),
         (("--model", "mlp"), "--model needs --data"),
-        (("runs/at", "--model", "mlp"), "--model goes with --model, not with a run folder"),
+        (("runs/at", "--model", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
+        (("runs/at", "--weights", "w.pt"), "--weights goes with --model, not with a run folder"),
         (("runs/at", "--split", "all"), "expected test or val"),
         (("--model", "mlp", "--data", "digits"), "--attack.eps is needed for a model that fairtat did not train"),
     ],

@@ -26,25 +26,6 @@ from fairtat.training.run_folder import RunFolder
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt", "best.pt")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three epochs, whose files the tests damage in copies."""
-    from fairtat.training.config_io import from_dict
-
-    return train(
-        from_dict({
-            "data": {"name": "digits", "val": 0.05, "test": 0.6},
-            "model": {"name": "mlp", "options": {"width": 8}},
-            "attack": {"eps": 0.05, "step_size": 0.03, "steps": 1},
-            "eval": {"steps": 1},
-            "epochs": 3,
-            "batch_size": 64,
-            "device": "cpu",
-            "output": str(tmp_path_factory.mktemp("rot") / "run"),
-        })
-    ).path  # fmt: skip
-
-
 def corrupted(content: bytes, random: Random) -> bytes:
     """Flipped bits, a block of zeros or of noise, a lost end, a lost middle, or a block of another place."""
     found = bytearray(content)
@@ -100,9 +81,11 @@ def without_digest(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("old", [False, True], ids=["digest", "no digest"])
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.slow)])
-def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(run: Path, tmp_path: Path, count: int, old: bool) -> None:
+def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(
+    finished: Path, tmp_path: Path, count: int, old: bool
+) -> None:
     random = Random(count)
-    contents = {name: (run / name).read_bytes() for name in CHECKPOINTS}
+    contents = {name: (finished / name).read_bytes() for name in CHECKPOINTS}
     if old:
         contents = {name: without_digest(content) for name, content in contents.items()}
     folder = RunFolder(tmp_path)
@@ -128,11 +111,11 @@ def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(run: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.slow)])
-def test_damaged_weights_are_refused_or_read_as_they_were(run: Path, tmp_path: Path, count: int) -> None:
+def test_damaged_weights_are_refused_or_read_as_they_were(finished: Path, tmp_path: Path, count: int) -> None:
     random = Random(count)
-    content = (run / "model.safetensors").read_bytes()
+    content = (finished / "model.safetensors").read_bytes()
     model = models.build("mlp", num_classes=10, in_channels=1, image_size=(8, 8), width=8)
-    load_weights(model, run / "model.safetensors")
+    load_weights(model, finished / "model.safetensors")
     whole = digest(model.state_dict())
     file = tmp_path / "model.safetensors"
     for _ in range(count):
@@ -143,17 +126,17 @@ def test_damaged_weights_are_refused_or_read_as_they_were(run: Path, tmp_path: P
 
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_damaged_settings_and_metrics_are_made_good_or_told(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     random = Random(count)
     for name in CHECKPOINTS:
-        shutil.copy(run / name, tmp_path / name)
-    config, folder = stored_config(run), RunFolder(tmp_path)
-    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        shutil.copy(finished / name, tmp_path / name)
+    config, folder = stored_config(finished), RunFolder(tmp_path)
+    lines = (finished / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     told = 0
     for _ in range(count):
         caplog.clear()
-        folder.config.write_bytes(corrupted((run / "config.yaml").read_bytes(), random))
+        folder.config.write_bytes(corrupted((finished / "config.yaml").read_bytes(), random))
         assert stored_config(tmp_path) == config
         told += any("going on with the settings in checkpoint.pt" in text for text in caplog.messages)
         caplog.clear()
@@ -166,9 +149,9 @@ def test_damaged_settings_and_metrics_are_made_good_or_told(
 
 
 def test_evaluation_and_resumption_go_back_to_the_epoch_before_and_say_so(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = shutil.copytree(run, tmp_path / "run")
+    folder = shutil.copytree(finished, tmp_path / "run")
     content = bytearray((folder / "checkpoint.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "checkpoint.pt").write_bytes(content)
@@ -178,7 +161,7 @@ def test_evaluation_and_resumption_go_back_to_the_epoch_before_and_say_so(
     assert message.startswith(f"warning: {folder}/checkpoint.pt: damaged: its contents are not what was written")
     assert message.endswith("; going back to epoch 2 in checkpoint.previous.pt")
     assert resume(folder).epoch == 3
-    assert digest(load_run(folder).model.state_dict()) == digest(load_run(run).model.state_dict())
+    assert digest(load_run(folder).model.state_dict()) == digest(load_run(finished).model.state_dict())
     (folder / "best.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"best.pt: damaged"):
         load_run(folder, weights="best")
@@ -196,7 +179,7 @@ def test_a_damaged_best_epoch_is_told_and_chosen_anew(
     assert load_run(folder, weights="best").epoch == 3
 
 
-def test_a_checkpoint_that_was_saved_again_with_torch_still_loads(run: Path, tmp_path: Path) -> None:
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+def test_a_checkpoint_that_was_saved_again_with_torch_still_loads(finished: Path, tmp_path: Path) -> None:
+    state = torch.load(finished / "checkpoint.pt", weights_only=True)
     torch.save(state, tmp_path / "checkpoint.pt")
-    assert digest(load_checkpoint(tmp_path / "checkpoint.pt")) == digest(load_checkpoint(run / "checkpoint.pt"))
+    assert digest(load_checkpoint(tmp_path / "checkpoint.pt")) == digest(load_checkpoint(finished / "checkpoint.pt"))

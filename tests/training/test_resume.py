@@ -72,8 +72,8 @@ def test_stopped_twice_and_resumed_it_is_the_same_run(
     whole = train(replace(config, output=str(tmp_path / "whole"))).path
     broken = begun(config, steps=17)  # ten steps an epoch: in the second one
     torch.manual_seed(12345)  # another process
-    resume(broken, should_stop=stop_after(25))
-    outcome = resume(broken)
+    resume(broken, should_stop=stop_after(25), trust_model=True)
+    outcome = resume(broken, trust_model=config.model.name)
     assert (outcome.epoch, outcome.interrupted) == (5, False)
     environment = json.loads((broken / "environment.json").read_text())
     assert [entry["after_epoch"] for entry in environment["resumed"]] == sorted(

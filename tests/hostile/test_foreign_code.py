@@ -1,0 +1,177 @@
+"""Files from elsewhere that name code to run: nothing of it runs unless the person asks for it beside the file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fairtat.cli.main import main
+from fairtat.cli.weights import load_weights
+from fairtat.data import load
+from fairtat.errors import UserError
+from fairtat.evaluation import Evaluation
+from fairtat.training import TrainConfig, load_run, resume
+from fairtat.training.checkpoint import load_checkpoint, save_checkpoint
+from fairtat.training.config_io import to_yaml
+
+Make = Callable[..., TrainConfig]
+
+OWN = """
+from pathlib import Path
+from torch import nn
+Path("it-ran").touch()
+def net(num_classes, **kwargs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Whether a foreign file's code has run in the working directory, where modules are looked up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return (tmp_path / "it-ran").exists
+
+
+def foreign(folder: Path, name: str, options: dict[str, Any] | None = None) -> Path:
+    """The run in ``folder`` as if its model were of this name; checkpoints and config.yaml agree."""
+    for file in ("checkpoint.pt", "checkpoint.previous.pt", "best.pt"):
+        state = load_checkpoint(folder / file, keys=frozenset())
+        state["config"]["model"] = {"name": name, "options": options or {}, "mean": None, "std": None}
+        save_checkpoint(folder / file, state)
+    (folder / "config.yaml").write_text(yaml.safe_dump(state["config"]))
+    return folder
+
+
+CODE = [
+    ("torch.hub:load", {"repo_or_dir": ".", "model": "net", "source": "local"}),
+    ("os:system", {}),
+    ("theirs:net", {}),
+    ("timm:resnet18", {"checkpoint_path": "theirs.pth"}),
+    ("timm:resnet18", {"pretrained_cfg": {"file": "theirs.pth"}, "pretrained": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CODE)
+def test_a_run_folder_names_no_code(
+    finished: Path,
+    tmp_path: Path,
+    ran: Callable[[], bool],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: Any,
+) -> None:
+    folder = foreign(shutil.copytree(finished, tmp_path / "run"), name, options)
+    for file in ("theirs.py", "hubconf.py"):
+        (tmp_path / file).write_text(OWN)
+    with pytest.raises(UserError, match=r"is code that would be run; if you trust it, add --trust-model"):
+        load_run(folder)
+    with pytest.raises(UserError, match=r"add --trust-model"):
+        load_run(folder, weights="best")
+    with pytest.raises(UserError, match=r"add --trust-model"):
+        resume(folder)
+    run = str(folder)
+    for words in (
+        ["evaluate", run],
+        ["evaluate", run, "--checkpoint", "best"],
+        ["compare", run, run + "/../run2"],
+        ["train", "--resume", run],
+        ["train", "--resume", run, "--device", "cpu"],
+        ["train", "--config", run + "/config.yaml", "--output", "copy"],
+        ["train", "--config", run + "/config.yaml", "--dry_run"],
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "is code that would be run; if you trust it, add --trust-model" in error
+        assert error.count("\n") == 1
+    assert not ran()
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_the_person_asks_for_runs(
+    tiny: Make, tmp_path: Path, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.py").write_text(OWN)
+    Path("mine.yaml").write_text(to_yaml(tiny(epochs=1, model={"name": "mine:net", "options": {}})))
+    assert main(["train", "--config", "mine.yaml", "--output", "a", "--trust-model"]) == 0
+    assert capsys.readouterr().out.endswith("fairtat evaluate a --trust-model\n")
+    assert main(["train", "--config", "mine.yaml", "--output", "b", "--model.name", "mine:net"]) == 0
+    assert main(["train", "--config", "mine.yaml", "--output", "c", "--model.name=mine:net"]) == 0
+    assert ran()
+    for words in (["evaluate", "a", "--trust-model"], ["evaluate", "a", "--model", "mine:net"]):
+        assert main([*words, "--attacks", "fgsm"]) == 0
+    assert main(["compare", "a", "b", "--trust-model", "--attacks", "fgsm"]) == 0
+    assert load_run("a", trust_model=True).epoch == load_run("a", trust_model="mine:net").epoch == 1
+    capsys.readouterr()
+    assert main(["evaluate", "a", "--model", "other:net"]) == 2
+    assert "a/checkpoint.pt: its model is 'mine:net', not 'other:net'" in capsys.readouterr().err
+
+
+def test_a_name_that_is_typed_does_not_open_the_door_for_another(
+    tiny: Make, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("theirs.py").write_text(OWN)
+    Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "theirs:net", "options": {}})))
+    assert main(["train", "--model.name", "mlp", "--config", "theirs.yaml"]) == 2
+    assert "theirs.yaml: its model is 'theirs:net', not 'mlp'" in capsys.readouterr().err
+    assert not ran()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("it-ran",)
+
+
+def evil_zip(path: Path) -> None:
+    torch.save({"format": 2, "epoch": 1, "model": Evil()}, path)
+
+
+def evil_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"format": 2, "epoch": 1, "model": Evil()}))
+
+
+@pytest.mark.parametrize("write", [evil_zip, evil_pickle])
+def test_a_pickle_in_the_place_of_weights_runs_nothing(
+    finished: Path, tmp_path: Path, ran: Callable[[], bool], write: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", "best.pt"):
+        write(folder / name)
+    for read in (
+        lambda: load_run(folder),
+        lambda: load_run(folder, weights="best"),
+        lambda: resume(folder),
+        lambda: load_weights(torch.nn.Linear(1, 1), folder / "checkpoint.pt"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert not ran()
+
+
+def test_a_pickle_in_the_place_of_arrays_runs_nothing(tmp_path: Path, ran: Callable[[], bool]) -> None:
+    evil = np.array([Evil()], dtype=object)
+    np.savez(tmp_path / "data.npz", images=evil, labels=np.zeros(1, np.int64))
+    with pytest.raises(UserError):
+        load(str(tmp_path / "data.npz"))
+    np.savez(tmp_path / "test.npz", conditions=np.array(["clean"]), primary=evil, sample_ids=evil)
+    (tmp_path / "test.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no per-sample outcomes"):
+        Evaluation.load(tmp_path / "test.json")
+    assert not ran()
+
+
+def test_yaml_makes_no_objects(tmp_path: Path, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "theirs.yaml").write_text('model: !!python/object/apply:os.mkdir ["it-ran"]\n')
+    assert main(["train", "--config", "theirs.yaml"]) == 2
+    assert "theirs.yaml, line 1: not valid YAML" in capsys.readouterr().err
+    assert not ran()
