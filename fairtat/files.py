@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +25,10 @@ __all__ = [
     "DamagedFile",
     "append_json_line",
     "check_digest",
+    "open_own",
     "parse_json",
     "read_checked",
+    "refuse_links",
     "sealed",
     "sealed_json",
     "sealed_text",
@@ -123,6 +126,39 @@ def parse_json(
     return value
 
 
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a plain file that has this name alone: a folder from elsewhere cannot have another one written.
+
+    Raises:
+        UserError: a link, a pipe, a device or a folder is in its place.
+        OSError: as `os.open`.
+    """
+    refused = UserError(f"{path}: is a link or no plain file, so it is not written; remove it")
+    try:
+        # Not blocking, or a pipe would wait for a reader.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise refused from error
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise refused
+    return descriptor
+
+
+def refuse_links(*folders: Path) -> None:
+    """Refuse folders, inside one that may come from elsewhere, that lead out of it.
+
+    Raises:
+        UserError: one of them is a symbolic link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise UserError(f"{folder}: is a symbolic link, so nothing is written there; remove it")
+
+
 def _ends(content: bytes) -> tuple[int, int]:
     return 0, max(0, len(content) - _REACH)
 
@@ -152,8 +188,9 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, keep: Path 
     that name held: only once the new content is safe, so that a failure loses neither.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process that died and had the same number, as they have in containers
     try:
-        with temporary.open("wb") as stream:
+        with os.fdopen(open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -178,7 +215,7 @@ def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
     """
     line = sealed_json(value)
     # Unbuffered: a buffer that could not be written would be tried again when the file is closed.
-    with path.open("ab", buffering=0) as stream:
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", buffering=0) as stream:
         length = stream.seek(0, os.SEEK_END)
         try:
             _write_all(stream, line)
@@ -197,6 +234,7 @@ def _write_all(stream: Any, data: bytes) -> None:
 def _keep(path: Path, keep: Path) -> None:
     """``keep`` becomes another name of what ``path`` holds now, without a moment in which ``path`` is missing."""
     link = keep.with_name(f".{keep.name}.{os.getpid()}.tmp")
+    link.unlink(missing_ok=True)
     try:
         link.hardlink_to(path)
     except OSError:  # a file system without hard links: there, a crash right now leaves ``keep`` alone

@@ -18,6 +18,7 @@ from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Defaults, Evaluation, evaluate
+from fairtat.files import refuse_links
 from fairtat.training import Number, Run, load_run
 
 
@@ -142,13 +143,14 @@ def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> 
     split = split or "test"
     if split == "all":
         raise UserError(f"{run.path}: split is 'all', but the run was trained on a part of that; expected test or val")
-    config = run.config
+    config, folder = run.config, run.path / "evaluation"
+    refuse_links(folder, folder / "parts")
     return Subject(
         name=str(run.path),
         model=run.model,
         data=getattr(run.splits(), split),
         split=split,
-        folder=run.path / "evaluation",
+        folder=folder,
         source={"data": config.data.name, "split": split, "epoch": run.epoch, "checkpoint": checkpoint},
         eps=float(config.attack.eps),
         norm=config.attack.norm,

@@ -136,7 +136,8 @@ def _closing_line(outcome: Outcome, config: TrainConfig) -> str:
     trust = " --trust-model" * (code_of(config.model.name, config.model.options) is not None)
     if not outcome.interrupted:
         epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
-        return f"trained {epochs}; look at every class with: fairtat evaluate {outcome.path}{trust}"
+        done = f"nothing to do: {outcome.path} has all its" if outcome.last is None else "trained"
+        return f"{done} {epochs}; look at every class with: fairtat evaluate {outcome.path}{trust}"
     held = f"epoch {outcome.epoch} of {config.epochs}" if outcome.epoch else "the untrained model: no epoch was over"
     return f"interrupted: {outcome.path} holds {held}; continue with: {_command()} --resume {outcome.path}{trust}"
 

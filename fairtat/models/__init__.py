@@ -3,7 +3,7 @@
 from fairtat.models.cnn import SmallCNN, digits_cnn, mnist_cnn
 from fairtat.models.mlp import MLP, mlp
 from fairtat.models.preact_resnet import PreActResNet, preact_resnet18
-from fairtat.models.registry import MODELS, build, code_of
+from fairtat.models.registry import MODELS, build, check_options, code_of
 from fairtat.models.wide_resnet import WideResNet, wrn28_10, wrn34_10
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SmallCNN",
     "WideResNet",
     "build",
+    "check_options",
     "code_of",
     "digits_cnn",
     "mlp",

@@ -19,7 +19,7 @@ from fairtat.models.preact_resnet import preact_resnet18
 from fairtat.models.timm import build_timm
 from fairtat.models.wide_resnet import wrn28_10, wrn34_10
 
-__all__ = ["MODELS", "build", "code_of"]
+__all__ = ["MODELS", "build", "check_options", "code_of"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
@@ -29,6 +29,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn28_10": wrn28_10,
     "wrn34_10": wrn34_10,
 }
+
+_BY_DATA = "the data decide"
+_GIVEN = {
+    **dict.fromkeys(("num_classes", "in_channels", "in_chans", "image_size"), _BY_DATA),
+    **dict.fromkeys(("mean", "std"), "is a setting of its own beside options"),
+    **dict.fromkeys(("name", "fetch"), "fairtat sets by itself"),
+}
+"""Arguments that no option may be, and why."""
 
 # Options of timm.create_model that say which file or place weights are read from.
 _TIMM_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -67,6 +75,19 @@ def build(
     if isinstance(model, Normalized):
         raise UserError(f"model {name!r} normalises its images by itself; leave out mean and std")
     return Normalized(model, _per_channel("mean", mean, in_channels), _per_channel("std", std, in_channels))
+
+
+def check_options(options: Mapping[str, Any], name: str = "options") -> None:
+    """Refuse options that `build` passes by itself.
+
+    Raises:
+        UserError: one of them is among ``options``; the message begins with ``name``.
+    """
+    for key in options:
+        if not isinstance(key, str):
+            raise UserError(f"{name} has the key {key!r}; expected the name of a keyword argument")
+        if key in _GIVEN:
+            raise UserError(f"{name} has {key!r}, which {_GIVEN[key]}; leave it out")
 
 
 def code_of(name: str, options: Mapping[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ from fairtat.training.run import require_trust
 from fairtat.training.run_folder import RunFolder
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.tensorboard import Tee, TensorBoard
-from fairtat.training.trainer import Interrupted, Trainer
+from fairtat.training.trainer import Interrupted, Trainer, TrainingDiverged
 
 __all__ = ["Outcome", "default_output", "resume", "train"]
 
@@ -37,7 +37,7 @@ class Outcome:
     path: Path
     epoch: int  # finished epochs that the checkpoint holds
     interrupted: bool
-    last: EpochMetrics | None  # of the last epoch that was finished now
+    last: EpochMetrics | None  # of the last epoch that was finished now; None if there was none to train
 
 
 def default_output(name: str) -> str:
@@ -79,10 +79,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None, should_stop:
                 RunFolder.make(output)
                 with folder.writing(0, saved=None):
                     stack.enter_context(run_lock(folder.path))
-                    folder.write_config(config)
-                    folder.write_environment(environment)
-                    # So that a run stopped in its first epoch can be read and resumed as well.
-                    folder.save(trainer.state_dict(), trainer.best_model.state_dict())
+                folder.begin(config, environment, trainer.state_dict(), trainer.best_model.state_dict())
         return _run(trainer, folder, world, observers, should_stop)
 
 
@@ -96,6 +93,8 @@ def resume(
 ) -> Outcome:
     """Go on with the run in the folder ``path`` after its last checkpoint, as if it had never stopped.
 
+    Of a run that is finished, nothing is done.
+
     On the same hardware and with the same settings, the metrics (but their times) and the weights are those of an
     uninterrupted run, to the bit. The number of processes may differ from before.
 
@@ -107,8 +106,8 @@ def resume(
         trust_model: as for `load_run`.
 
     Raises:
-        UserError: no such run, one that is finished or that another process is writing, a setting that must not
-            change, no checkpoint that can be read, or as `train`.
+        UserError: no such run, one that another process is writing, a setting that must not change, a model that is
+            not trusted, no checkpoint that can be read, or as `train`.
     """
     wanted = config or stored_config(path)
     folder = open_run(path)
@@ -127,11 +126,12 @@ def resume(
                 state = load_checkpoint(chosen)
             stored = from_dict(state["config"], source=str(folder.checkpoint))
             require_trust(stored.model, chosen, trust_model)
-            wanted = check_changes(stored, wanted, state["epoch"], source=folder.path)
+            wanted = check_changes(stored, wanted, source=folder.path)
+            if state["epoch"] >= wanted.epochs:
+                return Outcome(folder.path, state["epoch"], interrupted=False, last=None)
             observers = _observers(observer, wanted, world)
             trainer = make_trainer(wanted, device, world)
-            _check_fits(trainer, state, folder)
-            trainer.load_state_dict(state)
+            _load(trainer, state, chosen)
         with world.together():
             if world.main:
                 with folder.writing(0, saved=trainer.epoch):
@@ -176,6 +176,9 @@ def _run(
                 last = trainer.run_epoch(observer, should_stop)
             except Interrupted:
                 return Outcome(folder.path, saved, interrupted=True, last=last)
+            except TrainingDiverged as error:
+                again = f"another --output ({folder.path} keeps epoch {saved})" if saved else "the same --output"
+                raise TrainingDiverged(f"{error}; start again with {again}") from error
             due = trainer.epoch % config.checkpoint_every == 0 or trainer.epoch == config.epochs
             with world.together():
                 if world.main:
@@ -199,11 +202,17 @@ def _write_epoch(
     return best
 
 
-def _check_fits(trainer: Trainer, state: dict[str, Any], folder: RunFolder) -> None:
+def _load(trainer: Trainer, state: dict[str, Any], file: Path) -> None:
     now = trainer.description()
     for key in ("class_names", "image_shape"):
         if now[key] != state[key]:
-            raise UserError(f"{folder.path}: was trained with {key} {state[key]}, but the data now have {now[key]}")
+            raise UserError(f"{file.parent}: was trained with {key} {state[key]}, but the data now have {now[key]}")
+    try:
+        trainer.load_state_dict(state)
+    # A file from elsewhere may hold anything where PyTorch's optimizers and modules expect their own.
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: its state does not fit the run's configuration ({reason})") from error
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,44 @@ FORMAT = 2  # 2: averaging and loss scale; random numbers are derived from (seed
 _DESCRIPTION = frozenset({"format", "epoch", "model", "config", "class_names", "image_shape"})
 BEST_KEYS = _DESCRIPTION | {"score"}
 RESUME_KEYS = _DESCRIPTION | {"optimizer", "fair", "averaging", "scaler"}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_weights(value: Any) -> bool:
+    return _is_state(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(name, str) for name in value)
+
+
+def _is_sgd(value: Any) -> bool:
+    groups = value.get("param_groups") if isinstance(value, dict) else None
+    return isinstance(groups, list) and all(isinstance(group, dict) and group.keys() >= _SGD_KEYS for group in groups)
+
+
+_SGD_KEYS = {"params", "lr", "momentum", "dampening", "weight_decay"}
+
+# What a key must hold: files from elsewhere are read, so a mistake in one is told here and not by whoever uses it.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epoch": (_is_count, "number of epochs"),
+    "class_names": (_is_names, "list of names"),
+    "image_shape": (lambda v: isinstance(v, list) and len(v) == 3 and all(map(_is_count, v)), "list (C, H, W)"),
+    "config": (_is_state, "configuration"),
+    "model": (_is_weights, "mapping of names to tensors"),
+    "score": (lambda v: isinstance(v, float) and math.isfinite(v), "finite number"),
+    "optimizer": (_is_sgd, "state of SGD"),
+    "fair": (_is_state, "state of fairness rules"),
+    "scaler": (_is_state, "state of a loss scale"),
+    "averaging": (lambda v: v is None or (_is_state(v) and _is_weights(v.get("model"))), "state of averaged weights"),
+}
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep: Path | None = None) -> None:
@@ -46,13 +85,13 @@ def load_checkpoint(
     Raises:
         UserError: missing, truncated or damaged (`DamagedFile`), not a checkpoint of fairtat, or of another format.
     """
+    if not path.is_file():  # missing, or a pipe that nobody fills
+        raise UserError(f"{path}: no such checkpoint")
     try:
         data = path.read_bytes()
         if not check_digest(data, path) and zipfile.ZipFile(io.BytesIO(data)).testzip() is not None:
             raise zipfile.BadZipFile("a CRC-32 differs")
         content = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint") from None
     except DamagedFile:
         raise
     # A damaged file without a digest can fail anywhere in the readers of zip and pickle.
@@ -69,6 +108,9 @@ def load_checkpoint(
     missing = sorted(keys - content.keys())
     if missing:
         raise UserError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    for key, (is_right, expected) in _KINDS.items():
+        if key in content and not is_right(content[key]):
+            raise UserError(f"{path}: its {key} is no {expected}; is it a checkpoint of another program?")
     return content
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairtat.errors import UserError
 from fairtat.fairness import FairTAT
+from fairtat.models import check_options
 
 if TYPE_CHECKING:
     from fairtat.training.config import TrainConfig
@@ -92,6 +93,7 @@ def check(config: TrainConfig) -> None:
         predicate, expected = _RULES.get(key, (None, ""))
         if predicate is not None and value is not None and not predicate(value):
             raise UserError(f"{key} is {value}; expected {expected}")
+    check_options(config.model.options, "model.options")
     if config.data.val + config.data.test >= 1:
         raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
     if config.optim.nesterov and not config.optim.momentum:

@@ -61,7 +61,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
     """As `load_yaml`, of the content of the file ``path``."""
     try:
-        values = yaml.safe_load(content.decode())
+        text = content.decode()
+        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        values = yaml.safe_load(text)
     except (UnicodeDecodeError, RecursionError, ValueError) as error:  # ValueError: such as the date 2026-99-99
         raise UserError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
@@ -73,6 +75,29 @@ def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path}: expected keys and values, such as 'epochs: 30'")
     return values
+
+
+def _refuse_duplicates(root: yaml.Node | None, path: str | Path) -> None:
+    """YAML's libraries take the last of two values for a key, so that the first one is a setting that does nothing."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:  # an alias may lead back to where it stands
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            waiting += [key, value]
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise UserError(f"{path}, line {line}: {key.value!r} has a value already, in line {lines[name]}")
+            lines[name] = line
 
 
 def unknown_key(key: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairtat.errors import UserError
+from fairtat.files import open_own
 
 __all__ = ["LOCK_NAME", "run_lock"]
 
@@ -27,7 +28,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     taken over. Child processes do not inherit it.
 
     Raises:
-        UserError: another process holds it; the message names it.
+        UserError: another process holds it, which the message names, or it is no plain file.
         OSError: the file cannot be written.
     """
     path = folder.resolve() / LOCK_NAME
@@ -48,7 +49,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path, path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

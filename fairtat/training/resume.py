@@ -46,6 +46,8 @@ def stored_config(path: str | Path) -> TrainConfig:
     """
     folder = open_run(path)
     try:
+        if not folder.config.is_file():
+            raise UserError(f"{folder.config}: no such file")
         values = parse_yaml(read_checked(folder.config), folder.config)
         if not values:
             raise UserError(f"{folder.config}: is empty")
@@ -57,13 +59,13 @@ def stored_config(path: str | Path) -> TrainConfig:
         return config
 
 
-def check_changes(stored: TrainConfig, wanted: TrainConfig, epoch: int, *, source: Path) -> TrainConfig:
+def check_changes(stored: TrainConfig, wanted: TrainConfig, *, source: Path) -> TrainConfig:
     """``wanted``, if what it changes cannot change what the run means (see `CHANGEABLE`).
 
     ``epochs`` may grow where the learning rate is constant: every other schedule has been heading for the old end.
 
     Raises:
-        UserError: another setting differs, or there is nothing left to train.
+        UserError: another setting differs.
     """
     wanted = replace(wanted, output=str(source))
     before, after = dict(leaves(stored)), dict(leaves(wanted))
@@ -77,6 +79,4 @@ def check_changes(stored: TrainConfig, wanted: TrainConfig, epoch: int, *, sourc
             f"{source}: {key} is {after[key]}, but this run was begun with {before[key]}{hint}; --resume may change "
             f"only {', '.join(sorted(CHANGEABLE))}, and epochs where optim.schedule is constant"
         )
-    if epoch >= wanted.epochs:
-        raise UserError(f"{source}: all {wanted.epochs} epochs are trained; nothing to do")
     return wanted

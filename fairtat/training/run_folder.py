@@ -7,6 +7,7 @@ and the checkpoint last. Whoever resumes starts from the checkpoint, drops what 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,16 @@ from fairtat.files import DamagedFile, append_json_line, parse_json, sealed_json
 from fairtat.training.checkpoint import BEST_KEYS, load_checkpoint, save_checkpoint, save_weights
 from fairtat.training.config import TrainConfig
 from fairtat.training.config_io import to_yaml
+from fairtat.training.lock import LOCK_NAME
+from fairtat.training.tensorboard import FOLDER
 
 __all__ = ["RunFolder"]
 
 _LOG = logging.getLogger("fairtat")
+
+_FIRST_FILES = frozenset({
+    LOCK_NAME, "config.yaml", "environment.json", "checkpoint.pt", "checkpoint.previous.pt", "model.safetensors",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,18 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: str | Path) -> Path:
-        """``path`` if a new run may be written there.
+        """``path`` if a new run may be written there: nothing is, or a run that has not finished its first epoch.
 
         Raises:
-            UserError: it is a file, or a folder that holds something.
+            UserError: it is a file, or a folder that holds something worth keeping.
         """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; choose another --output")
-        if folder.is_dir() and any(folder.iterdir()):
-            resume = f", or continue it with --resume {folder}" if (folder / "checkpoint.pt").exists() else ""
-            raise UserError(f"{folder}: exists and is not empty; choose another --output{resume}")
-        return folder
+        folder = cls(Path(path))
+        if folder.path.exists() and not folder.path.is_dir():
+            raise UserError(f"{path}: is a file; choose another --output")
+        if not folder._is_untrained():
+            resume = f", or continue it with --resume {path}" if folder.checkpoint.exists() else ""
+            raise UserError(f"{path}: exists and is not empty; choose another --output{resume}")
+        return folder.path
 
     @classmethod
     def make(cls, path: str | Path) -> RunFolder:
@@ -86,6 +93,62 @@ class RunFolder:
     def environment(self) -> Path:
         return self.path / "environment.json"
 
+    def _is_untrained(self) -> bool:
+        """Whether nothing is there but what a run writes before its first epoch is over."""
+        files = self._files()
+        names = {file.name for file in files}
+        if any(file.is_dir() and not file.is_symlink() for file in files):
+            return False
+        if names <= {LOCK_NAME}:
+            return True
+        if self.checkpoint.name in names:
+            return names <= _FIRST_FILES and self._last_epoch() == 0
+        # As earlier versions left it, which wrote the checkpoint last. A lone config.yaml may be a person's own.
+        return {"environment.json"} <= names <= {LOCK_NAME, "config.yaml", "environment.json"}
+
+    def _last_epoch(self) -> int | None:
+        try:
+            epoch: int = self.load_last()[1]["epoch"]
+        except UserError:
+            return None
+        return epoch
+
+    def _files(self) -> list[Path]:
+        """What the folder holds, but for temporary files and the events of TensorBoard."""
+        found = [] if not self.path.is_dir() else list(self.path.iterdir())
+        return [file for file in found if not _is_temporary(file) and not _is_events(file)]
+
+    def begin(
+        self, config: TrainConfig, environment: dict[str, Any], state: dict[str, Any], weights: dict[str, Tensor]
+    ) -> None:
+        """Write a new run's first files; this process holds the lock.
+
+        The untrained model comes first, as a checkpoint: from then on, a run that dies can be resumed, and before,
+        there is nothing to keep.
+
+        Raises:
+            UserError: the folder has been taken, or cannot be written.
+        """
+        with self.writing(0, saved=None):
+            self.check_free(self.path)
+            self._clear()
+            save_checkpoint(self.checkpoint, state)
+        with self.writing(0, saved=0):
+            self.write_config(config)
+            self.write_environment(environment)
+            save_weights(self.path / "model.safetensors", weights)
+
+    def _clear(self) -> None:
+        """Remove what a run left that has not finished its first epoch."""
+        old = [file for file in self.path.iterdir() if file.name != LOCK_NAME]
+        for file in old:
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            else:
+                file.unlink()
+        if old:
+            _LOG.warning("warning: %s: replacing a run that did not finish its first epoch", self.path)
+
     def write_config(self, config: TrainConfig) -> None:
         content = sealed_text(to_yaml(config), comment="# ")
         write_atomic(self.config, lambda stream: stream.write(content))
@@ -97,13 +160,12 @@ class RunFolder:
     def note_resumption(self, environment: dict[str, Any], epoch: int) -> None:
         """Add to environment.json with what the run goes on after ``epoch``."""
         try:
-            first = parse_json(self.environment.read_bytes(), self.environment)
-        except FileNotFoundError:
-            first = {}
+            first = parse_json(self.environment.read_bytes(), self.environment) if self.environment.is_file() else {}
         except (OSError, UserError) as error:
             _LOG.warning("warning: %s; it is begun anew", error)
             first = {}
-        resumed = [*first.get("resumed", []), {"after_epoch": epoch, **environment}]
+        before = first.get("resumed")
+        resumed = [*(before if isinstance(before, list) else []), {"after_epoch": epoch, **environment}]
         self.write_environment({**first, "resumed": resumed})
 
     def save(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
@@ -142,7 +204,7 @@ class RunFolder:
         try:
             return self.checkpoint, load_checkpoint(self.checkpoint)
         except UserError as error:
-            lost = isinstance(error, DamagedFile) or not self.checkpoint.exists()
+            lost = isinstance(error, DamagedFile) or not self.checkpoint.is_file()
             if not lost or not self.previous.exists():
                 raise
             last = error
@@ -158,11 +220,11 @@ class RunFolder:
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Forget lines past ``epoch``, and those that are damaged or were not written to their end."""
-        if not self.metrics.exists():
+        if not self.metrics.is_file():
             return
         lines = self.metrics.read_bytes().splitlines(keepends=True)
         kept = {number: line for line in lines if (number := _epoch_of(line)) is not None and number <= epoch}
-        if len(kept) < len(lines):
+        if len(kept) < len(lines) or self.metrics.is_symlink() or self.metrics.stat().st_nlink > 1:
             write_atomic(self.metrics, lambda stream: stream.write(b"".join(kept.values())))
         lost = [str(number) for number in range(1, epoch + 1) if number not in kept]
         if lost:
@@ -170,8 +232,9 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of a process that was killed while it wrote."""
-        for file in self.path.glob(".*.tmp"):
-            file.unlink(missing_ok=True)
+        for file in self.path.iterdir():
+            if _is_temporary(file):
+                file.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self, epoch: int, saved: int | None) -> Iterator[None]:
@@ -186,6 +249,19 @@ class RunFolder:
                 else "make room, then start again"
             )
             raise UserError(f"{self.path}: {what} cannot be written ({error.strerror or error}); {safe}") from error
+
+
+def _is_temporary(file: Path) -> bool:
+    return file.name.startswith(".") and file.name.endswith(".tmp") and not file.is_dir()
+
+
+def _is_events(file: Path) -> bool:
+    return (
+        file.name == FOLDER
+        and file.is_dir()
+        and not file.is_symlink()
+        and all(event.name.startswith("events.out.tfevents") for event in file.iterdir())
+    )
 
 
 def _epoch_of(line: bytes) -> int | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fairtat.files import refuse_links
 from fairtat.optional import optional_import
 from fairtat.training.events import Observer, RunStart, StepProgress
 from fairtat.training.metrics import ClassAccuracy, EpochMetrics
@@ -44,6 +45,7 @@ class TensorBoard(Observer):
 
     def on_start(self, start: RunStart) -> None:
         self._tags = _tags(start.class_names)
+        refuse_links(start.path / FOLDER)
         self._writer = self._writer_class(
             str(start.path / FOLDER), purge_step=start.epoch + 1 if start.epoch else None, flush_secs=3600
         )

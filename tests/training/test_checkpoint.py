@@ -14,12 +14,14 @@ from fairtat.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 
 def state(value: float = 1.0) -> dict[str, Any]:
-    keys = ("optimizer", "fair", "averaging", "scaler", "config")
+    keys = ("fair", "scaler", "config")
     return {
         "epoch": 3,
         "model": {"weight": torch.full((100,), value)},
         "class_names": ["a", "ü"],
         "image_shape": [1, 2, 3],
+        "optimizer": {"state": {}, "param_groups": []},
+        "averaging": None,
         **{key: {} for key in keys},
     }
 

@@ -118,3 +118,43 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("# nothing yet\n")
     assert from_dict(load_yaml(file)) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 3\nseed: 1\nepochs: 5\n", "line 3: 'epochs' has a value already, in line 1"),
+        ("attack:\n  steps: 3\n  eps: 0.1\n  steps: 5\n", "line 4: 'steps' has a value already, in line 2"),
+        ("attack: {steps: 3, steps: 3}\n", "line 1: 'steps' has a value already, in line 1"),
+        ("attack: {steps: 3}\nattack: {eps: 0.1}\n", "line 2: 'attack' has a value already, in line 1"),
+        ("fairness:\n  margins: [G-rob]\n  'margins': []\n", "line 3: 'margins' has a value already, in line 2"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"twice\.yaml, {message}"):
+        load_yaml(tmp_path / "twice.yaml")
+
+
+def test_the_same_key_in_two_sections_and_merged_keys_are_no_duplicates(tmp_path: Path) -> None:
+    text = "attack: &a {steps: 3, eps: 0.1}\neval:\n  <<: *a\n  steps: 5\nloop: &l [*l]\n"
+    (tmp_path / "fine.yaml").write_text(text)
+    values = load_yaml(tmp_path / "fine.yaml")
+    assert values["attack"] == {"steps": 3, "eps": 0.1}
+    assert values["eval"] == {"steps": 5, "eps": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 43}, "model.options has 'num_classes', which the data decide; leave it out"),
+        ({"in_chans": 3}, "model.options has 'in_chans', which the data decide; leave it out"),
+        ({"mean": [0.5]}, "model.options has 'mean', which is a setting of its own beside options; leave it out"),
+        ({"name": "mlp"}, "model.options has 'name', which fairtat sets by itself; leave it out"),
+        ({3: "mlp"}, "model.options has the key 3; expected the name of a keyword argument"),
+    ],
+)
+def test_options_that_are_passed_anyway_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict({"model": {"name": "mlp", "options": options}})
+    assert str(caught.value) == f"config: {message}"

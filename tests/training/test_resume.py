@@ -195,12 +195,18 @@ def test_what_cannot_be_resumed(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty: holds no checkpoint to resume from"):
         resume(tmp_path / "empty")
     finished = train(tiny()).path
-    with pytest.raises(UserError, match="run: all 2 epochs are trained; nothing to do"):
-        resume(finished)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (finished / name).write_bytes(b"noise")
     with pytest.raises(UserError, match=r"checkpoint.pt: cannot be read.*; .*checkpoint.previous.pt: cannot be read"):
         resume(finished)
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: Make) -> None:
+    finished = train(tiny()).path
+    before = {file.name: file.read_bytes() for file in finished.iterdir()}
+    outcome = resume(finished)
+    assert (outcome.epoch, outcome.interrupted, outcome.last) == (2, False, None)
+    assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
 
 
 def test_a_folder_in_use_is_left_alone(tiny: Make) -> None:

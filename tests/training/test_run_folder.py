@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import nn
 
 import fairtat.files
 from fairtat.errors import UserError
-from fairtat.training import Outcome, TrainConfig, load_run, resume, train
+from fairtat.training import Number, Outcome, TrainConfig, TrainingDiverged, load_run, resume, train
 from fairtat.training.checkpoint import save_weights
 from fairtat.training.run_folder import RunFolder
 
@@ -69,6 +70,80 @@ def test_a_disk_that_is_full_from_the_start(tiny: Callable[..., TrainConfig], mo
     monkeypatch.setattr(fairtat.files.os, "fsync", FullDisk(10).fsync)
     with pytest.raises(UserError, match=r"the start of the run cannot be written \(No space left on device\)"):
         train(tiny())
+
+
+def untrained(config: TrainConfig) -> Path:
+    return train(config, should_stop=lambda: True).path
+
+
+def diverged(config: TrainConfig) -> Path:
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: .*; start again with the same --output"):
+        train(replace(config, optim=replace(config.optim, lr=Number(1e30))))
+    return Path(config.output or "")
+
+
+def killed_before_its_checkpoint(config: TrainConfig) -> Path:
+    folder = Path(config.output or "")
+    folder.mkdir()
+    (folder / "run.lock").write_text('{"pid": 1, "host": "elsewhere"}\n')
+    (folder / ".checkpoint.pt.7.tmp").write_bytes(b"half")
+    return folder
+
+
+def killed_under_an_earlier_version(config: TrainConfig) -> Path:
+    folder = untrained(config)
+    for name in ("checkpoint.pt", "model.safetensors"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("leave", [untrained, diverged, killed_before_its_checkpoint, killed_under_an_earlier_version])
+def test_a_run_that_finished_no_epoch_can_be_started_again(
+    tiny: Callable[..., TrainConfig],
+    tmp_path: Path,
+    assert_same_run: Callable[[Path, Path], None],
+    caplog: pytest.LogCaptureFixture,
+    leave: Callable[[TrainConfig], Path],
+) -> None:
+    config = tiny(tensorboard=True)
+    whole = train(replace(config, output=str(tmp_path / "whole"))).path
+    folder = leave(config)
+    with caplog.at_level(logging.WARNING, "fairtat"):
+        assert train(config).path == folder
+    assert f"warning: {folder}: replacing a run that did not finish its first epoch" in caplog.messages
+    assert_same_run(whole, folder)
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "metrics.jsonl", "best.pt", "tensorboard/notes.txt", "config.yaml/a"])
+def test_whatever_else_lies_there_is_worth_keeping(tiny: Callable[..., TrainConfig], name: str) -> None:
+    folder = untrained(tiny())
+    file = folder / name
+    if file.parent.is_file():
+        file.parent.unlink()
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(UserError, match="exists and is not empty; choose another --output, or continue it with"):
+        train(tiny())
+    assert file.read_text() == "mine"
+
+
+def test_a_lone_configuration_is_a_person_s_own(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("epochs: 3\n")
+    with pytest.raises(UserError, match="exists and is not empty; choose another --output"):
+        train(tiny())
+
+
+def test_a_run_killed_between_its_first_files_is_resumed(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, assert_same_run: Callable[[Path, Path], None]
+) -> None:
+    whole = train(tiny(output=str(tmp_path / "whole"))).path
+    folder = untrained(tiny())
+    for name in ("config.yaml", "environment.json", "model.safetensors"):
+        (folder / name).unlink()
+    resume(folder)
+    assert_same_run(whole, folder)
 
 
 def test_the_previous_checkpoint_stays(tiny: Callable[..., TrainConfig]) -> None:
