@@ -41,9 +41,9 @@ DIGEST_KEY = "fairtat_digest"
 _BLANK = b"0" * 64
 BLANK_DIGEST = f"sha256:{_BLANK.decode()}"
 
-# The digest stands near one end of the file. What is left of a damaged one must be seen too, or it would count as none.
+# The digest stands near one end of the file. Either half of a damaged one must be seen too, or it would count as none.
 _DIGEST = re.compile(rb'fairtat_digest"?: ?"?sha256:([0-9a-f]{64})(?![0-9a-f])')
-_TRACE = re.compile(rb"fairtat_digest|sha256:")
+_TRACE = re.compile(rb'fairtat_dige|st"?: ?"?sha256:')
 _REACH = 256
 
 

@@ -29,13 +29,8 @@ __all__ = ["parser", "run"]
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 USAGE = 2
 
-_NOT_SETTINGS = (
-    "config",
-    "print_config",
-    "resume",
-    "dry_run",
-    "trust_model",
-)  # options beside the fields of TrainConfig
+# Options beside the fields of TrainConfig.
+_NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.

@@ -91,13 +91,14 @@ def check_options(options: Mapping[str, Any], name: str = "options") -> None:
 
 
 def code_of(name: str, options: Mapping[str, Any]) -> str | None:
-    """What a model of this name and these options would have run that is no code of fairtat or timm, or None.
+    """What a model of this name and these options would run beyond fairtat's and timm's own code, in words, or None.
 
     A name that comes out of a file must not choose what is imported, nor an option of timm a file that is unpickled.
     """
     if name.startswith("timm:"):
-        return next((f"option {key} of {name}" for key in _TIMM_FILES if key in options), None)
-    return name if ":" in name else None
+        loads = next((key for key in _TIMM_FILES if key in options), None)
+        return None if loads is None else f"model {name} would load a file that its option {loads} names"
+    return f"model {name} would be imported and run" if ":" in name else None
 
 
 def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:

@@ -109,10 +109,7 @@ def require_trust(config: ModelConfig, source: object, trust: bool | str) -> Non
         raise UserError(f"{source}: its model is {config.name!r}, not {trust!r}")
     code = models.code_of(config.name, config.options)
     if code is not None and not trust:
-        raise UserError(
-            f"{source}: its model, {code}, is code that would be run; if you trust it, add --trust-model "
-            "(in Python: trust_model=True)"
-        )
+        raise UserError(f"{source}: {code}; if you trust it, add --trust-model (in Python: trust_model=True)")
 
 
 def load_run(

@@ -73,7 +73,7 @@ def test_a_run_folder_names_no_code(
     folder = foreign(shutil.copytree(finished, tmp_path / "run"), name, options)
     for file in ("theirs.py", "hubconf.py"):
         (tmp_path / file).write_text(OWN)
-    with pytest.raises(UserError, match=r"is code that would be run; if you trust it, add --trust-model"):
+    with pytest.raises(UserError, match=r"(be imported and run|names); if you trust it, add --trust-model"):
         load_run(folder)
     with pytest.raises(UserError, match=r"add --trust-model"):
         load_run(folder, weights="best")
@@ -91,7 +91,7 @@ def test_a_run_folder_names_no_code(
     ):
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert "is code that would be run; if you trust it, add --trust-model" in error
+        assert "; if you trust it, add --trust-model (in Python" in error
         assert error.count("\n") == 1
     assert not ran()
     assert not (tmp_path / "copy").exists()
