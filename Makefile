@@ -2,6 +2,7 @@
 # make test    everything CI runs: lint, types, import layers, all tests
 # make quick   the tests without the slow ones
 # make mutants  plants thirty faults, one by one, and shows whether the tests notice (an hour)
+# make reliability  injects every fault of docs/reliability.md and writes that table
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
@@ -22,7 +23,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick mutants lint format bench docs gpu-check clean
+.PHONY: demo test quick mutants reliability lint format bench docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +62,9 @@ quick: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutants.py
+
+reliability: $(VENV)/.dev
+	FAIRTAT_WRITE_RELIABILITY=1 $(BIN)/python -m pytest -m fault
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import pytest
+from faults import finish, observed
 from torchvision_beside_cpu import make_importable
+
+__all__ = ["observed"]
 
 make_importable()
 
@@ -21,3 +25,7 @@ if find_spec("hypothesis") is not None:
     # The same examples in every run, and no verdict from the clock: machines are shared.
     settings.register_profile("fairtat", deadline=None, derandomize=True, database=None, max_examples=40)
     settings.load_profile("fairtat")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    finish(exitstatus)

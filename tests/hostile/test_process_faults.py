@@ -1,0 +1,233 @@
+"""Processes that die or are asked to stop, at any moment: what resumes is the same to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairtat.training import TrainConfig, train
+from fairtat.training.config_io import to_yaml
+
+pytestmark = pytest.mark.slow
+
+SameRun = Callable[[Path, Path], None]
+Observed = Callable[[str], None]
+
+# Runs the command line and kills itself when a function of the package begins for the N-th time.
+PROGRAM = """
+import os, signal, sys
+from fairtat.cli.main import main
+file, function, countdown = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def trace(frame, event, argument):
+    global countdown
+    code = frame.f_code
+    if event == "call" and code.co_name == function and code.co_filename.endswith(file):
+        countdown -= 1
+        if countdown == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.setprofile(trace)
+sys.exit(main(sys.argv[4:]))
+"""
+
+# Phase of a run -> where it begins: file, function, and which of its calls is the end of the process.
+PHASES = {
+    "before the folder is made": ("run_folder.py", "make", 1),
+    "before the first checkpoint": ("checkpoint.py", "save_checkpoint", 1),
+    "within the first checkpoint": ("files.py", "write_atomic", 3),
+    "in the first epoch": ("pgd.py", "_run", 3),
+    "in an attack": ("passes.py", "step", 25),
+    "between two steps": ("averaging.py", "after_step", 13),
+    "in validation": ("validation.py", "validate", 2),
+    "at the end of an epoch": ("fair_tat.py", "end_epoch", 2),
+    "before the metrics": ("files.py", "append_json_line", 2),
+    "after the metrics": ("run_folder.py", "save", 2),
+    "before the weights": ("checkpoint.py", "save_weights", 2),
+    "before the best checkpoint": ("run_folder.py", "save_best", 1),
+    "while it resumes": ("run_folder.py", "drop_metrics_after", 1),
+    "while it loads the data": ("registry.py", "load_splits", 1),
+    "while it reads the checkpoint": ("checkpoint.py", "load_checkpoint", 1),
+}
+
+
+def start(phase: tuple[str, str, int], *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, phase), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+NEVER = ("", "", 0)
+
+
+@pytest.fixture
+def reference(tiny: Callable[..., TrainConfig], tmp_path: Path) -> tuple[Path, Path]:
+    """The configuration's file, and the run that nothing has disturbed."""
+    config = tiny(
+        epochs=4,
+        threads=1,
+        fairness={"targets": "cfps", "margins": "G-rob"},
+        averaging={"name": "ema", "every": "step"},
+        optim={"schedule": "cosine"},
+        output=str(tmp_path / "whole"),
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    return tmp_path / "config.yaml", train(config).path
+
+
+def begin_or_resume(config: Path, run: Path) -> list[str]:
+    if (run / "checkpoint.pt").exists():
+        return ["train", "--resume", str(run)]
+    return ["train", "--config", str(config), "--output", str(run)]
+
+
+@pytest.mark.fault("kill -9 in every phase of a run")
+def test_killed_in_every_phase(
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+) -> None:
+    config, whole = reference
+    run = tmp_path / "run"
+    chance = random.Random(7)
+    writes = [("files.py", "write_atomic", chance.randrange(1, 12)) for _ in range(5)]
+    kills = 0
+    for phase in (*PHASES.values(), *writes):
+        process = start(phase, *begin_or_resume(config, run))
+        output, _ = process.communicate(timeout=120)
+        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode in (0, -signal.SIGKILL), output.decode()
+    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
+    assert_same_run(whole, run)
+    assert kills == 20
+    observed(f"{kills} kills of one run, in {len(PHASES)} phases and between writes; resumed bit-for-bit each time")
+
+
+@pytest.mark.fault("kill -9 at random times")
+def test_killed_again_and_again_at_random_times(
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+) -> None:
+    config, whole = reference
+    run = tmp_path / "run"
+    random_numbers = random.Random(0)
+    kills = 0
+    for _ in range(6):
+        process = start(NEVER, *begin_or_resume(config, run))
+        while process.poll() is None and not (run / "run.lock").exists():
+            time.sleep(0.005)
+        time.sleep(random_numbers.random() * 0.4)
+        process.kill()
+        process.communicate(timeout=120)
+        kills += process.returncode == -signal.SIGKILL
+    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
+    assert kills > 0, output.decode()
+    assert_same_run(whole, run)
+    observed("resumed bit-for-bit")
+
+
+@pytest.mark.fault("SIGTERM, or one Ctrl-C")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_and_resumed_by_the_command_that_it_names(
+    reference: tuple[Path, Path],
+    tmp_path: Path,
+    assert_same_run: SameRun,
+    observed: Observed,
+    number: signal.Signals,
+) -> None:
+    config, whole = reference
+    run = tmp_path / "run"
+    process = start(NEVER, *begin_or_resume(config, run))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(b"epoch 1/4"):
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    if process.returncode != 0:  # it was still training
+        assert process.returncode == 130
+        last = output.decode().splitlines()[-1]
+        assert last.endswith(f"continue with: fairtat train --resume {run}")
+        again = start(NEVER, "train", *last.partition("fairtat train ")[2].split())
+        output, _ = again.communicate(timeout=120)
+        assert again.returncode == 0, output
+    assert_same_run(whole, run)
+    observed("the running epoch is dropped, the last line names the command that resumes bit-for-bit, exit code 130")
+
+
+@pytest.mark.fault("Ctrl-C twice")
+def test_a_second_ctrl_c_ends_it_at_once(
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+) -> None:
+    config, whole = reference
+    run = tmp_path / "run"
+    process = start(NEVER, *begin_or_resume(config, run))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(b"epoch 1/4"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, 130, -signal.SIGINT), output.decode()
+    assert b"Traceback" not in output
+    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
+    assert_same_run(whole, run)
+    observed("it ends at once, without a traceback; resumed bit-for-bit")
+
+
+@pytest.mark.fault("two processes on one run folder")
+def test_two_processes_on_one_folder(
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+) -> None:
+    config, whole = reference
+    run = tmp_path / "run"
+    first = start(NEVER, *begin_or_resume(config, run))
+    while first.poll() is None and not (run / "checkpoint.pt").exists():
+        time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        for arguments in (["--resume", str(run)], ["--config", str(config), "--output", str(run)]):
+            second = start(NEVER, "train", *arguments)
+            output, _ = second.communicate(timeout=120)
+            assert second.returncode == 2, output.decode()
+            assert output.decode().count("\n") == 1
+    finally:
+        first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=120)
+    assert_same_run(whole, run)
+    observed("the second is refused in one line and changes nothing")
+
+
+@pytest.mark.fault("kill -9 of an evaluation")
+def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Path, observed: Observed) -> None:
+    _, whole = reference
+
+    def evaluate(phase: tuple[str, str, int], output: Path) -> tuple[int, str]:
+        options = ["--attacks", "pgd-5,cw-5", "--batch_size", "64", "--output", str(output), "--sanity", "false"]
+        process = start(phase, "evaluate", str(whole), *options)
+        text, _ = process.communicate(timeout=120)
+        return process.returncode, text.decode()
+
+    for nth in (3, 2, 1):
+        returned, text = evaluate(("parts.py", "save", nth), tmp_path / "killed")
+        assert returned == -signal.SIGKILL, text
+    assert evaluate(NEVER, tmp_path / "killed")[0] == 0
+    assert evaluate(NEVER, tmp_path / "undisturbed")[0] == 0
+    killed, undisturbed = (load_samples(tmp_path / name) for name in ("killed", "undisturbed"))
+    assert killed.keys() == undisturbed.keys()
+    for name, array in undisturbed.items():
+        np.testing.assert_array_equal(killed[name], array)
+    observed("the same command goes on; every prediction and margin equals an undisturbed evaluation")
+
+
+def load_samples(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "test.npz") as file:
+        return {name: file[name] for name in file.files}
