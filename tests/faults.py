@@ -20,9 +20,9 @@ WRITE = os.environ.get("FAIRTAT_WRITE_RELIABILITY") == "1"
 _MARK = re.compile(r"pytest\.mark\.fault\(\s*\"([^\"]+)\"")
 _HEAD = """# Reliability
 
-What goes wrong, and what happens then. Tests inject each of these faults, in processes of their own where it matters, and write this table
-(`make reliability`). "Bit-for-bit" means that after `--resume` the metrics, weights, averages, momenta and statistics equal those of a run
-that nothing disturbed.
+What goes wrong, and what happens then. Tests inject each of these faults, in processes of their own where it matters,
+and write this table (`make reliability`). "Bit-for-bit" means that after `--resume` the metrics, weights, averages,
+momenta and statistics equal those of a run that nothing disturbed.
 
 | what goes wrong | what happens | test |
 |---|---|---|
