@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from fairtat.errors import UserError
+from fairtat.errors import UserError, nearest
 from fairtat.training.config import TrainConfig
 from fairtat.training.number import Number
 
@@ -108,7 +108,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return _convert_union(arguments, value, key)
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+            near = nearest(str(value), map(str, arguments))
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(str, arguments))}{hint}")
         return value
     if origin is list:
         if not isinstance(value, (list, tuple)):

@@ -79,7 +79,11 @@ def test_a_key_like_no_other() -> None:
         ({"data": {"name": 5}}, "x.yaml: data.name is 5; expected a string"),
         ({"attack": {"eps": [1]}}, "x.yaml: attack.eps is [1]; expected a number or a fraction such as 8/255"),
         ({"attack": {"eps": "8/0"}}, "x.yaml: attack.eps: expected a number or a fraction such as 8/255, got '8/0'"),
-        ({"attack": {"norm": "l1"}}, "x.yaml: attack.norm is 'l1'; expected one of linf, l2"),
+        ({"attack": {"norm": "l1"}}, "x.yaml: attack.norm is 'l1'; expected one of linf, l2; did you mean 'l2'?"),
+        (
+            {"fairness": {"targets": "cfsp"}},
+            "x.yaml: fairness.targets is 'cfsp'; expected one of none, random, cfps, confusion; did you mean 'cfps'?",
+        ),
         ({"fairness": {"margins": 3}}, "x.yaml: fairness.margins is 3; expected a string or a list of strings"),
         ({"fairness": {"margins": [3]}}, "x.yaml: fairness.margins is 3; expected a string"),
         ({"model": {"options": [1]}}, "x.yaml: model.options is [1]; expected keys and values"),
