@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Hashable, Iterable
 
-__all__ = ["UserError", "did_you_mean", "nearest", "starts_at_1", "warn_caller", "warn_once"]
+__all__ = ["UserError", "did_you_mean", "first_time", "nearest", "starts_at_1", "warn_caller", "warn_once"]
 
 
 class UserError(Exception):
@@ -49,9 +49,15 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
 _SAID: set[Hashable] = set()
 
 
+def first_time(key: Hashable) -> bool:
+    """Whether nobody has asked with this key in this process."""
+    if key in _SAID:
+        return False
+    _SAID.add(key)
+    return True
+
+
 def warn_once(message: str, key: Hashable = None) -> None:
     """`warn_caller`, once in a process for each key, which is the message if none is given."""
-    key = message if key is None else key
-    if key not in _SAID:
-        _SAID.add(key)
+    if first_time(message if key is None else key):
         warn_caller(message)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.options import AttackOptions, PerChannel
-from fairtat.errors import starts_at_1
+from fairtat.devices import slow_bf16
+from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops._validate import (
     LOW_PRECISION,
     check_bounds,
@@ -89,6 +90,8 @@ def make_batch(
         raise ValueError("loss='dlr' towards a target needs y, the true labels, got y=None")
     if options.amp is not None and x.dtype == torch.float64:
         raise ValueError("amp needs float32 images (autocast leaves float64 alone), got float64; call x.float()")
+    if options.amp is torch.bfloat16 and (slow := slow_bf16(x.device)) is not None:
+        warn_once(f"amp=torch.bfloat16: {slow}", slow)
     eps_n, eps = per_sample("eps", options.eps, x)
     step_n, step = per_sample("step_size", options.step_size, x)
     mean = std = None

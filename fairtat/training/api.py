@@ -78,7 +78,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None, should_stop:
                 RunFolder.make(output)
                 with folder.writing(0, saved=None):
                     stack.enter_context(run_lock(folder.path))
-                    folder.write_config(config)
+                    folder.write_config(trainer.config)
                     folder.write_environment(environment)
                     # So that a run stopped in its first epoch can be read and resumed as well.
                     folder.save(trainer.state_dict(), trainer.best_model.state_dict())
@@ -135,7 +135,7 @@ def resume(
                     if chosen == folder.previous:
                         folder.previous.replace(folder.checkpoint)
                     folder.drop_metrics_after(trainer.epoch)
-                    folder.write_config(wanted)
+                    folder.write_config(trainer.config)
                     folder.note_resumption(describe_environment(wanted, device, world.size), trainer.epoch)
         return _run(trainer, folder, world, observers, should_stop)
 
