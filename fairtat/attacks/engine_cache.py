@@ -86,5 +86,5 @@ def record_of(model: nn.Module, engine: str) -> Record[Any]:
     return _RECORDS.setdefault(model, {}).setdefault(engine, Record())
 
 
-BUILDING = threading.Lock()
+BUILDING = threading.RLock()
 """Held by whoever traces, compiles or captures."""

@@ -335,8 +335,8 @@ class TrainConfig:
     float32, and so does validation. auto is bf16 where the device has instructions for it, else none."""
 
     channels_last: Literal["auto", True, False] = False
-    """Keep images and convolution weights in channels_last memory format. auto times a few training passes in both
-    formats when the run begins. What auto has become is in the run's config.yaml."""
+    """Keep images and convolution weights in channels_last memory format. auto times a few passes in both formats when
+    the run begins. What auto has become is in the run's config.yaml."""
 
     compile: bool = False
     """torch.compile the training pass; the attack has an engine of its own."""
