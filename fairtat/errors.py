@@ -1,11 +1,13 @@
-"""The one exception for mistakes that a user can correct."""
+"""The one exception for mistakes that a user can correct, suggestions, and warnings."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Hashable, Iterable
 
-__all__ = ["UserError", "did_you_mean", "nearest"]
+__all__ = ["UserError", "did_you_mean", "first_time", "nearest", "starts_at_1", "warn_caller", "warn_once"]
 
 
 class UserError(Exception):
@@ -28,3 +30,34 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     found = nearest(name, names)
     return f"; did you mean {found!r}?" if found else f"; valid: {', '.join(names)}"
+
+
+def starts_at_1(first: int, last: int, classes: int) -> str:
+    """What to add to the message that labels from ``first`` to ``last`` are too large for so many classes."""
+    return "; if the labels start at 1, subtract 1" if first > 0 and last == classes else ""
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn of what the caller of fairtat does, at the line where it is called."""
+    ours = ("fairtat", "dataclasses")  # which runs __post_init__ for us
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ours:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+_SAID: set[Hashable] = set()
+
+
+def first_time(key: Hashable) -> bool:
+    """Whether nobody has asked with this key in this process."""
+    if key in _SAID:
+        return False
+    _SAID.add(key)
+    return True
+
+
+def warn_once(message: str, key: Hashable = None) -> None:
+    """`warn_caller`, once in a process for each key, which is the message if none is given."""
+    if first_time(message if key is None else key):
+        warn_caller(message)

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
 
-from fairtat.devices import resolve_device
+from fairtat import errors, fast_pgd
+from fairtat.devices import has_native_bf16, resolve_device, slow_bf16
 from fairtat.errors import UserError
 
 
@@ -30,3 +35,57 @@ def test_a_gpu_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="'cuda:1', but PyTorch sees 1 CUDA device"):
         resolve_device("cuda:1")
+
+
+# bfloat16
+
+
+CPUS = [
+    ({"avx2": True, "avx512_f": True, "architecture": "x86_64"}, False),
+    ({"avx2": True, "avx512_bf16": True, "architecture": "x86_64"}, True),
+    ({"avx2": True, "amx_bf16": True, "architecture": "x86_64"}, True),
+    ({"neon": True, "bf16": False, "architecture": "aarch64"}, False),
+    ({"neon": True, "bf16": True, "architecture": "aarch64"}, True),
+]
+
+
+@pytest.mark.parametrize(("capabilities", "native"), CPUS)
+def test_native_bfloat16_of_a_cpu_is_told_by_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert has_native_bf16(torch.device("cpu")) == native
+    assert (slow_bf16(torch.device("cpu")) is None) == native
+
+
+def test_this_cpu_agrees_with_its_flags() -> None:
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("no /proc/cpuinfo here")
+    words = set(flags.read_text().split())
+    assert has_native_bf16(torch.device("cpu")) == bool(words & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_native_bfloat16_of_a_gpu_is_asked_without_emulation(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(asked.append(device)))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    device = torch.device("cuda", 1)
+    assert has_native_bf16(device) == native
+    assert asked == [device]
+
+
+def test_an_attack_in_emulated_bfloat16_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(errors, "_SAID", set())
+    model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for amp in (None, torch.float16, torch.bfloat16, torch.bfloat16):
+            fast_pgd(model, x, y, amp=amp, steps=1)
+    assert [str(each.message) for each in caught] == [
+        "amp=torch.bfloat16: this CPU has no instructions for bfloat16 and emulates it, which may be many times slower "
+        "than float32"
+    ]
+    assert caught[0].filename == __file__

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.options import AttackOptions, PerChannel
+from fairtat.devices import slow_bf16
+from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops._validate import (
     LOW_PRECISION,
+    check_bounds,
     check_device,
     check_dtype,
     check_labels,
@@ -21,6 +24,7 @@ from fairtat.ops._validate import (
     per_sample,
 )
 from fairtat.ops.logit_loss import min_classes
+from fairtat.radius import check_radius
 
 BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is no mistake
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -43,6 +47,7 @@ class Batch:
     mean: Tensor | None  # (C,) of the image
     std: Tensor | None
     classes_needed: int  # 1 + the largest class index, where values were checked
+    first_class: int  # the smallest one
     goal_name: str  # "target" or "y", for messages
 
     def check_classes(self, logits: Tensor, options: AttackOptions) -> None:
@@ -56,8 +61,10 @@ class Batch:
                 f"{kind}loss={options.loss!r} needs at least {needed} classes, the model has {classes}{advice}"
             )
         if self.classes_needed > classes:
+            last = self.classes_needed - 1
             raise ValueError(
-                f"{self.goal_name} and y must be below the model's {classes} classes, got {self.classes_needed - 1}"
+                f"{self.goal_name} and y must be below the model's {classes} classes, got {last}"
+                f"{starts_at_1(self.first_class, last, classes)}"
             )
         if self.clean_logits is not None and self.clean_logits.shape[1] != classes:
             raise ValueError(
@@ -83,6 +90,8 @@ def make_batch(
         raise ValueError("loss='dlr' towards a target needs y, the true labels, got y=None")
     if options.amp is not None and x.dtype == torch.float64:
         raise ValueError("amp needs float32 images (autocast leaves float64 alone), got float64; call x.float()")
+    if options.amp is torch.bfloat16 and (slow := slow_bf16(x.device)) is not None:
+        warn_once(f"amp=torch.bfloat16: {slow}", slow)
     eps_n, eps = per_sample("eps", options.eps, x)
     step_n, step = per_sample("step_size", options.step_size, x)
     mean = std = None
@@ -94,7 +103,7 @@ def make_batch(
         check_dtype("init", start, (x.dtype,))
         check_device("init", start, "x", x)
 
-    classes_needed = 0
+    classes_needed = first_class = 0
     if options.check and x.numel():
         values = _ValueChecks()
         values.finite("x", x, *options.bounds, tolerance=BOUNDS_TOLERANCE)
@@ -102,16 +111,17 @@ def make_batch(
         if y is not None:
             values.class_indices("y", y)
             values.distinct(goal, y)
-        for name, tensor in (("eps", eps_n), ("step_size", step_n)):
-            if tensor is not None:
-                values.finite(name, tensor, 0.0)
+        if eps_n is not None:
+            values.radii(eps_n, options)
+        if step_n is not None:
+            values.finite("step_size", step_n, 0.0)
         if start is not None:
             values.finite("init", start)
         if options.normalize is not None:
             for name, source, tensor in zip(("mean", "std"), options.normalize, (mean, std), strict=True):
                 if isinstance(source, Tensor) and tensor is not None:
                     values.finite(f"normalize: {name}", tensor, positive=name == "std")
-        classes_needed = values.judge()
+        classes_needed, first_class = values.judge()
 
     return Batch(
         x=x,
@@ -127,6 +137,7 @@ def make_batch(
         mean=mean,
         std=std,
         classes_needed=classes_needed,
+        first_class=first_class,
         goal_name=goal_name,
     )
 
@@ -193,7 +204,7 @@ class _ValueChecks:
     def __init__(self) -> None:
         self._facts: list[Tensor] = []
         self._judges: list[tuple[int, Callable[..., None]]] = []
-        self._classes_needed = 0
+        self._classes: set[int] = set()  # the smallest and the largest of each tensor of them
 
     def finite(
         self,
@@ -216,11 +227,15 @@ class _ValueChecks:
 
         self._add(judge, *torch.aminmax(tensor))  # aminmax hands on NaN
 
+    def radii(self, eps: Tensor, options: AttackOptions) -> None:
+        self.finite("eps", eps, 0.0)
+        self._add(lambda most: check_radius("eps", most, options.norm, check_bounds(options.bounds)), eps.amax())
+
     def class_indices(self, name: str, tensor: Tensor) -> None:
         def judge(least: float, most: float) -> None:
             if least < 0:
                 raise ValueError(f"{name} must be class indices of at least 0, got {least:.0f}")
-            self._classes_needed = max(self._classes_needed, int(most) + 1)
+            self._classes |= {int(least), int(most)}
 
         self._add(judge, *torch.aminmax(tensor))
 
@@ -234,13 +249,17 @@ class _ValueChecks:
 
         self._add(judge, (target == y).sum())
 
-    def judge(self) -> int:
-        """Raise for the first bad value, in the order of the calls; return 1 + the largest class index."""
+    def judge(self) -> tuple[int, int]:
+        """Raise for the first bad value, in the order of the calls.
+
+        Returns:
+            (1 + the largest class index, the smallest one).
+        """
         numbers = torch.stack([fact.double() for fact in self._facts]).tolist()
         for count, judge in self._judges:
             judge(*numbers[:count])
             del numbers[:count]
-        return self._classes_needed
+        return 1 + max(self._classes), min(self._classes)
 
     def _add(self, judge: Callable[..., None], *facts: Tensor) -> None:
         self._facts.extend(facts)

@@ -1,10 +1,13 @@
 """What an engine keeps of a model between attacks: its programs or graphs by options and shapes, or why it has none.
 
-A record lives as long as its model, which it does not hold. Nothing is locked: one thread attacks a model at a time.
+A record lives as long as its model, which it does not hold. It needs no lock, as one thread attacks a model at a time
+(`model_state.frozen`); making programs and graphs needs `BUILDING`, as PyTorch's tracers and compilers change global
+state.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -81,3 +84,7 @@ _RECORDS: WeakKeyDictionary[nn.Module, dict[str, Record[Any]]] = WeakKeyDictiona
 
 def record_of(model: nn.Module, engine: str) -> Record[Any]:
     return _RECORDS.setdefault(model, {}).setdefault(engine, Record())
+
+
+BUILDING = threading.RLock()
+"""Held by whoever traces, compiles or captures."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from weakref import WeakKeyDictionary
 
 from torch import nn
+
+from fairtat.errors import warn_caller
 
 
 class EngineFallback(UserWarning):
@@ -23,7 +23,4 @@ def warn_once(engine: str, model: object, reason: str) -> None:
         if (engine, reason) in warned:
             return
         warned.add((engine, reason))
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "fairtat":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"engine={engine!r} gives way to 'eager': {reason}", EngineFallback, stacklevel=level)
+    warn_caller(f"engine={engine!r} gives way to 'eager': {reason}", EngineFallback)

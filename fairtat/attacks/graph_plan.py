@@ -175,7 +175,8 @@ class Plan:
                 for tensor, value in before:
                     tensor.copy_(value)
             for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
+                if not torch.equal(generator.get_state(), state):  # else leave it to other threads
+                    generator.set_state(state)
         self.classes = eager.classes
 
     def _warm_up(self, eager: Eager, anatomy: Anatomy, generators: Sequence[torch.Generator]) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from fairtat.attacks.turns import taking_turns
 
 Model = Callable[..., Any]
 _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
@@ -23,6 +25,7 @@ class ModelState:
     device: torch.device | None = None
     tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
     mixes_samples: bool = False  # BatchNorm that normalises by the batch: a sample's result depends on the others
+    settings: list[Hashable] = field(default_factory=list)  # numbers and text among its own classes' attributes
 
     @contextmanager
     def statistics_held(self) -> Iterator[None]:
@@ -59,21 +62,33 @@ def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
     else in eval mode, so dropout stays off. A BatchNorm layer in eval mode inside a model in train mode was
     frozen on purpose and stays frozen. ``train_frozen_stats`` normalises by the batch and writes no buffer.
     Of a callable that is no module nothing can be known, and nothing is touched.
+
+    Other threads that freeze the model, or one that shares a layer or a parameter with it, wait meanwhile.
     """
-    state = ModelState()
     if not isinstance(model, nn.Module):
-        yield state
+        yield ModelState()
         return
+    modules = list(model.modules())
+    things = {id(module) for module in modules}
+    things.update(id(parameter) for module in modules for parameter in module._parameters.values())
+    things.discard(id(None))
+    with taking_turns(things), _frozen(modules, bn_mode) as state:
+        yield state
+
+
+@contextmanager
+def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
+    state = ModelState()
     undo: list[tuple[Any, str, bool]] = []
 
     def assign(owner: Any, name: str, value: bool) -> None:
         undo.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    was_training = model.training
+    was_training = modules[0].training
     try:
-        for module in model.modules():
-            if isinstance(module._modules.get("_orig_mod"), nn.Module):
+        for module in modules:
+            if "_orig_mod" in module._modules:
                 continue  # torch.compile's wrapper: its flags are those of the module inside, which comes next
             train = bn_mode != "eval" and isinstance(module, _BatchNorm) and (module.training or not was_training)
             if isinstance(module, _BatchNorm) and (train or module.running_mean is None):
@@ -92,27 +107,11 @@ def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
                     state.dtype, state.device = parameter.dtype, parameter.device
                 if parameter.requires_grad and parameter.is_leaf:
                     assign(parameter, "requires_grad", False)
+            if not type(module).__module__.startswith("torch.nn."):
+                values = vars(module).items()
+                state.settings += [(name, value) for name, value in values if isinstance(value, (int, float, str))]
         yield state
     finally:
         for owner, name, value in undo:
             if getattr(owner, name) != value:  # not so where the assignment was what failed
                 setattr(owner, name, value)
-
-
-@contextmanager
-def own_random_numbers(x: Tensor, seed: int) -> Iterator[None]:
-    """Give a model that draws random numbers a stream of the attack's own, and leave the caller's untouched.
-
-    The attack itself draws from none of PyTorch's generators.
-    """
-    generators = [torch.default_generator]
-    if x.device.type == "cuda":
-        generators.append(torch.cuda.default_generators[x.get_device()])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

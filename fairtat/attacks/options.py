@@ -15,6 +15,7 @@ from fairtat.backends import BACKENDS
 from fairtat.errors import did_you_mean
 from fairtat.ops._validate import check_bounds, check_choice, check_seed
 from fairtat.ops.pgd_init import INITS, NORMS
+from fairtat.radius import check_radius
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
 ENGINES = ("auto", "eager", "compiled", "graph")
@@ -76,7 +77,9 @@ class AttackOptions:
         _check_name("bn_mode", self.bn_mode, BN_MODES)
         _check_name("backend", self.backend, ("auto", *BACKENDS))
         _check_name("engine", self.engine, ENGINES)
-        check_bounds(self.bounds)
+        bounds = check_bounds(self.bounds)
+        if not isinstance(self.eps, Tensor):
+            check_radius("eps", self.eps, self.norm, bounds)
         if self.seed is not None:
             check_seed(self.seed, 0)
         if self.amp is not None and self.amp not in AMP_DTYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from fairtat.attacks import engine_compiled, engine_eager, engine_graph
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.model_state import Model, frozen, own_random_numbers, unwrap
+from fairtat.attacks.model_state import Model, frozen, unwrap
 from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions, PerChannel
+from fairtat.attacks.random_numbers import own_random_numbers
 from fairtat.attacks.result import AttackResult
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
@@ -75,6 +77,13 @@ def fast_targeted_pgd(
     DistributedDataParallel or DataParallel wraps is attacked itself. A model with random layers of its own
     draws from a stream seeded by ``seed``.
 
+    Threads: attacks on models that share a layer or a parameter take turns, others run side by side; between
+    attacks only may a thread train or call the model. For a model that draws no random numbers, no generator of
+    PyTorch's is touched; attacks on models that do draw take turns, and what other threads draw from the default
+    generators meanwhile comes from the attack's stream. Whether a model draws is found out by the first attack,
+    and anew when a number or text among its modules' attributes has changed. One that begins to draw for other
+    reasons, beside other threads, is seeded from the next attack on, or a later one if those threads draw as well.
+
     Args:
         model: A module, or any callable, from images (N, ...) to logits (N, C), to an object with ``.logits``,
             or to a dict with "logits".
@@ -115,7 +124,7 @@ def fast_targeted_pgd(
             for a shape, compiled by inductor (half a minute for a ResNet, once; its results are kept on disk) and run
             without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly; what
             cannot be traced (Python decisions that depend on data, hooks, callables that are no module, early_stop)
-            runs eagerly with one :class:`EngineFallback` warning. Not for one model in several threads at once.
+            runs eagerly with one :class:`EngineFallback` warning.
             "graph": the steps captured once for a shape as CUDA graphs and replayed, so that the host has nothing to
             do; equal to "eager" to the last bit in Linf. Weights may change in place between calls; if they move, a
             new capture is made. A compiled model is captured with its own kernels, a smaller last batch is padded or
@@ -278,23 +287,29 @@ def _run(
     model = unwrap(model)
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
-    with frozen(model, bn_mode) as state, own_random_numbers(batch.x, seed), torch.enable_grad():
+    with (
+        frozen(model, bn_mode) as state,
+        own_random_numbers(model, bn_mode, tuple(state.settings), batch.x, seed),
+        torch.enable_grad(),
+    ):
         return _ENGINES[options.engine](Network(model, state, batch, options), batch, options, seed)
 
 
 class _UnseededCalls:
     """Counts attacks without a seed under the current ``torch.initial_seed()``."""
 
+    lock = threading.Lock()
     initial_seed: int | None = None
     count = 0
 
 
 def _next_seed() -> int:
     """A fresh seed for every call that takes nothing from PyTorch's generators, the same in every run."""
-    initial = torch.initial_seed()
-    if _UnseededCalls.initial_seed != initial:
-        _UnseededCalls.initial_seed, _UnseededCalls.count = initial, 0
+    calls, initial = _UnseededCalls, torch.initial_seed()
+    with calls.lock:
+        if calls.initial_seed != initial:
+            calls.initial_seed, calls.count = initial, 0
+        count = calls.count
+        calls.count += 1
     # An odd multiplier walks through all 2**64 values; runs with neighbouring initial seeds do not overlap.
-    seed = (initial + 0x9E3779B97F4A7C15 * _UnseededCalls.count) % 2**64
-    _UnseededCalls.count += 1
-    return seed
+    return (initial + 0x9E3779B97F4A7C15 * count) % 2**64

@@ -20,6 +20,7 @@ from fairtat._version import __version__
 from fairtat.backends import auto
 from fairtat.cli.parser import Parser
 from fairtat.cli.selftest import Check, run_selftest
+from fairtat.devices import has_native_bf16
 
 # Distribution -> the extra that brings it. Asked of the installed metadata: importing them would take seconds.
 # Package -> the extra of fairtat that brings it.
@@ -75,6 +76,7 @@ def describe(checks: list[Check]) -> dict[str, Any]:
         },
         "platform": platform.platform(),
         "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
+        "bf16": {device: has_native_bf16(torch.device(device)) for device in _devices()},
         "threads": {"torch": torch.get_num_threads(), "cpus": os.cpu_count()},
         "core": backends.native_info(),
         "backends": {
@@ -95,6 +97,10 @@ def describe(checks: list[Check]) -> dict[str, Any]:
     }
 
 
+def _devices() -> list[str]:
+    return ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+
+
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
@@ -111,6 +117,8 @@ def _print(report: dict[str, Any], checks: list[Check]) -> None:
     facts.add_row("versions", versions)
     facts.add_row("platform", report["platform"])
     facts.add_row("GPUs", ", ".join(report["gpus"]) or "none visible to PyTorch")
+    words = {True: "native", False: "emulated, which is slow: leave amp at none or auto"}
+    facts.add_row("bfloat16", "; ".join(f"{device} {words[native]}" for device, native in report["bf16"].items()))
     facts.add_row("threads", f"{threads['torch']} used by PyTorch and fairtat, {threads['cpus']} CPUs")
     facts.add_row("core", _core(report["core"]))
     for extra in dict.fromkeys(OPTIONAL.values()):

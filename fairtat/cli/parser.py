@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import jsonargparse
 from jsonargparse.typing import register_type
 
-from fairtat.errors import UserError, did_you_mean
+from fairtat.errors import UserError, did_you_mean, nearest
 from fairtat.training.number import Number
 
 # Field docstrings of the option dataclasses are the help texts.
@@ -90,4 +90,8 @@ def plain_message(message: str) -> str:
     text = text.replace("Expected a <class 'int'>", "expected a whole number")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = text.replace("Expected a one of", "expected one of").replace(". Got value: ", ", got ")
-    return (f"--{key[1]}: " if key else "") + " ".join(text.split())
+    text = " ".join(text.split())
+    choice = re.search(r"one of ('.*'), got (.*)$", text)
+    near = nearest(choice[2].strip("'"), re.findall(r"'([^']*)'", choice[1])) if choice else None
+    hint = f"; did you mean {near!r}?" if near else ""
+    return (f"--{key[1]}: " if key else "") + text + hint

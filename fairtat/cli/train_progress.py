@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fairtat.devices import slow_bf16
 from fairtat.fairness import ClassStats
 from fairtat.training import ClassAccuracy, DryRun, EpochMetrics, Observer, RunStart, StepProgress
 
@@ -162,6 +163,7 @@ def dry_run_report(report: DryRun) -> str:
     return "\n".join(
         (
             f"model       {config.model.name}, {report.parameters:,} parameters, on {report.device}",
+            f"precision   {_precision(report)}",
             f"data        {config.data.name}: {report.train_samples} training, {report.val_samples} validation images",
             f"a step      {_duration(report.step)} ({batch}; median of {report.timed_steps}); "
             f"the first one {_duration(report.first_step)}",
@@ -172,6 +174,12 @@ def dry_run_report(report: DryRun) -> str:
             "nothing was written",
         )
     )
+
+
+def _precision(report: DryRun) -> str:
+    amp, memory_format = report.config.amp, ", channels_last" if report.config.channels_last else ""
+    slow = slow_bf16(report.device) if amp == "bf16" else None
+    return {"none": "float32"}.get(amp, amp) + memory_format + (f": {slow}" if slow else "")
 
 
 def _duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ from fairtat.evaluation.settings import (
     suite,
 )
 from fairtat.evaluation.subject import Normalize, Subject
+from fairtat.radius import check_radius
 
 CorruptedImages = Callable[[str, int], Tensor]
 """(corruption, severity) to images (N, C, H, W), in the order of the clean ones."""
@@ -124,6 +125,12 @@ def evaluate(
         class_names = getattr(data, "class_names", None)
 
     bounds, findings = sanity.check_images(images, [*asked.values()])
+    check_radius("eps", defaults.eps, norm, bounds, error=UserError)
+    for name, settings in (*asked.items(), *(("eps_sweep", each) for each in sweep.values())):
+        for stage in stages_of(settings):
+            check_radius(f"{name}: eps", stage.eps, stage.norm, bounds, error=UserError)
+    if towards is not None:
+        check_radius("targeted: eps", towards.eps, towards.norm, bounds, error=UserError)
     subject = Subject(
         model, _device(model, images, device), normalize=normalize, bounds=bounds, backend=backend, engine=engine
     )

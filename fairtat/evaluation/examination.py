@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairtat.errors import starts_at_1
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.parts import Parts
 from fairtat.evaluation.samples import Outcome
@@ -45,8 +46,10 @@ class Examination:
             def judge(x: Tensor, y: Tensor, ids: Tensor) -> Judged:
                 logits = self.subject.logits(x)
                 classes[...] = logits.shape[1]
-                if self.label.max() >= logits.shape[1]:
-                    raise ValueError(f"labels go up to {self.label.max()}, but the model has {logits.shape[1]} logits")
+                count, last = logits.shape[1], int(self.label.max())
+                if last >= count:
+                    hint = starts_at_1(int(self.label.min()), last, count)
+                    raise ValueError(f"labels go up to {last}, but the model has {count} logits{hint}")
                 return self.subject.judge_logits(logits, y)
 
             self._answers[()] = self._judged({"kind": "clean"}, "clean", self.images, judge, classes=classes)

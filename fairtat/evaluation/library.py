@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.model_state import frozen
+from fairtat.attacks.random_numbers import borrowed_generators
 from fairtat.evaluation.settings import AttackSettings
 from fairtat.optional import optional_import
 
@@ -40,8 +41,7 @@ def library_attack(model: Any, call: Call, x: Tensor, y: Tensor, settings: Attac
         UserError: pyautoattack is not installed.
     """
     attack = _make(call, settings, num_classes)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with frozen(model, "eval"), torch.random.fork_rng(devices), torch.no_grad():
+    with frozen(model, "eval"), borrowed_generators(x, settings.seed), torch.no_grad():
         x_adv: Tensor = attack.perturb(x.clone(), y.clone())
     delta = (x_adv - x).flatten(1)
     size = delta.abs().amax(1) if settings.norm == "linf" else delta.norm(dim=1)

@@ -15,7 +15,9 @@ from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
 from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
-from fairtat.ops._validate import check_labels, check_seed, check_tensor
+from fairtat.ops._validate import check_bounds, check_choice, check_labels, check_seed, check_tensor
+from fairtat.ops.pgd_init import NORMS
+from fairtat.radius import check_radius
 
 _STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
@@ -66,6 +68,7 @@ class FairTAT:
         weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.
+        norm, bounds: of the attacks: in Linf, an eps above the range of the bounds is an error.
 
     Attributes:
         stats: the `ClassStats` of the running epoch.
@@ -112,10 +115,14 @@ class FairTAT:
         weight_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        norm: str = "linf",
+        bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.stats = ClassStats(num_classes, device=device)
         self.last = None
         self.eps = _checks.real("eps", eps, low=0.0)
+        check_choice("norm", norm, NORMS)
+        check_radius("eps", self.eps, norm, check_bounds(bounds))
         self.targets = check_targets(targets)
         self.margins = check_margins(margins)
         self.lam = _checks.real("lam", lam, low=0.0)

@@ -79,7 +79,7 @@ def train(config: TrainConfig, *, observer: Observer | None = None, should_stop:
                 RunFolder.make(output)
                 with folder.writing(0, saved=None):
                     stack.enter_context(run_lock(folder.path))
-                folder.begin(config, environment, trainer.state_dict(), trainer.best_model.state_dict())
+                folder.begin(trainer.config, environment, trainer.state_dict(), trainer.best_model.state_dict())
         return _run(trainer, folder, world, observers, should_stop)
 
 
@@ -139,7 +139,7 @@ def resume(
                     if chosen == folder.previous:
                         folder.previous.replace(folder.checkpoint)
                     folder.drop_metrics_after(trainer.epoch)
-                    folder.write_config(wanted)
+                    folder.write_config(trainer.config)
                     folder.note_resumption(describe_environment(wanted, device, world.size), trainer.epoch)
         return _run(trainer, folder, world, observers, should_stop)
 

@@ -330,12 +330,13 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads of each process; null leaves PyTorch's choice."""
 
-    amp: Literal["none", "bf16", "fp16"] = "none"
+    amp: Literal["none", "bf16", "fp16", "auto"] = "none"
     """Mixed precision of the model's passes in training and its attack; images, attack steps and weights stay in
-    float32, and so does validation."""
+    float32, and so does validation. auto is bf16 where the device has instructions for it, else none."""
 
-    channels_last: bool = False
-    """Keep images and convolution weights in channels_last memory format, which GPUs prefer with bf16 and fp16."""
+    channels_last: Literal["auto", True, False] = False
+    """Keep images and convolution weights in channels_last memory format. auto times a few passes in both formats when
+    the run begins. What auto has become is in the run's config.yaml."""
 
     compile: bool = False
     """torch.compile the training pass; the attack has an engine of its own."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairtat.errors import UserError
 from fairtat.fairness import FairTAT
 from fairtat.models import check_options
+from fairtat.radius import check_radius
 
 if TYPE_CHECKING:
     from fairtat.training.config import TrainConfig
@@ -34,6 +35,7 @@ def make_fairness(config: TrainConfig, num_classes: int, *, seed: int = 0, devic
         weight_options=rules.weight_options,
         seed=seed,
         device=device,
+        norm=config.attack.norm,
     )
 
 
@@ -94,6 +96,9 @@ def check(config: TrainConfig) -> None:
         if predicate is not None and value is not None and not predicate(value):
             raise UserError(f"{key} is {value}; expected {expected}")
     check_options(config.model.options, "model.options")
+    for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):
+        if eps is not None:
+            check_radius(key, float(eps), config.attack.norm, error=UserError)
     if config.data.val + config.data.test >= 1:
         raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
     if config.optim.nesterov and not config.optim.momentum:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from fairtat.errors import UserError
+from fairtat.errors import UserError, nearest
 from fairtat.training.config import TrainConfig
 from fairtat.training.number import Number
 
@@ -141,8 +141,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, key)
     if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+        if (type(value), value) not in [(type(choice), choice) for choice in arguments]:  # 1 is not True
+            near = nearest(_shown(value), map(_shown, arguments))
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"{key} is {value!r}; expected one of {', '.join(map(_shown, arguments))}{hint}")
         return value
     if origin is list:
         if not isinstance(value, (list, tuple)):
@@ -159,6 +161,11 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         expected = {int: "a whole number", str: "a string", bool: "true or false"}[hint]
         raise UserError(f"{key} is {value!r}; expected {expected}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """As YAML writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _convert_section(cls: Any, value: Any, key: str) -> Any:

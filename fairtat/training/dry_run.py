@@ -66,6 +66,7 @@ def dry_run(config: TrainConfig) -> DryRun:
                 RunFolder.check_free(config.output)
         with world.together():
             trainer = make_trainer(config, device, world)
+        config = trainer.config
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         first, others = _time_steps(trainer, device, world)

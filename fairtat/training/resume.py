@@ -62,12 +62,17 @@ def stored_config(path: str | Path) -> TrainConfig:
 def check_changes(stored: TrainConfig, wanted: TrainConfig, *, source: Path) -> TrainConfig:
     """``wanted``, if what it changes cannot change what the run means (see `CHANGEABLE`).
 
-    ``epochs`` may grow where the learning rate is constant: every other schedule has been heading for the old end.
+    ``epochs`` may grow where the learning rate is constant: every other schedule has been heading for the old end. What
+    is left to the device (``auto``) stays what the run's first device made of it.
 
     Raises:
         UserError: another setting differs.
     """
     wanted = replace(wanted, output=str(source))
+    if wanted.amp == "auto":
+        wanted = replace(wanted, amp=stored.amp)
+    if wanted.channels_last == "auto":
+        wanted = replace(wanted, channels_last=stored.channels_last)
     before, after = dict(leaves(stored)), dict(leaves(wanted))
     changed = [key for key in before if before[key] != after[key] and key not in CHANGEABLE | {"output"}]
     if "epochs" in changed and wanted.optim.schedule == "constant":

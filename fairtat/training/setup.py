@@ -21,6 +21,7 @@ from fairtat.training.config import TrainConfig
 from fairtat.training.config_check import make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
+from fairtat.training.precision import settle_amp
 from fairtat.training.run import build_model, load_data
 from fairtat.training.trainer import Trainer
 
@@ -62,6 +63,7 @@ def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Tra
         augment.check(splits.train.image_shape[1:])
     torch.manual_seed(derive(config.seed, "model"))
     model = build_model(config.model, splits.train.num_classes, splits.train.image_shape).to(device)
+    config = settle_amp(config, device)
     _rehearse(config, model, splits.train)
     if config.sync_batchnorm and world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -22,6 +22,7 @@ from fairtat.training.config_io import to_dict
 from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import Observer, StepProgress
 from fairtat.training.metrics import AveragedAccuracy, ClassAccuracy, EpochMetrics, numbers
+from fairtat.training.precision import settle_amp, settle_format
 from fairtat.training.schedule import learning_rate
 from fairtat.training.step import TrainingStep, make_optimizer
 from fairtat.training.validation import Validation, validate
@@ -45,7 +46,7 @@ class Trainer:
     model's own draw from PyTorch's global generator, which each epoch seeds anew.
 
     Args:
-        config: what to do.
+        config: what to do; the trainer's own has ``auto`` in amp and channels_last replaced.
         splits: the data; the training pass sees ``splits.train``, validation ``splits.val``, nothing sees
             ``splits.test``.
         model: maps (N, C_in, H, W) in [0, 1] to logits; trained in place.
@@ -53,12 +54,13 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, splits: Splits, model: nn.Module, *, world: World | None = None) -> None:
+        self._world = world or World()
+        self._device = splits.train.device
+        config = settle_format(settle_amp(config, self._device), model, splits.train, self._world)
         self.config = config
         self.splits = splits
         self.model = model
         self.epoch = 0  # finished epochs
-        self._world = world or World()
-        self._device = splits.train.device
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         self._waited = 0.0
         self.fair = make_fairness(

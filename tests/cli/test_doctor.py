@@ -37,6 +37,14 @@ def test_text_says_what_is_there_and_why_not(fairtat: Command) -> None:
     assert "self-tests passed" in out
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_told_native_from_emulated(fairtat: Command, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native})
+    assert json.loads(fairtat("doctor", "--json").out)["bf16"]["cpu"] is native
+    (line,) = (line for line in fairtat("doctor").out.splitlines() if line.startswith("bfloat16"))
+    assert ("native" in line, "emulated" in line) == (native, not native)
+
+
 def test_a_missing_extra_comes_with_its_command(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
 

@@ -53,6 +53,7 @@ def test_no_command_is_a_mistake_that_shows_the_overview(fairtat: Command) -> No
         (["evaluate", "r", "--attack.steps", "many"], "--attack.steps: expected a whole number, got many"),
         (["evaluate", "r", "--attack.eps", "8/0"], "expected a number or a fraction such as 8/255, got '8/0'"),
         (["evaluate", "r", "--attack.norm", "l1"], "--attack.norm: expected one of 'linf', 'l2', got l1"),
+        (["train", "--fairness.targets", "Confuson"], "'confusion', got Confuson; did you mean 'confusion'?"),
         (["evaluate", "r", "--split", "train"], "--split: expected one of 'test', 'val', 'all', got train"),
         (["evaluate", "r", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, cuda or cuda:N"),
         (["evaluate", "nowhere"], "error: nowhere: no such run folder"),

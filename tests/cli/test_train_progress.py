@@ -6,6 +6,7 @@ import io
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,25 @@ def test_durations_and_sizes_of_a_dry_run() -> None:
     text = dry_run_report(report)
     for words in ("50.0 ms", "first one 40.0 s", "21.0 s", "about 71 min for 200 epochs", "3.5 GB", "about 135.0 MB"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "native", "line"),
+    [
+        ({}, False, "precision   float32"),
+        ({"amp": "bf16", "channels_last": True}, True, "precision   bf16, channels_last"),
+        ({"amp": "bf16"}, False, "precision   bf16: this CPU has no instructions for bfloat16 and emulates it"),
+    ],
+)
+def test_a_dry_run_tells_the_precision(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], native: bool, line: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    report = DryRun(
+        TrainConfig(**settings), torch.device("cpu"), 1, 1000, 50, 5, 1, 1, first_step=1.0, step=1.0, validation=1.0,
+        memory=1, files={},
+    )  # fmt: skip
+    assert any(found.startswith(line) for found in dry_run_report(report).splitlines())
 
 
 def test_a_terminal_gets_live_figures_and_the_same_lines(start: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:

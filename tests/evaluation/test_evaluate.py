@@ -167,7 +167,11 @@ def test_progress_is_told_after_each_batch(net: Net, data: Data) -> None:
         ({"eps": -0.1}, "eps"),
         ({"data": torch.full((53, 1, 5, 5), torch.nan)}, "images hold NaN"),
         ({"data": torch.full((53, 1, 5, 5), 255.0), "attacks": ["apgd-ce"]}, r"\[0, 1\] for apgd-ce"),
-        ({"labels": torch.full((53,), CLASSES)}, "labels go up to 4, but the model has 4 logits"),
+        ({"labels": torch.arange(53) % (CLASSES + 1)}, "labels go up to 4, but the model has 4 logits$"),
+        (
+            {"labels": torch.arange(53) % CLASSES + 1},
+            "labels go up to 4, but the model has 4 logits; if the labels start at 1, subtract 1$",
+        ),
         ({"labels": torch.full((53,), -1)}, "labels must be 0 or more"),
         ({"attacks": [], "eps_sweep": [0.1]}, "eps_sweep needs an attack"),
     ],

@@ -20,7 +20,7 @@ def test_defaults_survive_a_round_trip() -> None:
 
 
 @given(
-    eps=st.one_of(st.floats(0, 1), st.just("8/255"), st.just("1e-3")),
+    eps=st.one_of(st.floats(0, 0.5), st.just("8/255"), st.just("1e-3")),
     options=st.dictionaries(st.text("abc", min_size=1), st.one_of(st.integers(), st.text("xyz: ")), max_size=2),
     milestones=st.lists(st.floats(0.01, 0.99), max_size=3),
     margins=st.sampled_from(["fixed", "G-rob", ["G-rob", "G-cfps"]]),
@@ -79,7 +79,11 @@ def test_a_key_like_no_other() -> None:
         ({"data": {"name": 5}}, "x.yaml: data.name is 5; expected a string"),
         ({"attack": {"eps": [1]}}, "x.yaml: attack.eps is [1]; expected a number or a fraction such as 8/255"),
         ({"attack": {"eps": "8/0"}}, "x.yaml: attack.eps: expected a number or a fraction such as 8/255, got '8/0'"),
-        ({"attack": {"norm": "l1"}}, "x.yaml: attack.norm is 'l1'; expected one of linf, l2"),
+        ({"attack": {"norm": "l1"}}, "x.yaml: attack.norm is 'l1'; expected one of linf, l2; did you mean 'l2'?"),
+        (
+            {"fairness": {"targets": "cfsp"}},
+            "x.yaml: fairness.targets is 'cfsp'; expected one of none, random, cfps, confusion; did you mean 'cfps'?",
+        ),
         ({"fairness": {"margins": 3}}, "x.yaml: fairness.margins is 3; expected a string or a list of strings"),
         ({"fairness": {"margins": [3]}}, "x.yaml: fairness.margins is 3; expected a string"),
         ({"model": {"options": [1]}}, "x.yaml: model.options is [1]; expected keys and values"),
