@@ -29,6 +29,7 @@ __all__ = ["DEFAULT_ROOT", "load_cifar10", "load_cifar100"]
 DEFAULT_ROOT = Path("data")
 
 _PIXELS = 3 * 32 * 32
+_LARGEST = 2**28  # bytes: the largest published file, CIFAR-100's train, has 1.5e8
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _load(name: str, layouts: tuple[_Layout, ...], root: str | Path | None, down
         for file in files:
             where = str(place / file)
             images, labels = layout.read(contents[file], where)
-            batches.append(image_data(where, images.copy(), labels, class_names=names))
+            batches.append(image_data(where, images.copy(), labels, class_names=names, layout="nchw"))
         images = torch.cat([batch.images for batch in batches])
         return replace(
             batches[0],
@@ -240,6 +241,10 @@ def _archive_contents(archive: Path, layout: _Layout) -> dict[str, bytes]:
                 file = wanted.get(member.name.removeprefix("./"))
                 stream = tar.extractfile(member) if file is not None and member.isfile() else None
                 if file is not None and stream is not None:
+                    if member.size > _LARGEST:
+                        raise UserError(
+                            f"{archive}: {member.name} takes {member.size} bytes; is it the published archive?"
+                        )
                     contents[file] = stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{archive}: cannot be read as a .tar.gz archive ({error}); fetch it again") from error

@@ -87,7 +87,9 @@ def load_corrupted(
         )
     per_severity = len(images) // len(SEVERITIES)
     rows = slice((severity - 1) * per_severity, severity * per_severity)
-    return image_data(str(file), np.array(images[rows]), labels[rows].astype(np.int64), class_names=class_names)
+    return image_data(
+        str(file), np.array(images[rows]), labels[rows].astype(np.int64), class_names=class_names, layout="nhwc"
+    )
 
 
 def _array(file: Path, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -9,10 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairtat.data.labels import FROM_ONE
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 
 __all__ = ["Parts", "Splits", "hold_out", "number_parts", "stratified_split"]
+
+_LOG = logging.getLogger("fairtat")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,21 @@ class Splits:
 
     def to(self, device: torch.device | str) -> Splits:
         return Splits(self.train.to(device), self.val.to(device), self.test.to(device))
+
+    def check(self, *, decode: bool = False) -> None:
+        """Look at every image now, so that a damaged one in the test part does not end a run that is otherwise done.
+
+        Reads headers and the ends of files, or with ``decode`` all pixels; images in memory have been checked before.
+
+        Raises:
+            UserError: an image cannot be used; the message names it.
+        """
+        turned = sum(part.check(decode=decode) for part in (self.train, self.val, self.test))
+        if turned:
+            _LOG.warning(
+                "notice: %d of %d images are turned as their EXIF orientation says; data.exif: ignore leaves them as "
+                "they are stored", turned, len(self.train) + len(self.val) + len(self.test),
+            )  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -93,7 +112,8 @@ def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:
         where = f"{data.name}: class {label} ({class_name!r}) has {count} samples"
         if count <= len(shares):
             each = "one each to train and validate" if len(shares) == 1 else "one each to train, validate and test"
-            raise UserError(f"{where}; expected at least {len(shares) + 1}, {each}")
+            hint = f"; {FROM_ONE}" if label == 0 and count == 0 else ""
+            raise UserError(f"{where}; expected at least {len(shares) + 1}, {each}{hint}")
         sizes = [max(1, round(share * count)) for share in shares.values()]
         if sum(sizes) >= count:
             given = " and ".join(f"{name}={shares[name]:g}" for name in sorted(shares, reverse=True))

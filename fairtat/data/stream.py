@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fairtat.data.types import ImageData, checked_class_names
+from fairtat.data.labels import name_classes
+from fairtat.data.types import ImageData
 from fairtat.errors import UserError
 
 __all__ = ["Data", "MemorySource", "Placement", "Reader", "Source", "StreamData", "stream_data"]
@@ -24,6 +25,7 @@ Placement = Literal["auto", "device", "stream"]
 # Of the device's free memory, what `auto` lets one part of a data set take: model and attack need the rest.
 _SHARE_OF_MEMORY = 0.25
 _ROWS_A_READ = 256
+_GROUPS_WITHOUT_WORKERS = 4  # headers that are read in less time than processes take to start
 
 
 class Source(Protocol):
@@ -40,6 +42,14 @@ class Source(Protocol):
         """
         ...
 
+    def check(self, rows: Sequence[int]) -> int:
+        """Look at these images without reading their pixels; how many of them `read` turns.
+
+        Raises:
+            UserError: one of them cannot be used; the message names it.
+        """
+        ...
+
 
 class MemorySource:
     """Images that lie in the main memory, for a device that has no room for them."""
@@ -52,6 +62,32 @@ class MemorySource:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         return self._images.index_select(0, torch.as_tensor(rows, dtype=torch.int64))
+
+    def check(self, rows: Sequence[int]) -> int:
+        return 0
+
+
+class _Check:
+    """A source whose images are only looked at, or decoded and dropped: how many of each group are turned, (1,) int64.
+
+    They stay in the worker processes, which hand over nothing else.
+    """
+
+    dtype = torch.int64
+
+    def __init__(self, source: Source, *, decode: bool) -> None:
+        self.image_shape = source.image_shape
+        self._source = source
+        self._decode = decode
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        turned = self.check(rows)
+        if self._decode:
+            self._source.read(rows)
+        return torch.tensor([turned])
+
+    def check(self, rows: Sequence[int]) -> int:
+        return self._source.check(rows)
 
 
 @dataclass(frozen=True)
@@ -226,6 +262,17 @@ class StreamData:
         self.reader.stop()
         return ImageData(self.name, images, self.labels, self.ids, self.class_names, self.white)
 
+    def check(self, *, decode: bool = False) -> int:
+        """Look at the header and the end of every image, or ``decode`` them all; how many get turned (see ``exif``).
+
+        Raises:
+            UserError: an image cannot be used, as far as was looked; the message names it.
+        """
+        groups = self.rows.split(_ROWS_A_READ)
+        workers = self.reader.workers if decode or len(groups) > _GROUPS_WITHOUT_WORKERS else 0
+        checks = Reader(self.name, _Check(self.reader.source, decode=decode), workers)
+        return sum(int(turned) for turned in checks.read(groups))
+
     def _fits(self) -> bool:
         channels, height, width = self.image_shape
         needed = len(self) * channels * height * width * self.reader.source.dtype.itemsize
@@ -256,7 +303,7 @@ def stream_data(
         rows=torch.arange(len(labels)),
         labels=labels,
         ids=torch.arange(len(labels)),
-        class_names=checked_class_names(name, labels, class_names),
+        class_names=name_classes(name, labels, class_names),
         white=white,
         placement=placement,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fairtat.data.cifar import DEFAULT_ROOT
+from fairtat.data.folder import is_data
 from fairtat.data.image_files import FileSource
 from fairtat.data.splits import Parts, number_parts
 from fairtat.data.stream import StreamData, stream_data
@@ -25,7 +26,7 @@ def load_tinyimagenet(root: str | Path | None = None) -> Parts:
     """TinyImageNet from its published folder ``tiny-imagenet-200``, in ``root`` (by default ``data``).
 
     Its validation images are the test part: the published test images have no labels. Classes are the WordNet ids in
-    alphabetical order, under the first of their names in ``words.txt``.
+    alphabetical order, under the first of their names in ``words.txt``. Pixels are as stored, whatever EXIF data say.
 
     Raises:
         UserError: files that are missing, or lists that do not fit them.
@@ -45,7 +46,7 @@ def load_tinyimagenet(root: str | Path | None = None) -> Parts:
     train_labels: list[int] = []
     for wnid, label in label_of.items():
         images = folder / "train" / wnid / "images"
-        found = sorted(str(file) for file in images.glob("*.JPEG"))
+        found = sorted(str(file) for file in images.glob("*.JPEG") if is_data(file.name))
         if not found:
             raise UserError(f"{images}: holds no .JPEG files; expected the images of class {wnid} from wnids.txt")
         train_files += found
@@ -65,7 +66,9 @@ def load_tinyimagenet(root: str | Path | None = None) -> Parts:
         raise UserError(f"{annotations}: is empty; expected one line for each image")
 
     def part(files: list[str], labels: list[int]) -> StreamData:
-        return stream_data("tinyimagenet", FileSource(files, channels=3), torch.tensor(labels), class_names=names)
+        return stream_data(
+            "tinyimagenet", FileSource(files, channels=3, exif="ignore"), torch.tensor(labels), class_names=names
+        )
 
     return number_parts(Parts(train=part(train_files, train_labels), test=part(test_files, test_labels)))
 
@@ -86,3 +89,5 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; expected the published {_FOLDER} folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fairtat.data.labels import name_classes, read_labels
 from fairtat.errors import UserError
 
-__all__ = ["ImageData", "checked_class_names", "image_data", "scaled"]
+__all__ = ["ImageData", "Layout", "image_data", "scaled"]
+
+Layout = Literal["auto", "nchw", "nhwc"]
+
+_LOG = logging.getLogger("fairtat")
+_CHANNELS = (1, 3)
+_ROUNDING = 1e-6  # how far a float may lie outside [0, 1], as after a resize
+_DARK = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class ImageData:
             ids=self.ids.index_select(0, index),
         )
 
+    def check(self, *, decode: bool = False) -> int:
+        """As `StreamData.check`: nothing is left to find in images that were read."""
+        return 0
+
     def floats(self, images: Tensor) -> Tensor:
         """Stored images as new float32 ones in [0, 1]: whoever writes into them leaves the data alone."""
         return scaled(images, self.white)
@@ -79,49 +92,75 @@ def image_data(
     *,
     class_names: tuple[str, ...] | None = None,
     white: int = 255,
+    layout: Layout = "auto",
 ) -> ImageData:
     """Check arrays once and make an `ImageData` of them (on the CPU).
 
     Args:
         name: what errors call this data, for example the file's path.
-        images: (N, H, W), (N, C, H, W) or (N, H, W, C) with C = 1 or 3; uint8 in [0, white], or floats in [0, 1].
-        labels: (N,) integers in [0, number of classes).
-        class_names: one name a class; by default the numbers 0 .. max(labels).
+        images: (N, H, W), (N, C, H, W) or (N, H, W, C); uint8 in [0, white], floats in [0, 1], or bools.
+        labels: (N,) or (N, 1): integers, whole-number floats or bools, in [0, number of classes), or text
+            (see `fairtat.data.labels.read_labels`).
+        class_names: one name a class; by default the text of the labels, or the numbers 0 .. max(labels).
         white: the uint8 value that stands for 1.0.
+        layout: which axis of four holds the channels: ``nchw``, ``nhwc``, or ``auto`` for the one of axes 1 and 3
+            that has 1 or 3.
 
     Raises:
-        UserError: wrong shapes or dtypes, NaN or out-of-range values; one line naming ``name`` and the array.
+        UserError: wrong shapes or dtypes, axes of which ``auto`` cannot tell the channels, NaN or out-of-range values;
+            one line naming ``name`` and the array.
     """
-    pixels = _checked_images(name, torch.as_tensor(images), white)
-    classes = _checked_labels(name, torch.as_tensor(labels), len(pixels))
-    names = checked_class_names(name, classes, class_names)
+    pixels = _in_range(name, _channels_first(name, torch.as_tensor(images), layout), white)
+    classes, names = read_labels(name, labels, class_names=class_names)
+    if len(classes) != len(pixels):
+        raise UserError(f"{name}: labels have shape {tuple(classes.shape)}; expected ({len(pixels)},), one an image")
     return ImageData(
         name=name,
         images=pixels,
         labels=classes,
         ids=torch.arange(len(pixels), dtype=torch.int64),
-        class_names=names,
+        class_names=name_classes(name, classes, names),
         white=1 if pixels.is_floating_point() else white,
     )
 
 
-def _checked_images(name: str, images: Tensor, white: int) -> Tensor:
-    if images.dim() == 3:
-        images = images.unsqueeze(1)
-    elif images.dim() == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = images.permute(0, 3, 1, 2)
-    if images.dim() != 4 or 0 in images.shape:
+def _channels_first(name: str, images: Tensor, layout: Layout) -> Tensor:
+    shape = tuple(images.shape)
+    if images.dim() not in (3, 4) or 0 in shape:
         raise UserError(
-            f"{name}: images have shape {tuple(images.shape)}; expected (N, H, W), (N, C, H, W) or (N, H, W, C), "
-            "none of them 0"
+            f"{name}: images have shape {shape}; expected (N, H, W), (N, C, H, W) or (N, H, W, C), none of them 0"
         )
+    if images.dim() == 3:
+        return images.unsqueeze(1)
+    if layout == "auto":
+        first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+        if first and last:
+            raise UserError(
+                f"{name}: images have shape {shape}, where axis 1 or axis 3 may be the channels; set data.layout to "
+                "nchw or nhwc"
+            )
+        if not first and not last:
+            alpha = ", or leave out the fourth, alpha: images[..., :3]" if shape[3] == 4 else ""
+            raise UserError(
+                f"{name}: images have shape {shape}, where neither axis 1 nor axis 3 has 1 or 3 channels; set "
+                f"data.layout to nchw or nhwc to take them all{alpha}"
+            )
+        layout = "nchw" if first else "nhwc"
+    return images if layout == "nchw" else images.permute(0, 3, 1, 2)
+
+
+def _in_range(name: str, images: Tensor, white: int) -> Tensor:
+    """The same as uint8 in [0, white], or float32 in [0, 1]."""
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8).mul_(white).contiguous()
     if images.dtype == torch.uint8:
         brightest = int(images.max())
         if brightest > white:
             raise UserError(f"{name}: images reach {brightest}; expected uint8 values in [0, {white}]")
+        _warn_of_dark(name, brightest, white)
         return images.contiguous()
     if not images.is_floating_point():
-        raise UserError(f"{name}: images have dtype {images.dtype}; expected uint8, or floats in [0, 1]")
+        raise UserError(_no_range(name, images))
     bad = (~images.isfinite()).flatten(1).any(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
@@ -130,32 +169,31 @@ def _checked_images(name: str, images: Tensor, white: int) -> Tensor:
             "expected finite floats in [0, 1]"
         )
     low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{name}: float images lie in [{low:g}, {high:g}]; expected [0, 1] (divide by 255, or store uint8)"
-        )
-    return images.to(torch.float32).contiguous()
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = "undo the normalization, images * std + mean" if low < 0 else "divide by 255, or store uint8"
+        raise UserError(f"{name}: float images lie in [{low:.9g}, {high:.9g}]; expected [0, 1] ({hint})")
+    _warn_of_dark(name, high, 1)
+    floats = images.to(torch.float32)
+    return (floats.clamp(0, 1) if low < 0 or high > 1 else floats).contiguous()
 
 
-def _checked_labels(name: str, labels: Tensor, samples: int) -> Tensor:
-    if labels.dim() != 1 or len(labels) != samples:
-        raise UserError(f"{name}: labels have shape {tuple(labels.shape)}; expected ({samples},), one an image")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise UserError(f"{name}: labels have dtype {labels.dtype}; expected integers")
-    return labels.to(torch.int64)
+def _no_range(name: str, images: Tensor) -> str:
+    """Why integers of more than 8 bits are refused: their dtype does not say which value is white."""
+    kind = str(images.dtype).removeprefix("torch.")
+    expected = f"{name}: images have dtype {kind}; expected uint8, or floats in [0, 1]"
+    if images.is_complex():
+        return expected
+    low, high = int(images.to(torch.int64).min()), int(images.to(torch.int64).max())
+    if low >= 0 and high <= 255:
+        return f"{expected}: they lie in [{low}, {high}], so store images.astype('uint8') if 255 is white"
+    white = "the value that is white" + (", 65535 if all 16 bits are used" if kind == "uint16" else "")
+    return f"{expected}: they lie in [{low}, {high}], so divide by {white}, and store float32"
 
 
-def checked_class_names(name: str, labels: Tensor, class_names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """One name a class, the numbers if there are none; the labels are in their range."""
-    low, high = int(labels.min()), int(labels.max())
-    num_classes = high + 1 if class_names is None else len(class_names)
-    outside = (labels < 0) | (labels >= num_classes)
-    if bool(outside.any()):
-        first = int(outside.nonzero()[0])
-        wanted = "0 or more" if class_names is None else f"0 to {num_classes - 1} ({num_classes} class names)"
-        raise UserError(
-            f"{name}: labels lie in [{low}, {high}]; expected {wanted} (the first outside is sample {first})"
-        )
-    if num_classes < 2:
-        raise UserError(f"{name}: labels hold {num_classes} class; expected at least 2")
-    return class_names if class_names is not None else tuple(str(k) for k in range(num_classes))
+def _warn_of_dark(name: str, brightest: float, white: int) -> None:
+    """Images of 0 and 1 or of 17 grey levels, stored as if 255 were white, leave radii far too large."""
+    if brightest < _DARK * white:
+        _LOG.warning(
+            "notice: %s: the brightest value of all images is %g, and %g is taken for white; scale them if it is not",
+            name, brightest, white,
+        )  # fmt: skip

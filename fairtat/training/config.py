@@ -33,7 +33,7 @@ class DataConfig:
     name: str = "digits"
     """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), cifar10, cifar100, tinyimagenet, hf:NAME (a set of
     Hugging Face `datasets`), a folder with one subfolder of images a class, or a .npz file with the arrays images
-    (uint8, or floats in [0, 1]), labels (integers) and, if you like, class_names."""
+    (uint8, or floats in [0, 1]), labels (whole numbers from 0, or text) and, if you like, class_names."""
 
     root: str | None = None
     """Where the files of cifar10, cifar100 and tinyimagenet lie; null is the folder data."""
@@ -64,6 +64,14 @@ class DataConfig:
     image_size: int | None = None
     """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
     out its middle; null expects images of one size."""
+
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
+    """Which axis of the images in a .npz file holds the channels, where they have four; auto takes the one of axes 1
+    and 3 that has 1 or 3."""
+
+    exif: Literal["apply", "ignore"] = "apply"
+    """Images of folders and Hugging Face sets: turned as their EXIF orientation says, or left as they are stored, which
+    is what most models have been trained on."""
 
     seed: int = 0
     """Seed of the split. Apart from `seed`, so that runs with several seeds share their test images."""

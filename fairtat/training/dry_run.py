@@ -53,7 +53,7 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig) -> DryRun:
-    """Build all that `train` would, take a few steps, and write nothing.
+    """Build all that `train` would, decode every image, take a few steps, and write nothing.
 
     Raises:
         UserError: as `train` before its first step.
@@ -65,7 +65,7 @@ def dry_run(config: TrainConfig) -> DryRun:
             if world.main and config.output is not None:
                 RunFolder.check_free(config.output)
         with world.together():
-            trainer = make_trainer(config, device, world)
+            trainer = make_trainer(config, device, world, decode=True)
         config = trainer.config
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

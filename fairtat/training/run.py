@@ -68,6 +68,8 @@ def load_data(config: DataConfig) -> Splits:
         root=config.root,
         download=config.download,
         image_size=config.image_size,
+        layout=config.layout,
+        exif=config.exif,
         placement=config.placement,
         workers=config.workers,
     )

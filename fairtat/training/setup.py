@@ -46,8 +46,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Trainer:
-    """Data, model and trainer on ``device``; one step of a copy has been tried.
+def make_trainer(config: TrainConfig, device: torch.device, world: World, *, decode: bool = False) -> Trainer:
+    """Data, model and trainer on ``device``; all images were looked at, and one step of a copy has been tried.
+
+    With ``decode``, the images were even read as a whole, which takes as long as it does in an epoch.
 
     Seeds PyTorch's global generator and sets its number of threads.
 
@@ -56,7 +58,7 @@ def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Tra
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    splits = _load(config, world).to(device)
+    splits = _load(config, world, decode).to(device)
     _check_sizes(config, len(splits.train), device, world)
     augment = make_augment(config.data.augment, pad=config.data.pad)
     if augment is not None:
@@ -70,12 +72,13 @@ def make_trainer(config: TrainConfig, device: torch.device, world: World) -> Tra
     return Trainer(config, splits, model, world=world)
 
 
-def _load(config: TrainConfig, world: World) -> Splits:
+def _load(config: TrainConfig, world: World, decode: bool) -> Splits:
     """The data: the first process goes ahead, for it may have to download them."""
     splits = None
     with world.together():
         if world.main:
             splits = load_data(config.data)
+            splits.check(decode=decode)  # once for all processes, before the first epoch
     with world.together():
         return splits or load_data(config.data)
 

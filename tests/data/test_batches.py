@@ -12,7 +12,7 @@ from fairtat.errors import UserError
 
 @pytest.fixture
 def data() -> ImageData:
-    pixels = torch.arange(23, dtype=torch.uint8).reshape(23, 1, 1, 1).expand(23, 1, 2, 3)
+    pixels = torch.arange(23, dtype=torch.uint8).reshape(23, 1, 1).expand(23, 2, 3)
     whole = image_data("made", pixels, torch.arange(23) % 3)
     return whole.take(torch.arange(1, 23))  # ids differ from positions
 

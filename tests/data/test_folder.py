@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +116,116 @@ def test_no_classes_or_no_folder(tmp_path: Path) -> None:
         load_folder(tmp_path)
     with pytest.raises(UserError, match=r"nowhere: no such folder"):
         load_folder(tmp_path / "nowhere")
+
+
+def test_what_macos_and_tools_leave_is_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"a": 2, "b": 2})
+    write(tmp_path / "test", {"a": 1, "b": 1}, first=10)
+    plain = load_folder(tmp_path)
+    for place in ("__MACOSX/a", "train/__MACOSX", "train/.git", "train/a/.thumbnails", "test/b/@eaDir"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "000.png").write_bytes(b"\0\5\x16\7 no image")
+    for name in ("._000.png", ".hidden.jpg", ".DS_Store"):
+        (tmp_path / "train" / "a" / name).write_bytes(b"\0\5\x16\7 no image")
+    parts = load_folder(tmp_path)
+    assert parts.train.class_names == ("a", "b")
+    assert values(parts.train) == values(plain.train) == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert values(parts.test) == values(plain.test)
+    for name in ("000.png", "001.png"):
+        (tmp_path / "train" / "a" / name).unlink()
+    with pytest.raises(UserError, match=r"train/a: holds no images"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("TRAIN", "Validation")])
+def test_parts_in_other_spellings(tmp_path: Path, names: tuple[str, str]) -> None:
+    write(tmp_path / names[0], {"a": 2, "b": 2})
+    write(tmp_path / names[1], {"a": 1, "b": 1}, first=10)
+    parts = load_folder(tmp_path)
+    assert parts.train.class_names == ("a", "b")
+    assert values(parts.test) == [(10, 0), (11, 1)]
+
+
+def test_a_class_may_be_called_train_but_parts_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path / "vehicles", {"car": 1, "train": 1})
+    assert load_folder(tmp_path / "vehicles").train.class_names == ("car", "train")
+    write(tmp_path / "parts" / "test", {"a": 1, "b": 1})
+    write(tmp_path / "parts" / "val", {"a": 1, "b": 1})
+    with pytest.raises(UserError, match="parts: holds test and val, but no train beside them"):
+        load_folder(tmp_path / "parts")
+    write(tmp_path / "flat", {"test": 1, "train": 1})
+    with pytest.raises(UserError, match="flat/train: has 0 subfolders"):
+        load_folder(tmp_path / "flat")
+
+
+def test_names_of_folders_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    names = ("a\x1b[31m", "b\nb", "c\udce9", "\x1b")  # the third is no UTF-8
+    for part, first in (("train", 0), ("test", 10)):
+        write(tmp_path / part, dict.fromkeys(names, 1), first=first)
+    parts = load_folder(tmp_path)
+    assert parts.train.class_names == ("0", "a[31m", "b b", "c")
+    assert parts.test.class_names == parts.train.class_names
+    assert values(parts.train) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert values(parts.test) == [(10, 0), (11, 1), (12, 2), (13, 3)]
+
+
+def test_a_link_that_leads_back_up(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert values(load_folder(tmp_path).train) == [(0, 0), (1, 0), (2, 1)]
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "a" / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"a/closed: cannot be read \(Permission denied\)"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_of_any_part_is_found_by_a_check(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairtat.data.stream._GROUPS_WITHOUT_WORKERS", 0)
+    write(tmp_path / "train", {"a": 10, "b": 10})
+    write(tmp_path / "test", {"a": 2, "b": 2}, size=(5, 4))
+    splits = load_splits(tmp_path, workers=workers)
+    splits.check()
+    splits.check(decode=True)
+    file = tmp_path / "test" / "b" / "001.png"
+    whole = file.read_bytes()
+    for content in (b"", whole[:50], b"no image"):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"test/b/001.png: cannot be read as an image"):
+            splits.check()
+    inside = bytearray(whole)
+    inside[whole.index(b"IDAT") + 6] ^= 0xFF  # head and end are whole
+    file.write_bytes(bytes(inside))
+    splits.check()
+    with pytest.raises(UserError, match=r"test/b/001.png: cannot be read as an image"):
+        splits.check(decode=True)
+
+
+def test_turned_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "train", {"a": 10, "b": 10})
+    write(tmp_path / "test", {"a": 1, "b": 1})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("000.png", "001.png"):
+        Image.fromarray(np.full((4, 5), 9, np.uint8)).save(tmp_path / "train" / "b" / name, exif=exif)
+    with caplog.at_level(logging.WARNING, logger="fairtat"):
+        load_splits(tmp_path).check()
+    assert caplog.messages == [
+        "notice: 2 of 22 images are turned as their EXIF orientation says; data.exif: ignore leaves them as they are "
+        "stored"
+    ]
+    with pytest.raises(UserError, match=r"b/000.png: is 4 pixels high and 5 wide; expected 5 and 4"):
+        load_splits(tmp_path, exif="ignore").check()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fairtat.data import StreamData, batches, load_huggingface, load_splits
@@ -93,6 +95,75 @@ def test_tables_that_do_not_fit(library: ModuleType, tmp_path: Path) -> None:
         lambda row: {"picture": {"bytes": row["picture"]["bytes"] if row["name"] == "1" else b"no image", "path": None}}
     )
     bad(broken.cast_column("picture", library.Image()), r"\(train\), row 1: cannot be read as an image")
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "test", "class_names"),
+    [
+        ("string", ["dog", "cat", "\x1b[1mcow"] * 2, ["cat", "dog"], ("[1mcow", "cat", "dog")),
+        ("int64", [0, 2, 1] * 2, [1, 0], ("0", "1", "2")),
+        ("bool", [True, False] * 3, [True, True], ("0", "1")),
+    ],
+)
+def test_labels_that_are_no_class_labels(
+    library: ModuleType, tmp_path: Path, kind: str, train: list, test: list, class_names: tuple[str, ...]
+) -> None:
+    def plain(labels: list):
+        whole = table(library, list(range(len(labels))), [0] * len(labels)).remove_columns(["kind", "coarse"])
+        return whole.add_column("label", labels, feature=library.Value(kind))
+
+    library.DatasetDict({"train": plain(train), "test": plain(test)}).save_to_disk(tmp_path / "set")
+    parts = load_huggingface(str(tmp_path / "set"))
+    assert parts.train.class_names == parts.test.class_names == class_names
+    number_of = {label: number for number, label in enumerate(sorted(set(train)))}
+    assert parts.train.labels.tolist() == [number_of[label] for label in train]
+    assert parts.test.labels.tolist() == [number_of[label] for label in test]
+
+
+def test_parts_with_the_classes_in_another_order_are_refused(library: ModuleType, tmp_path: Path) -> None:
+    train = table(library, [1, 2], [0, 1])
+    test = train.cast_column("kind", library.ClassLabel(names=["dog", "cat"]))
+    library.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "set")
+    with pytest.raises(UserError, match=r"\(test\): its classes are not those of the train part, in the same order"):
+        load_huggingface(str(tmp_path / "set"))
+
+
+def test_headers_are_looked_at_and_images_turned_as_asked(library: ModuleType, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.random.default_rng(0).integers(0, 256, (5, 6), dtype=np.uint8)
+    content = []
+    for number in range(4):
+        file = io.BytesIO()
+        upright = np.rot90(stored, -1)  # as many rows as the turned ones have
+        Image.fromarray(stored if number == 3 else upright).save(file, "PNG", **({"exif": exif} if number == 3 else {}))
+        content.append({"bytes": file.getvalue(), "path": None})
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])})
+
+    def written(images: list, path: Path) -> str:
+        library.Dataset.from_dict({"image": images, "label": [0, 1] * 2}, features=features).save_to_disk(path)
+        return str(path)
+
+    name = written(content, tmp_path / "good")
+    train = load_huggingface(name).train
+    assert train.check() == 1
+    (batch,) = batches(train, 4)
+    np.testing.assert_array_equal((batch.x[3, 0] * 255).round().to(torch.uint8).numpy(), upright)
+    with pytest.raises(UserError, match=r"\(train\), row 3: is 5 pixels high and 6 wide; expected 6 and 5"):
+        load_huggingface(name, exif="ignore").train.check()
+    content[2]["bytes"] = content[2]["bytes"][:60]
+    with pytest.raises(UserError, match=r"\(train\), row 2: cannot be read as an image"):
+        load_huggingface(written(content, tmp_path / "bad")).train.check()
+
+
+def test_images_that_lie_beside_the_table(library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.full((6, 5), 9, np.uint8)).save(tmp_path / "a.png")
+    features = library.Features({"image": library.Image(mode="RGB"), "label": library.ClassLabel(names=["a", "b"])})
+    columns = {"image": [str(tmp_path / "a.png")] * 2, "label": [0, 1]}
+    monkeypatch.setattr(library, "load_dataset", lambda name: library.Dataset.from_dict(columns, features=features))
+    train = load_huggingface("some/set").train
+    assert train.image_shape == (3, 6, 5)  # as the set declares, though the file is grey
+    assert values(train) == [(9, 0), (9, 1)]
 
 
 def test_a_set_that_is_not_there(library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fairtat.data import load_npz
+from fairtat.data import load_npz, npz
 from fairtat.errors import UserError
 
 
@@ -60,8 +62,21 @@ def write_bad(file: Path, kind: str, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, images=arrays["images"], label=arrays["labels"])
     elif kind == "objects":
         np.savez(file, images=np.array([{}], dtype=object), labels=arrays["labels"])
+    elif kind == "object names":
+        np.savez(file, **arrays, class_names=np.array(["a", "b", "c"], dtype=object))
     elif kind == "strings":
-        np.savez(file, images=arrays["images"], labels=np.array(["a"] * 12))
+        np.savez(file, images=np.array(["a"] * 12), labels=arrays["labels"])
+    elif kind == "huge":
+        header = io.BytesIO()
+        shape = (10**6, 10**6, 3)
+        np.lib.format.write_array_header_2_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.savez(file, labels=arrays["labels"])
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("images.npy", header.getvalue() + bytes(100))
+    elif kind == "member":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("images.npy", b"not an array")
+            archive.writestr("labels.npy", b"")
     elif kind == "npy":
         with file.open("wb") as stream:
             np.save(stream, arrays["images"])
@@ -78,9 +93,12 @@ def write_bad(file: Path, kind: str, arrays: dict[str, np.ndarray]) -> None:
         ("truncated", "cannot be read as an .npz file"),
         ("corrupt", "cannot be read as an .npz file"),
         ("directory", "cannot be read as an .npz file"),
-        ("objects", "cannot be read as an .npz file"),
+        ("objects", "images is an array of Python objects, which would run code when read"),
+        ("object names", "class_names is an array of Python objects"),
+        ("huge", "cannot be read as an .npz file of plain arrays (images claims 3000000000000 bytes, more than"),
+        ("member", "cannot be read as an .npz file"),
         ("no labels", "has no array 'labels'; it holds images, label"),
-        ("strings", "labels has dtype <U1; expected numbers"),
+        ("strings", "images has dtype <U1; expected numbers"),
         ("npy", "holds a single array"),
     ],
 )
@@ -93,3 +111,38 @@ def test_bad_files(tmp_path: Path, arrays: dict[str, np.ndarray], kind: str, mes
     assert text.startswith(str(file))
     assert message in text
     assert "\n" not in text
+
+
+def test_a_layout_and_labels_of_text(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    file = tmp_path / "mine.npz"
+    images = np.concatenate([arrays["images"], arrays["images"][..., :1]], axis=3)
+    np.savez(file, images=images, labels=np.array(["cat", "\x1b[2Jdog"] * 6).reshape(12, 1))
+    with pytest.raises(UserError, match="neither axis 1 nor axis 3 has 1 or 3 channels"):
+        load_npz(file)
+    data = load_npz(file, layout="nhwc")
+    assert data.image_shape == (4, 5, 6)
+    assert data.class_names == ("[2Jdog", "cat")  # in the order of what is stored
+    assert data.labels.tolist() == [1, 0] * 6
+
+
+def test_what_does_not_fit_into_memory_is_not_read(
+    tmp_path: Path, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.npz"
+    np.savez_compressed(file, **arrays, other=np.zeros(10**6))  # not asked for, so not read
+    assert len(load_npz(file)) == 12
+    monkeypatch.setattr(npz, "free_memory", lambda device: 1000)
+    with pytest.raises(UserError, match=r"images takes 0.0 GiB; 0.0 GiB of memory are free"):
+        load_npz(file)
+
+
+def test_nothing_is_unpickled(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "sprung",)  # type: ignore[return-value]
+
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=arrays["images"], labels=np.array([Trap()] * 12, dtype=object))
+    with pytest.raises(UserError, match="labels is an array of Python objects"):
+        load_npz(file)
+    assert not (tmp_path / "sprung").exists()

@@ -37,6 +37,7 @@ def test_the_help_of_the_command_line_names_them_all() -> None:
             r"no data set is called './no/such/place'; valid: FILE.npz, a folder of images, cifar10",
         ),
         ("digits", {"download": True}, "data.download is true for 'digits'; expected false: only cifar10 and cifar100"),
+        ("digits", {"layout": "nchw"}, "data.layout is nchw for 'digits'; expected auto: only .npz files"),
         ("digits", {"image_size": 16}, "data.image_size is 16 for 'digits'; expected null"),
     ],
 )
@@ -62,3 +63,19 @@ def test_placement_changes_where_images_lie_and_nothing_else() -> None:
         assert isinstance(other, StreamData)
         for a, b in zip(batches(one, 500, seed=1), batches(other, 500, seed=1), strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_layout_is_passed_on(tmp_path: Path) -> None:
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=np.zeros((12, 3, 7, 3), np.uint8), labels=np.arange(12) % 2)
+    with pytest.raises(UserError, match=r"set data.layout to nchw or nhwc"):
+        load(file)
+    assert load(file, layout="nhwc").image_shape == (3, 3, 7)
+    assert load_splits(file, layout="nchw").test.image_shape == (3, 7, 3)
+
+
+def test_labels_from_1_that_leave_class_0_empty_get_a_hint(tmp_path: Path) -> None:
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=np.zeros((12, 7, 7), np.uint8), labels=np.arange(12) % 2 + 1)
+    with pytest.raises(UserError, match=r"class 0 \('0'\) has 0 samples; .*; do the labels start at 1\?"):
+        load_splits(file)

@@ -51,6 +51,17 @@ def test_images_labels_and_names(root: Path) -> None:
     assert test.ids.tolist() == list(range(20, 26))
 
 
+def test_what_macos_leaves_is_skipped(root: Path) -> None:
+    (root / "tiny-imagenet-200" / "train" / WNIDS[0] / "images" / f"._{WNIDS[0]}_0.JPEG").write_bytes(b"no image")
+    assert len(load_tinyimagenet(root).train) == 20
+    words = root / "tiny-imagenet-200" / "words.txt"
+    words.write_bytes(b"n01443537\tgold\x1b[31mfish\n" + b"\xff\xfe")
+    with pytest.raises(UserError, match=r"words.txt: cannot be read"):
+        load_tinyimagenet(root)
+    words.write_text("n01443537\tgold\x1b[31mfish\n")
+    assert load_tinyimagenet(root).train.class_names[0] == "gold[31mfish"
+
+
 def test_the_published_validation_part_is_the_test_part(root: Path) -> None:
     splits = load_splits("tinyimagenet", root=root, val=0.2, workers=0)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (16, 4, 6)
