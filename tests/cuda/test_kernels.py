@@ -142,6 +142,24 @@ def test_logit_loss(cuda: Run, classes: int, dtype: torch.dtype) -> None:
                     assert torch.equal(a, b), (kind, name)
 
 
+@pytest.mark.parametrize("classes", [4, 1500])
+def test_logit_loss_of_special_logits(cuda: Run, classes: int) -> None:
+    values = (-torch.inf, torch.inf, torch.nan, 0.0, 2.0)
+    z = torch.tensor(list(product(values, repeat=4)))
+    clean = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(1))]
+    target = torch.arange(len(z)) % 4
+    y = (target + 1) % 4
+    if classes > 4:  # the same in a long row, at its ends
+        z, clean, target, y = (t[::11] for t in (z, clean, target, y))
+        z, clean = (torch.cat([t, torch.full((len(t), classes - 8), -torch.inf), t.flip(0)], 1) for t in (z, clean))
+    for kind, labels, logits in (
+        ("ce", None, None), ("margin", None, None), ("dlr", None, None), ("dlr", y, None), ("kl", None, clean),
+    ):  # fmt: skip
+        ours, theirs = (call("logit_loss", z, target, kind, labels, logits)[:4] for call in (cuda, reference))
+        for name, a, b in zip(("loss", "dlogits", "pred", "reached"), ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, equal_nan=True, msg=f"{kind} {name}")
+
+
 def test_a_target_out_of_range_shows_as_nan(cuda: Run) -> None:
     z = torch.randn(3, 10)
     loss, dlogits, pred, reached = cuda("logit_loss", z, torch.tensor([1, -1, 10]), "ce", None, None)[:4]

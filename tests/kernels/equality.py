@@ -391,16 +391,12 @@ def logit_loss() -> Iterator[Case]:
         spoiled = z.clone()
         spoiled[1, 4] = spoiled[2] = spoiled[3, target[3]] = spoiled[0, 5] = NAN
         spoiled[0, 2] = spoiled[4, 7] = -torch.tensor(NAN)  # the sign of a NaN means nothing
-        if kind != "dlr":  # a NaN spoils the whole row alike; where DLR leaves it is anybody's guess
-            yield f"{name}nan", partial(losses, kind, with_y, spoiled, target, y, clean)
+        yield f"{name}nan", partial(losses, kind, with_y, spoiled, target, y, clean)
         yield f"{name}nan prediction", partial(nan_rows, kind, spoiled, target, y if with_y else None, clean)
-    # A logit of -inf is how classes are masked; the last row is infinitely sure of one.
-    masked = torch.tensor([[1.0, 2.0, -INF, 0.5], [-INF, 0.0, 3.0, -INF], [-INF, -INF, 1.0, 0.0], [INF, 0.0, 1.0, 2.0]])
-    index = (torch.tensor([3, 1, 2, 0]), torch.zeros(4, dtype=torch.int64))
-    for kind in ("ce", "margin"):
-        yield f"{kind} ruled out", partial(losses, kind, False, masked, *index, masked)
-    index = (index[0][:3], index[1][:3])
-    yield "kl ruled out", partial(losses, "kl", False, masked[:3], *index, masked[:3].roll(1, 0) * 0.5)
+        special = torch.tensor(list(product((-INF, INF, NAN, 0.0, 2.0), repeat=4)))[:: 1 if kind == "ce" else 3]
+        index = (torch.arange(len(special)) % 4, (torch.arange(len(special)) % 4 + 1) % 4)
+        shuffled = special[torch.randperm(len(special), generator=generator(3))]
+        yield f"{name}special", partial(losses, kind, with_y, special.contiguous(), *index, shuffled)
     for dtype in (torch.float32, torch.bfloat16):
         yield f"confident {dtype}", partial(confident, dtype)
 
