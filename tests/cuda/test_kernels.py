@@ -108,6 +108,27 @@ def test_pgd_step(cuda: Run, shape: tuple[int, ...], layout: str, dtype: torch.d
             assert torch.equal(our_zero, their_zero)
 
 
+def test_an_l2_step_at_any_magnitude(cuda: Run) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.tensor([0.0, 1e-45, 1e-38, 1e-20, 1e-8, 1.0, 1e15, 1e20, 1e38, torch.nan, torch.inf])
+
+    def draw(columns: int) -> Tensor:
+        return table[torch.randint(len(table), (200, 1), generator=generator)] * torch.rand(200, columns)
+
+    x_adv, grad, x, eps, step = draw(5), draw(5) - 1e-3, draw(5), draw(1)[:, 0], draw(1)[:, 0]
+    eps, step = eps.nan_to_num(0.1, 0.1), step.nan_to_num(0.1, 0.1)
+    model_input, zero = torch.empty(200, 5), torch.zeros(200, dtype=torch.int64)
+    arguments = (x_adv, grad, x, eps, 0.0, step, 0.0, False, "l2", -1e38, 1e38, model_input, None, None, zero)
+    ours, theirs = (call("pgd_step", *arguments) for call in (cuda, reference))
+    # float32 rounds with a sample's largest pixel, and with its largest move inside the ball.
+    scale = x.double().abs().amax(1) + torch.minimum(eps.double(), x_adv.double().abs().amax(1) + step.double())
+    for i in (1, 12):
+        assert torch.equal(ours[i].isnan(), theirs[i].isnan())
+        error = (ours[i].double() - theirs[i].double()).abs()
+        assert not bool((error > 1e-6 * scale[:, None] + 1e-5 * theirs[i].double().abs() + 1e-44).any())
+    assert torch.equal(ours[15], theirs[15])
+
+
 def test_an_all_zero_gradient_is_counted(cuda: Run) -> None:
     x = images((3, 3, 5, 7), "contiguous")
     grad = torch.ones_like(x)

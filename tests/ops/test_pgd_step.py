@@ -263,6 +263,60 @@ def test_l2_survives_special_gradients(backend: str, dtype: torch.dtype) -> None
         torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+MAGNITUDES = [0.0, 1e-45, 1e-40, 1e-38, 1e-30, 1e-20, 1e-15, 1e-8, 1.0, 1e4, 1e15, 1e19, 1e20, 1e30, 1e38, 3e38]
+
+
+def at_any_magnitude(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """Samples of one magnitude each, and of one for each element."""
+    table = torch.tensor(MAGNITUDES, dtype=torch.float64)
+    by_sample = table[torch.randint(len(table), (n, 1), generator=generator)]
+    by_element = table[torch.randint(len(table), (n, d), generator=generator)]
+    magnitude = torch.where(torch.rand(n, 1, generator=generator) < 0.5, by_sample, by_element)
+    noise = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return (magnitude * noise).clamp(-3.4e38, 3.4e38).float()
+
+
+@pytest.mark.parametrize("bounds", [(-INF, INF), (0.0, 1.0), (-1e38, 1e38)], ids=str)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_images_radii_and_steps_may_have_any_magnitude(
+    backend: str, norm: str, bounds: tuple[float, float], same_bits: SameBits
+) -> None:
+    g = torch.Generator().manual_seed(7)
+    x_adv, grad, x = (at_any_magnitude(2000, 3, g) for _ in range(3))
+    x_adv[::3] = x[::3]
+    eps, step = (at_any_magnitude(2000, 1, g)[:, 0].abs() for _ in range(2))
+    moved = pgd_step_(x_adv.clone(), grad, x, eps, step, norm=norm, bounds=bounds, backend=backend)
+    with np.errstate(all="ignore"):
+        expected = (linf if norm == "linf" else l2)(x_adv, grad, x, eps.numpy(), step.numpy(), True, bounds)
+    if norm == "linf":
+        same_bits(moved, expected)
+        return
+    # float32 rounds with a sample's largest pixel, and with its largest move inside the ball.
+    largest, farthest = (t.double().abs().amax(1) for t in (x, x_adv))
+    scale = (largest + torch.minimum(eps.double(), farthest + step.double()))[:, None]
+    wrong = (moved.double() - expected.float().double()).abs() > 1e-6 * scale + 1e-5 * expected.abs() + 1e-44
+    assert not bool((wrong & (moved != expected.float())).any())
+
+
+@pytest.mark.parametrize("value", [INF, -INF, NAN])
+@pytest.mark.parametrize("where", ["x_adv", "x"])
+def test_l2_makes_a_sample_with_a_pixel_that_is_not_finite_nan(backend: str, where: str, value: float) -> None:
+    x_adv, grad, x = batch((3, 2, 5, 5))
+    expected = pgd_step_(x_adv.clone(), grad, x, 0.5, 0.1, norm="l2", backend=backend)
+    {"x_adv": x_adv, "x": x}[where][1, 1, 2, 3] = value
+    moved = pgd_step_(x_adv, grad, x, 0.5, 0.1, norm="l2", backend=backend)
+    assert bool(moved[1].isnan().all())
+    torch.testing.assert_close(moved[[0, 2]], expected[[0, 2]], rtol=0, atol=0)
+
+
+def test_a_float64_gradient_beyond_float32_counts_as_its_largest() -> None:
+    x = torch.full((2, 3), 0.5, dtype=torch.float64)
+    grad = torch.tensor([[1e300, 0.0, 0.0], [1e300, INF, 0.0]], dtype=torch.float64)
+    moved = pgd_step_(x.clone(), grad, x, 1.0, 0.1, norm="l2")
+    expected = torch.tensor([[0.4, 0.5, 0.5], [0.5 - 0.1 / 2**0.5, 0.5 - 0.1 / 2**0.5, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(moved, expected)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_eps_zero_returns_to_the_image(backend: str, norm: str) -> None:
     x_adv, grad, x = batch((3, 2, 5, 5))
