@@ -97,7 +97,8 @@ def check_like(like_name: str, like: Tensor, name: str, value: object) -> None:
     check_device(name, value, like_name, like)
     check_shape(name, value, like.shape)
     for size, ours, theirs in zip(value.shape, value.stride(), like.stride(), strict=True):
-        if size > 1 and ours != theirs:  # the stride of a dimension of one element means nothing
+        # The stride of a dimension of one element means nothing, nor do those of no elements at all.
+        if size > 1 and ours != theirs and value.numel() > 0:
             raise ValueError(
                 f"{name} must have the memory format of {like_name} (strides {like.stride()}), got strides "
                 f"{value.stride()}; call .contiguous(memory_format=...) on one of them"
