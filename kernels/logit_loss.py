@@ -17,6 +17,7 @@ EVERYTHING = tl.constexpr(2**63 - 1)  # above every rank
 NOTHING = tl.constexpr(-(2**63))  # below every rank
 INDEX_MASK = tl.constexpr(0x7FFFFFFF)
 NAN = tl.constexpr(float("nan"))
+INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
@@ -50,12 +51,13 @@ def _logit(row, index, valid):
 
 @triton.jit
 def _predict(row, target, pred, reached, sample, classes, BLOCK: tl.constexpr):
-    """Store the prediction; return it, its logit, the target, and whether that is a class."""
+    """Store the prediction; return it, its logit, the target, and whether that is a class and the row has a softmax."""
     t = tl.load(target + sample)
     best, _ = _first_below(row, classes, EVERYTHING, -1, BLOCK)
     tl.store(pred + sample, best)
     tl.store(reached + sample, best == t)
-    return best, _logit(row, best, True), t, (t >= 0) & (t < classes)
+    top = _logit(row, best, True)
+    return best, top, t, (t >= 0) & (t < classes) & (top - top == 0)
 
 
 @triton.jit
@@ -109,6 +111,7 @@ def kl_kernel(logits, target, clean_logits, loss, dlogits, pred, reached, classe
     best, top, _, valid = _predict(row, target, pred, reached, sample, classes, BLOCK)
     clean_best, _ = _first_below(clean_row, classes, EVERYTHING, -1, BLOCK)
     clean_top = _logit(clean_row, clean_best, True)
+    valid = valid & (clean_top - clean_top == 0)
     rest = _exp_sum(row, classes, top, best, best, BLOCK)
     clean_rest = _exp_sum(clean_row, classes, clean_top, clean_best, clean_best, BLOCK)
     log_scales = log1p_nonnegative(rest) - log1p_nonnegative(clean_rest)
@@ -120,8 +123,9 @@ def kl_kernel(logits, target, clean_logits, loss, dlogits, pred, reached, classe
         clean = tl.load(clean_row + j, inside, 0.0).to(tl.float32)
         p = _softmax(clean, j, clean_top, clean_best, 1.0 + clean_rest)
         q = _softmax(z, j, top, best, 1.0 + rest)
-        # A clean probability of exactly 0 contributes 0, although 0 * (-inf - finite) would be NaN.
-        term = tl.where(p == 0, 0.0, p * ((clean - clean_top) - (z - top) + log_scales))
+        term = tl.where(p == 0, 0.0, p * ((clean - clean_top) - (z - top) + log_scales))  # 0 * log(0 / q) is 0
+        # Any chance, however small, of a class that is ruled out: also where p underflows.
+        term = tl.where((z == -INF) & (clean != -INF), INF, term)
         lanes += tl.where(inside, term, 0.0)
         slope = tl.where(valid, q - p, NAN)
         tl.store(dlogits + sample * classes + j, slope.to(dlogits.dtype.element_ty), inside)
@@ -154,6 +158,7 @@ def difference_kernel(logits, target, y, loss, dlogits, pred, reached, classes, 
             spread = 0.5 * (spread + (top - _logit(row, fourth, True)))
         scale = spread + DLR_EPS
         value = tl.div_rn(value, scale)
+    valid = valid & (value == value)
     tl.store(loss + sample, tl.where(valid, value, NAN))
     for first in range(0, classes, BLOCK):
         j = first + tl.arange(0, BLOCK)

@@ -9,6 +9,7 @@ import triton.language as tl
 from fairtat.kernels.elementary import clip
 
 FLOAT32_MAX = tl.constexpr(float.fromhex("0x1.fffffep127"))
+SMALLEST_NORMAL = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -83,6 +84,21 @@ def _offset_from(x_adv, g, x, first_factor, second_factor):
 
 
 @triton.jit
+def _is_extreme(second_factor, towards, squares, length, radius):
+    """Whether floats are too small a world for a sample: an offset, its square or a factor over- or underflows, or a
+    pixel is not finite. No image in any units that people use comes here; who does is stepped in double."""
+    lost_step = (tl.abs(second_factor) < SMALLEST_NORMAL) & (towards != 0)
+    lost_length = (squares != squares) | (squares > 1e37) | ((squares < 1e-30) & (radius < 1e-14))
+    lost_shrink = (radius > 0) & (radius < length * 1e-30)
+    return lost_step | lost_length | lost_shrink
+
+
+@triton.jit
+def _offset_in_double(x_adv, g, x, towards, norm):
+    return x_adv.to(tl.float64) - towards * g.to(tl.float64) / norm - x.to(tl.float64)
+
+
+@triton.jit
 def l2_kernel(
     x_adv, grad, x, eps_n, eps, step_n, step, direction, lo, hi, model_input, mean, std, zero_grad,
     d, channels, channel_stride,
@@ -119,8 +135,22 @@ def l2_kernel(
         centre = tl.load(x + base + element, mask, 0.0)
         offset = _offset_from(start, g, centre, first_factor, second_factor).to(tl.float64)
         squares += offset * offset
-    length = tl.sqrt(tl.sum(squares, 0))
-    shrink = tl.where(length > radius, radius / length, 1.0).to(tl.float32)
+    length_squares = tl.sum(squares, 0)
+    length = tl.sqrt(length_squares)
+    extreme = _is_extreme(second_factor, towards, length_squares, length, radius)
+    if extreme:
+        squares = tl.zeros((BLOCK,), tl.float64)
+        for first in range(0, d, BLOCK):
+            element = first + lane
+            mask = element < d
+            g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
+            start = tl.load(x_adv + base + element, mask, 0.0)
+            centre = tl.load(x + base + element, mask, 0.0)
+            offset = _offset_in_double(start, g, centre, towards, norm)
+            squares += offset * offset
+        length = tl.sqrt(tl.sum(squares, 0))
+    # NaN where the length is not finite, as a pixel is not: the whole sample is then NaN.
+    shrink = tl.where(length <= radius, 1.0, radius / length + (length - length))
 
     for first in range(0, d, BLOCK):
         element = first + lane
@@ -128,8 +158,12 @@ def l2_kernel(
         g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
         start = tl.load(x_adv + base + element, mask, 0.0)
         centre = tl.load(x + base + element, mask, 0.0)
-        offset = _offset_from(start, g, centre, first_factor, second_factor)
-        moved = clip(centre + offset * shrink, lo, hi)
+        if extreme:
+            offset = _offset_in_double(start, g, centre, towards, norm)
+            moved = (centre.to(tl.float64) + offset * shrink).to(tl.float32)
+        else:
+            moved = centre + _offset_from(start, g, centre, first_factor, second_factor) * shrink.to(tl.float32)
+        moved = clip(moved, lo, hi)
         tl.store(x_adv + base + element, moved, mask)
         if model_input is not None:
             _write_input(model_input, base + element, element, mask, moved, mean, std, channels, channel_stride)

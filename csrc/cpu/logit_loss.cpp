@@ -111,12 +111,13 @@ float sum_row(const float* row, int64_t n) {
   return lanes[0];
 }
 
-// exp(z - z[best]) into e, with e[best] = 0; returns their sum, so that the normaliser is 1 + sum.
+// exp(z - z[best]) into e, with e[best] = 0; returns their sum, so that the normaliser is 1 + sum; NaN where the row
+// has no softmax.
 float exp_others(float* __restrict e, const float* __restrict z, int64_t n, int64_t best) {
   const float top = z[best];
   for_lanes(n, [=](int64_t j) { e[j] = exp_nonpositive(z[j] - top); });
   e[best] = 0.0f;
-  return sum_row(e, n);
+  return sum_row(e, n) + nan_unless_finite(top);
 }
 
 // dz holds softmax(z) - onehot(t); the target's entry is minus the sum of the others, so that a confident
@@ -144,10 +145,9 @@ float divergence(float* __restrict dz, float* __restrict p, const float* __restr
   for_lanes(n, [=](int64_t j) {
     const float pj = terms[j] / (1.0f + clean_rest);
     dz[j] = dz[j] / (1.0f + rest) - pj;
-    const float log_ratio = (p[j] - clean_top) - (z[j] - top) + log_scales;
-    terms[j] = pj > 0.0f || pj != pj ? pj * log_ratio : 0.0f;
+    terms[j] = divergence_term(p[j], clean_top, z[j], top, pj, log_scales);
   });
-  return sum_row(terms, n);
+  return sum_row(terms, n) + nan_unless_finite(top);
 }
 
 // The largest `count` logits in descending order, the lower index first among equals.
@@ -165,11 +165,11 @@ void top_indices(const float* z, int64_t classes, int count, int64_t* order) {
 }
 
 // (z_plus - z_minus), over the spread of the leading logits for DLR.
-float difference(const LogitLossArgs& a, float* __restrict dz, const float* __restrict z, int64_t plus, int64_t minus,
-                 bool targeted) {
+float difference(const LogitLossArgs& a, float* __restrict dz, const float* __restrict z, int64_t best, int64_t plus,
+                 int64_t minus, bool targeted) {
   const int64_t n = padded(a.classes);
   for_lanes(n, [=](int64_t j) { dz[j] = 0.0f; });
-  const float gap = z[plus] - z[minus];
+  const float gap = z[plus] - z[minus] + nan_unless_finite(z[best]);
   if (a.kind == LossKind::margin) {
     dz[plus] += 1.0f;
     dz[minus] -= 1.0f;
@@ -208,8 +208,9 @@ void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
     a.loss[s] = divergence(dz, p, z, work + 3 * n, n, best);
   } else {
     const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
-    a.loss[s] = difference(a, dz, z, targeted ? a.y[s] : argmax_other(z, a.classes, target), target, targeted);
+    a.loss[s] = difference(a, dz, z, best, targeted ? a.y[s] : argmax_other(z, a.classes, target), target, targeted);
   }
+  if (a.loss[s] != a.loss[s]) for_lanes(n, [=](int64_t j) { dz[j] = NAN; });
   save(a, dz, s);
 }
 
@@ -225,7 +226,7 @@ void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
   T* out = static_cast<T*>(a.dlogits) + first * classes;
   float z[kFewClasses][kLanes] = {}, p[kFewClasses][kLanes];
   int32_t target[kLanes] = {}, best[kLanes] = {};
-  float top[kLanes], rest[kLanes] = {}, others[kLanes] = {}, at_target[kLanes] = {};
+  float top[kLanes], rest[kLanes], others[kLanes], at_target[kLanes] = {};
   for (int k = 0; k < count; ++k) {
     target[k] = static_cast<int32_t>(a.target[first + k]);
     for (int64_t j = 0; j < classes; ++j) z[j][k] = to_float(in[k * classes + j]);
@@ -239,6 +240,7 @@ void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
       top[k] = better ? z[j][k] : top[k];
     }
   }
+  for (int k = 0; k < kLanes; ++k) rest[k] = others[k] = nan_unless_finite(top[k]);
   for (int32_t j = 0; j < classes; ++j) {
 #pragma omp simd
     for (int k = 0; k < kLanes; ++k) {

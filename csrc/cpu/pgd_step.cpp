@@ -55,6 +55,16 @@ double sum_squares(int64_t n, Term term) {
 }
 
 template <typename Grad>
+void l2_sample_in_double(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n,
+                         float eps, float towards, double norm, float lo, float hi) {
+  const auto offset = [=](int64_t i) {
+    return l2_offset_in_double(x_adv[i], to_float(grad[i]), x[i], towards, norm);
+  };
+  const double shrink = l2_shrink_in_double(sum_squares<double>(n, offset), eps);
+  for (int64_t i = 0; i < n; ++i) x_adv[i] = l2_project_in_double(offset(i), shrink, x[i], lo, hi);
+}
+
+template <typename Grad>
 void l2_sample(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n, float eps,
                float towards, float lo, float hi) {
   const double squares = sum_squares<double>(n, [=](int64_t i) { return l2_gradient(to_float(grad[i])); });
@@ -62,6 +72,9 @@ void l2_sample(float* __restrict x_adv, const Grad* __restrict grad, const float
   const double length = sum_squares<float>(n, [=](int64_t i) {
     return l2_offset(x_adv[i], to_float(grad[i]), x[i], scale);
   });
+  if (l2_is_extreme(scale, towards, length, eps)) {
+    return l2_sample_in_double(x_adv, grad, x, n, eps, towards, l2_norm(squares), lo, hi);
+  }
   const float shrink = l2_shrink(length, eps);
   for (int64_t i = 0; i < n; ++i) {
     x_adv[i] = l2_project(l2_offset(x_adv[i], to_float(grad[i]), x[i], scale), shrink, x[i], lo, hi);

@@ -77,14 +77,14 @@ __device__ float weight(Row<T> z, int64_t j, Best best) {
   return j == best.index ? 1.0f : exp_nonpositive(z(j) - best.value);
 }
 
-// The sum of the weights of all entries but the best: the normaliser is 1 + this.
+// The sum of the weights of all entries but the best: the normaliser is 1 + this; NaN where the row has no softmax.
 template <bool kBlock, typename T>
 __device__ float rest_of(Row<T> z, int64_t classes, Best best) {
   float rest = 0.0f;
   for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
     if (j != best.index) rest += weight(z, j, best);
   }
-  return sum<kBlock>(rest);
+  return sum<kBlock>(rest) + nan_unless_finite(best.value);
 }
 
 template <bool kBlock, typename T>
@@ -111,8 +111,7 @@ __device__ float divergence(Row<T> z, Row<Clean> clean, T* dz, int64_t classes, 
   float total = 0.0f;
   for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
     const float p = weight(clean, j, clean_best) / (1.0f + clean_rest);
-    const float log_ratio = (clean(j) - clean_best.value) - (z(j) - best.value) + log_scales;
-    if (p > 0.0f || p != p) total += p * log_ratio;
+    total += divergence_term(clean(j), clean_best.value, z(j), best.value, p, log_scales);
     store(dz + j, weight(z, j, best) / (1.0f + rest) - p);
   }
   return sum<kBlock>(total);
@@ -145,6 +144,7 @@ __device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, 
     }
   }
   const float loss = gap / scale;
+  const float nan = loss != loss ? loss : 0.0f;
   for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) {
     float d = 0.0f;
     if (j == plus) d += 1.0f;
@@ -152,7 +152,7 @@ __device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, 
     if (dlr && j == best.index) d -= loss;
     if (dlr && j == third.index) d += targeted ? 0.5f * loss : loss;
     if (dlr && targeted && j == fourth.index) d += 0.5f * loss;
-    store(dz + j, d / scale);  // last, so that 1 - 1 cancels exactly where gap equals scale
+    store(dz + j, nan + d / scale);  // last, so that 1 - 1 cancels exactly where gap equals scale
   }
   return loss;
 }
@@ -182,8 +182,9 @@ __global__ void logit_loss_kernel(LogitLossArgs a) {
     const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
     const int64_t y = targeted ? a.y[s] : 0;
     float loss;
-    if (target < 0 || target >= a.classes || y < 0 || y >= a.classes) {
-      // Without a synchronisation an index out of range cannot raise: its loss and gradient are NaN.
+    const bool in_range = target >= 0 && target < a.classes && y >= 0 && y < a.classes;
+    if (!in_range || nan_unless_finite(best.value) != 0.0f) {
+      // No softmax; or an index out of range, which cannot raise without a synchronisation.
       loss = nanf("");
       for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) store(dz + j, loss);
     } else if (a.kind == LossKind::ce) {

@@ -78,6 +78,11 @@ __global__ void linf_kernel(PgdStepArgs a) {
   }
 }
 
+// `moved`: this thread has seen a nonzero element of the gradient.
+__device__ void count_unmoved(const PgdStepArgs& a, int64_t sample, bool moved) {
+  if (a.zero_grad != nullptr && __syncthreads_or(moved) == 0 && threadIdx.x == 0) ++a.zero_grad[sample];
+}
+
 // A block for each sample: what counts all-zero gradients has to see the whole sample.
 template <typename Grad, int kWidth>
 __global__ void linf_by_sample_kernel(PgdStepArgs a) {
@@ -86,8 +91,34 @@ __global__ void linf_by_sample_kernel(PgdStepArgs a) {
     for (int64_t j = static_cast<int64_t>(threadIdx.x) * kWidth; j < a.d; j += static_cast<int64_t>(blockDim.x) * kWidth) {
       linf_elements<Grad, kWidth>(a, s * a.d + j, s, j, &moved);
     }
-    if (__syncthreads_or(moved) == 0 && threadIdx.x == 0) ++a.zero_grad[s];
+    count_unmoved(a, s, moved);
   }
+}
+
+__device__ void write_l2(const PgdStepArgs& a, int64_t sample, int64_t in_sample, float moved_to) {
+  const float value[1] = {moved_to};
+  a.x_adv[sample * a.d + in_sample] = moved_to;
+  write_model_input<1>(a, sample * a.d + in_sample, in_sample, value);
+}
+
+template <typename Grad>
+__device__ void l2_sample_in_double(const PgdStepArgs& a, int64_t sample, const Grad* grad, Radii r, double norm) {
+  const float* x_adv = a.x_adv + sample * a.d;
+  const float* x = a.x + sample * a.d;
+  double length = 0.0;
+  for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
+    const double offset = l2_offset_in_double(x_adv[j], to_float(grad[j]), x[j], r.towards, norm);
+    length += offset * offset;
+  }
+  const double shrink = l2_shrink_in_double(block_sum(length), r.eps);
+  bool moved = false;
+  for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
+    const float g = to_float(grad[j]);
+    moved |= has_sign(g);
+    const double offset = l2_offset_in_double(x_adv[j], g, x[j], r.towards, norm);
+    write_l2(a, sample, j, l2_project_in_double(offset, shrink, x[j], a.lo, a.hi));
+  }
+  count_unmoved(a, sample, moved);
 }
 
 template <typename Grad>
@@ -102,22 +133,26 @@ __global__ void l2_kernel(PgdStepArgs a) {
       const double g = static_cast<double>(l2_gradient(to_float(grad[j])));
       squares += g * g;
     }
-    const L2Scale scale = l2_scale(block_sum(squares), r.towards);
+    const double gradient_squares = block_sum(squares);
+    const L2Scale scale = l2_scale(gradient_squares, r.towards);
     double length = 0.0;
     for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
       const double offset = static_cast<double>(l2_offset(x_adv[j], to_float(grad[j]), x[j], scale));
       length += offset * offset;
     }
-    const float shrink = l2_shrink(block_sum(length), r.eps);
+    length = block_sum(length);
+    if (l2_is_extreme(scale, r.towards, length, r.eps)) {
+      l2_sample_in_double(a, s, grad, r, l2_norm(gradient_squares));
+      continue;
+    }
+    const float shrink = l2_shrink(length, r.eps);
     bool moved = false;
     for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
       const float g = to_float(grad[j]);
-      const float value[1] = {l2_project(l2_offset(x_adv[j], g, x[j], scale), shrink, x[j], a.lo, a.hi)};
       moved |= has_sign(g);
-      x_adv[j] = value[0];
-      write_model_input<1>(a, s * a.d + j, j, value);
+      write_l2(a, s, j, l2_project(l2_offset(x_adv[j], g, x[j], scale), shrink, x[j], a.lo, a.hi));
     }
-    if (a.zero_grad != nullptr && __syncthreads_or(moved) == 0 && threadIdx.x == 0) ++a.zero_grad[s];
+    count_unmoved(a, s, moved);
   }
 }
 

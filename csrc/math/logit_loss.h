@@ -28,6 +28,17 @@ FAIRTAT_FN float exp_nonpositive(float x) {
   return x < -87.33f ? 0.0f : series * power;
 }
 
+// What poisons a row whose largest logit (a NaN counts as largest) is NaN or infinite: it has no softmax.
+FAIRTAT_FN float nan_unless_finite(float top) { return top - top; }
+
+// p log(p / q) of one class. A probability of 0 contributes 0, but any chance, however small, of a class that is ruled
+// out is infinite, also where p underflows.
+FAIRTAT_FN float divergence_term(float clean, float clean_top, float z, float top, float p, float log_scales) {
+  const float log_ratio = (clean - clean_top) - (z - top) + log_scales;
+  const float term = p == 0.0f ? 0.0f : p * log_ratio;
+  return z == -INFINITY && clean != -INFINITY ? INFINITY : term;
+}
+
 // Descending order in which NaN comes first, as torch.argmax and torch.sort have it.
 FAIRTAT_FN bool comes_before(float a, float b) { return a > b || (a != a && b == b); }
 

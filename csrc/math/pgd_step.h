@@ -36,8 +36,10 @@ struct L2Scale {
   float first, second;
 };
 
+FAIRTAT_FN double l2_norm(double squares) { return sqrt(squares) + 1e-12; }
+
 FAIRTAT_FN L2Scale l2_scale(double squares, float towards) {
-  const double norm = sqrt(squares) + 1e-12;
+  const double norm = l2_norm(squares);
   const double power = norm > 0x1p64 ? 0x1p-64 : 1.0;
   return {static_cast<float>(power), static_cast<float>(static_cast<double>(towards) / (norm * power))};
 }
@@ -50,11 +52,35 @@ FAIRTAT_FN float l2_offset(float x_adv, float grad, float x, L2Scale scale) {
 // The factor that brings an offset of this length back to the ball.
 FAIRTAT_FN float l2_shrink(double squares, float eps) {
   const double length = sqrt(squares);
-  return length > static_cast<double>(eps) ? static_cast<float>(static_cast<double>(eps) / length) : 1.0f;
+  return length <= static_cast<double>(eps) ? 1.0f : static_cast<float>(static_cast<double>(eps) / length);
 }
 
 FAIRTAT_FN float l2_project(float offset, float shrink, float x, float lo, float hi) {
   return clip(x + offset * shrink, lo, hi);
+}
+
+// Whether floats are too small a world for a sample: an offset, its square or a factor over- or underflows, or a pixel
+// is not finite. No image in any units that people use comes here; who does is stepped in double, in more time.
+FAIRTAT_FN bool l2_is_extreme(L2Scale scale, float towards, double squares, float eps) {
+  const bool lost_step = fabsf(scale.second) < 0x1p-126f && towards != 0.0f;
+  const bool lost_length = !(squares <= 1e37) || (squares < 1e-30 && eps < 1e-14f);
+  const bool lost_shrink = eps > 0.0f && static_cast<double>(eps) < sqrt(squares) * 1e-30;
+  return lost_step || lost_length || lost_shrink;
+}
+
+FAIRTAT_FN double l2_offset_in_double(float x_adv, float grad, float x, float towards, double norm) {
+  const double step = static_cast<double>(towards) * static_cast<double>(l2_gradient(grad)) / norm;
+  return static_cast<double>(x_adv) - step - static_cast<double>(x);
+}
+
+// NaN where the length is not finite, as a pixel is not: the whole sample is then NaN.
+FAIRTAT_FN double l2_shrink_in_double(double squares, float eps) {
+  const double length = sqrt(squares), radius = static_cast<double>(eps);
+  return length <= radius ? 1.0 : radius / length + (length - length);
+}
+
+FAIRTAT_FN float l2_project_in_double(double offset, double shrink, float x, float lo, float hi) {
+  return clip(static_cast<float>(static_cast<double>(x) + offset * shrink), lo, hi);
 }
 
 FAIRTAT_FN float normalise(float value, float mean, float std) { return (value - mean) / std; }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -14,12 +14,14 @@ from fairtat.devices import slow_bf16
 from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops._validate import (
     LOW_PRECISION,
+    channel_numbers,
     check_bounds,
     check_device,
     check_dtype,
     check_labels,
     check_shape,
     check_tensor,
+    in_memory,
     is_dense_by_sample,
     per_sample,
 )
@@ -49,6 +51,14 @@ class Batch:
     classes_needed: int  # 1 + the largest class index, where values were checked
     first_class: int  # the smallest one
     goal_name: str  # "target" or "y", for messages
+
+    def __post_init__(self) -> None:
+        # The engines hand these to kernels that read memory, below the dispatcher.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                name = self.goal_name if field.name == "goal" else field.name.removesuffix("_n")
+                object.__setattr__(self, field.name, in_memory(name, value))
 
     def check_classes(self, logits: Tensor, options: AttackOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
@@ -92,6 +102,7 @@ def make_batch(
         raise ValueError("amp needs float32 images (autocast leaves float64 alone), got float64; call x.float()")
     if options.amp is torch.bfloat16 and (slow := slow_bf16(x.device)) is not None:
         warn_once(f"amp=torch.bfloat16: {slow}", slow)
+    check_bounds(options.bounds, x.dtype)
     eps_n, eps = per_sample("eps", options.eps, x)
     step_n, step = per_sample("step_size", options.step_size, x)
     mean = std = None
@@ -169,6 +180,8 @@ def _integers(name: str, value: object, x: Tensor) -> Tensor:
 
 
 def _per_channel(name: str, value: PerChannel, x: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = channel_numbers(f"normalize: {name}", value if isinstance(value, Sequence) else (value,), x.dtype)
     tensor = torch.as_tensor(value, dtype=x.dtype, device=x.device).detach().reshape(-1)
     if tensor.numel() != x.shape[1]:
         raise ValueError(

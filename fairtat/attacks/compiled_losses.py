@@ -30,7 +30,8 @@ def logit_gradient(
         gradient = _one_hot(_best_other(z, target), z) - _one_hot(target, z)
     else:
         gradient = _logit_ratio(z, target, y)
-    return gradient.to(logits.dtype)
+    top = z.amax(1, keepdim=True)
+    return (gradient + (top - top)).to(logits.dtype)  # NaN where the row has no softmax
 
 
 def _cross_entropy(z: Tensor, target: Tensor) -> Tensor:
@@ -55,13 +56,16 @@ def _logit_ratio(z: Tensor, target: Tensor, y: Tensor | None) -> Tensor:
         scale = 0.5 * (spread + (_pick(z, first) - _pick(z, fourth))) + DLR_EPS
         low = 0.5 * _one_hot(third, z) + 0.5 * _one_hot(fourth, z)
     ratio = gap / scale
+    moved = torch.where(_is(first, z), -ratio, torch.where(low == 0, 0.0, ratio * low))  # inf * 0 is no part of it
     # Divided last, so that 1 - 1 cancels exactly where gap equals scale.
-    return (_one_hot(plus, z) - _one_hot(target, z) - ratio * _one_hot(first, z) + ratio * low) / scale
+    gradient = (_one_hot(plus, z) - _one_hot(target, z) + moved) / scale
+    return torch.where(ratio.isnan(), torch.nan, gradient)
 
 
 def _best_other(z: Tensor, target: Tensor) -> Tensor:
     """(N,) the best class other than the target; ties go to the lowest index."""
-    return torch.where(_is(target, z), -torch.inf, z).argmax(1)
+    best = torch.where(_is(target, z), -torch.inf, z).argmax(1)
+    return best + (best == target)  # class 0, the target, where all others are -inf
 
 
 def _is(index: Tensor, z: Tensor) -> Tensor:

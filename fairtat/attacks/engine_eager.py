@@ -19,6 +19,7 @@ from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
 from fairtat.attacks.passes import Attack, Pass, Span, empty_rows, laid_out_like, take
 from fairtat.attacks.result import AttackResult
+from fairtat.ops._validate import in_memory
 
 # Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
 # L2, which divides by the gradient's size, takes it out again.
@@ -129,7 +130,7 @@ class Eager:
         )
 
     def _score(self, logits: Tensor, work: Pass) -> Score:
-        z = logits.detach()
+        z = in_memory("the model's logits", logits.detach())
         if z.dtype == torch.float16:
             z = z.float()  # a confident sample's gradient is below what float16 can hold
         if self._loss_kernel is None:
@@ -166,7 +167,7 @@ def input_gradient(
             grad = grad.float() / FLOAT16_SCALE
         if std is not None:
             grad = grad / std.view(-1, *[1] * (grad.ndim - 2))
-    return laid_out_like(grad, leaf)
+    return laid_out_like(in_memory("the gradient of the model's input", grad), leaf)
 
 
 class Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from fairtat.backends import BACKENDS
 from fairtat.errors import did_you_mean
-from fairtat.ops._validate import check_bounds, check_choice, check_seed
+from fairtat.ops._validate import amount, channel_numbers, check_bounds, check_choice, check_seed
 from fairtat.ops.pgd_init import INITS, NORMS
 from fairtat.radius import check_radius
 
@@ -101,12 +100,8 @@ class AttackOptions:
 
 def _check_number(name: str, value: object) -> None:
     """A finite number that is not negative, or a tensor, which is checked with the batch."""
-    if isinstance(value, Tensor):
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    if not isinstance(value, Tensor):
+        amount(name, value)
 
 
 def _check_count(name: str, value: object, least: int) -> None:
@@ -129,10 +124,6 @@ def _check_normalize(normalize: object) -> None:
     for name, values in zip(("mean", "std"), normalize, strict=True):
         if isinstance(values, Tensor):
             continue  # its values are read once, with those of the batch
-        try:
-            numbers = [float(v) for v in (values if isinstance(values, Sequence) else (values,))]
-        except (TypeError, ValueError):
-            raise TypeError(f"normalize: {name} must be numbers or a tensor (C,), got {values!r}") from None
-        if not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers, default=1.0) <= 0):
-            expected = "finite and positive" if name == "std" else "finite"
-            raise ValueError(f"normalize: {name} must be {expected}, got {values!r}")
+        numbers = channel_numbers(f"normalize: {name}", values if isinstance(values, Sequence) else (values,))
+        if name == "std" and min(numbers, default=1.0) <= 0:
+            raise ValueError(f"normalize: std must be finite and positive, got {values!r}")

@@ -110,11 +110,9 @@ def logit_loss(
     logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
-    # Everything is named: the default dtype and device are the user's to set.
-    loss = logits.new_empty(n, dtype=torch.float32)
-    dlogits = logits.new_empty((n, classes))
-    pred = target.new_empty(n)
-    reached = target.new_empty(n, dtype=torch.bool)
+    loss = logits.new_empty(n, dtype=torch.float32)  # named, for the default dtype is the user's to set
+    dlogits, pred = torch.empty_like(logits), torch.empty_like(target)
+    reached = torch.empty_like(target, dtype=torch.bool)
     core().logit_loss(
         logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
         _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],

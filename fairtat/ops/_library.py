@@ -21,19 +21,44 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
     """Define ``fairtat::<schema>`` with one implementation for all devices and its fake; return how to call it.
 
     The call goes through PyTorch's dispatcher where somebody may be watching or rewriting (compilation, fake tensors,
-    tracing, function transforms, tensor subclasses). Elsewhere the dispatcher would only hand the arguments to
-    ``implementation``, at some microseconds a call, which is as long as a small op takes: there it is left out.
+    tracing, function transforms, tensor subclasses), and where a tensor is not what its memory holds (a pending
+    negation, no memory at all). Elsewhere the dispatcher would only hand the arguments to ``implementation``, at some
+    microseconds a call, which is as long as a small op takes: there it is left out.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    overload = getattr(torch.ops.fairtat, name).default
+    described = overload._schema.arguments
+    tensors = [i for i, argument in enumerate(described) if argument.type.isSubtypeOf(_MAYBE_TENSOR)]
+    written = [i for i in tensors if described[i].is_write]
+
+    def on_copies(*arguments: Any) -> Any:
+        """With a copy of each tensor that is not what its memory holds; what was written to a copy goes back."""
+        given = list(arguments)
+        for i in tensors:
+            if given[i] is not None:
+                given[i] = given[i].clone() if given[i]._is_zerotensor() else given[i].resolve_neg()
+        result = overload(*given)
+        for i in written:
+            if given[i] is not arguments[i]:
+                arguments[i].copy_(given[i])
+        return result
+
     _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    # PyTorch's own fallbacks fail where an optional tensor is None, and hand over zeros with strides of 0.
+    for key in ("Negative", "ZeroTensor"):
+        _LIBRARY.impl(name, on_copies, key)
     torch.library.register_fake(f"fairtat::{name}", fake, lib=_LIBRARY)
-    overload = getattr(torch.ops.fairtat, name).default
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _watched(arguments):
+        if torch.compiler.is_compiling() or _dispatch_modes() or _function_modes() or _function_transform():
             return overload(*arguments)
+        for i in tensors:
+            t = arguments[i]
+            # A subclass of Tensor may do as it likes. A functional, zero or meta tensor has no memory.
+            if t is not None and (type(t) not in _PLAIN or t.is_neg() or (t.data_ptr() == 0 and t.numel() > 0)):
+                return overload(*arguments)
         return implementation(*arguments)
 
     return call
@@ -45,16 +70,11 @@ def _nobody_can_tell() -> int:
 
 # Private names of PyTorch: where a release has moved one, every call goes through the dispatcher.
 _dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", _nobody_can_tell)
+_function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", _nobody_can_tell)
 _function_transform: Callable[[], Any] = getattr(torch._C._functorch, "peek_interpreter_stack", _nobody_can_tell)
 
-
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, str})
-
-
-def _watched(arguments: tuple[Any, ...]) -> bool:
-    if _dispatch_modes() != 0 or _function_transform() is not None:
-        return True
-    return not _PLAIN.issuperset(map(type, arguments))  # a subclass of Tensor may do as it likes
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+_MAYBE_TENSOR = torch._C.OptionalType(torch._C.TensorType.get())
 
 
 def mark_written(*tensors: Tensor | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +12,28 @@ from torch import Tensor
 from fairtat.errors import nearest
 
 LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST = {torch.float32: torch.finfo(torch.float32).max, torch.float64: sys.float_info.max}  # finite number
 
 
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {value.layout}; call {name}.to_dense()")
+
+
+def in_memory(name: str, t: Tensor) -> Tensor:
+    """``t`` as :func:`fairtat.backends.kernel` wants it: a tensor whose memory holds its values; a copy where it must.
+
+    Raises:
+        TypeError: a tensor without memory of its own (a FakeTensor, a DTensor, a functional or a sparse tensor).
+    """
+    check_tensor(name, t)
+    if not torch._C._dispatch_keys(t).has(torch._C.DispatchKey.Python):
+        t = t.resolve_neg()
+        if t.data_ptr() != 0 or t.numel() == 0:
+            return t
+    raise TypeError(f"{name} must be a plain tensor with memory of its own, got {type(t).__name__} without")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -28,8 +47,8 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def check_dtype(name: str, value: Tensor, allowed: Iterable[torch.dtype]) -> None:
     allowed = tuple(allowed)
     if value.dtype not in allowed:
-        expected = " or ".join(str(d).removeprefix("torch.") for d in allowed)
-        raise TypeError(f"{name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}")
+        expected = " or ".join(map(name_of, allowed))
+        raise TypeError(f"{name} must be {expected}, got {name_of(value.dtype)}")
 
 
 def check_device(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
@@ -78,7 +97,8 @@ def check_like(like_name: str, like: Tensor, name: str, value: object) -> None:
     check_device(name, value, like_name, like)
     check_shape(name, value, like.shape)
     for size, ours, theirs in zip(value.shape, value.stride(), like.stride(), strict=True):
-        if size > 1 and ours != theirs:  # the stride of a dimension of one element means nothing
+        # The stride of a dimension of one element means nothing, nor do those of no elements at all.
+        if size > 1 and ours != theirs and value.numel() > 0:
             raise ValueError(
                 f"{name} must have the memory format of {like_name} (strides {like.stride()}), got strides "
                 f"{value.stride()}; call .contiguous(memory_format=...) on one of them"
@@ -98,29 +118,59 @@ def check_labels(name: str, value: object, n: int, like_name: str, like: Tensor)
 
 def per_sample(name: str, value: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
     """A radius or step as the kernels take it: (tensor (N,), unused) or (None, number)."""
-    if isinstance(value, Tensor):
-        if value.ndim == 0:
-            value = value.expand(x.shape[0])
-        check_shape(name, value, (x.shape[0],))
-        check_device(name, value, "x", x)
-        if not value.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {value.dtype}")
-        return value.to(x.dtype).contiguous(), 0.0
+    if not isinstance(value, Tensor):
+        return None, amount(name, value, x.dtype)
+    check_tensor(name, value)
+    if value.ndim == 0:
+        value = value.expand(x.shape[0])
+    check_shape(name, value, (x.shape[0],))
+    check_device(name, value, "x", x)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {value.dtype}")
+    return value.to(x.dtype).contiguous(), 0.0
+
+
+def amount(name: str, value: object, dtype: torch.dtype = torch.float64) -> float:
+    """A radius or step for all samples: a number of at least 0 that is finite in ``dtype``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    return None, float(value)
+    if not 0.0 <= value <= LARGEST[dtype]:
+        raise ValueError(f"{name} must be finite and at least 0{_in(dtype, value)}, got {shown(value)}")
+    return float(value)
 
 
-def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+def check_bounds(bounds: tuple[float, float], dtype: torch.dtype = torch.float64) -> tuple[float, float]:
+    """The bounds of a pixel as two numbers that ``dtype`` can hold; an infinite one bounds nothing."""
     try:
-        lo, hi = (float(b) for b in bounds)
+        lo, hi = bounds
+        low, high = float(lo), float(hi)
+    except OverflowError:
+        raise ValueError(f"bounds must be {name_of(dtype)} numbers, got ({shown(lo)}, {shown(hi)})") from None
     except (TypeError, ValueError):
         raise TypeError(f"bounds must be two numbers (low, high), got {bounds!r}") from None
-    if not lo < hi:
+    if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {bounds!r}")
-    return lo, hi
+    if any(LARGEST[dtype] < abs(bound) < math.inf for bound in (low, high)):
+        raise ValueError(f"bounds must be {name_of(dtype)} numbers, or infinite for none, got {bounds!r}")
+    return low, high
+
+
+def channel_numbers(name: str, value: object, dtype: torch.dtype = torch.float64) -> list[float]:
+    """Means or standard deviations that are no tensor: finite numbers of ``dtype``."""
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(f"{name} must be numbers or a tensor (C,), got {value!r}")
+    numbers = []
+    for v in value:
+        try:
+            number = float(v)
+        except OverflowError:
+            number = math.inf
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be numbers or a tensor (C,), got {v!r} among them") from None
+        if not abs(number) <= LARGEST[dtype]:
+            raise ValueError(f"{name} must be finite{_in(dtype, number)}, got {shown(v)}")
+        numbers.append(number)
+    return numbers
 
 
 def check_seed(seed: int, stream: int) -> int:
@@ -128,12 +178,45 @@ def check_seed(seed: int, stream: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must lie in [-2**63, 2**64), got {seed}")
+        raise ValueError(f"seed must lie in [-2**63, 2**64), got {shown(seed)}")
     if isinstance(stream, bool) or not isinstance(stream, int):
         raise TypeError(f"stream must be an int, got {type(stream).__name__}")
     if not 0 <= stream < 2**32:
-        raise ValueError(f"stream must lie in [0, 2**32), got {stream}")
+        raise ValueError(f"stream must lie in [0, 2**32), got {shown(stream)}")
     return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_apart(written: Mapping[str, Tensor | None], read: Mapping[str, Tensor | None]) -> None:
+    """Raise ValueError where a tensor that is written shares memory with another; all of them are dense.
+
+    Asks for addresses, so it belongs below the dispatcher.
+    """
+    spans = [
+        (name, t.data_ptr(), t.data_ptr() + t.numel() * t.element_size())
+        for tensors in (written, read)
+        for name, t in tensors.items()
+        if t is not None
+    ]
+    for i, (output, begin, end) in enumerate(spans[: sum(t is not None for t in written.values())]):
+        for name, first, last in spans[i + 1 :]:
+            if begin < last and first < end and begin != 0:  # without an address: a tensor without memory
+                raise ValueError(f"{name} must not share memory with {output}, which is overwritten; pass a clone")
+
+
+def shown(value: object) -> str:
+    """A value in a message; an int of hundreds of digits by its size."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"{'a negative' if value < 0 else 'an'} int of {value.bit_length()} bits"
+    return str(value)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _in(dtype: torch.dtype, value: float) -> str:
+    """Which dtype could not hold a number that is finite by itself."""
+    return f" in {name_of(dtype)}" if LARGEST[dtype] < abs(value) < math.inf else ""
 
 
 def check_sample_ids(sample_ids: Tensor | None, n: int, like_name: str, like: Tensor) -> Tensor | None:

@@ -55,7 +55,7 @@ def pgd_init(
     check_images("x", x)
     check_choice("init", init, INITS)
     check_choice("norm", norm, NORMS)
-    lo, hi = check_bounds(bounds)
+    lo, hi = check_bounds(bounds, x.dtype)
     eps_n, eps_value = per_sample("eps", eps, x)
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, x.shape[0], "x", x)

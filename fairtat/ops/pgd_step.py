@@ -11,12 +11,15 @@ from fairtat import backends
 from fairtat.ops._library import mark_written, register
 from fairtat.ops._validate import (
     LOW_PRECISION,
+    channel_numbers,
+    check_apart,
     check_bounds,
     check_choice,
     check_dtype,
     check_images,
     check_labels,
     check_like,
+    check_tensor,
     per_sample,
 )
 from fairtat.ops.pgd_init import NORMS
@@ -47,8 +50,10 @@ def pgd_step_(
         l2:    v = x_adv - d*step*grad/(||grad|| + 1e-12) - x
                x_adv = clip(x + v*min(1, eps/||v||), lo, hi)
 
-    In L2 a NaN counts as 0 and an infinity as the largest float32; norms are summed in float64. The same
-    pass can write the next model input, ``(x_adv - mean[c]) / std[c]`` in the model's dtype.
+    In Linf each element goes by itself, as these comparisons have it: with NaN they are false. In L2 a NaN of the
+    gradient counts as 0 and an infinity as the largest float32, while a pixel of x or x_adv that is not finite makes
+    its sample NaN; norms are summed in float64, so images, radii and steps may have any size that float32 holds. The
+    same pass can write the next model input, ``(x_adv - mean[c]) / std[c]`` in the model's dtype.
 
     Args:
         x_adv: Current adversarial images (N, ...), float32 or float64; overwritten.
@@ -64,7 +69,8 @@ def pgd_step_(
         zero_grad: (N,) int64; 1 is added for each sample whose gradient is all zero (or NaN).
         backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
 
-    x_adv, grad, x and model_input share one dense memory format with the batch outermost.
+    x_adv, grad, x and model_input share one dense memory format with the batch outermost. What is written (x_adv,
+    model_input, zero_grad) shares memory with nothing else.
 
     Returns:
         x_adv, the same tensor.
@@ -82,7 +88,7 @@ def pgd_step_(
     check_dtype("x", x, (x_adv.dtype,))
     check_dtype("grad", grad, LOW_PRECISION if x_adv.dtype == torch.float32 else (*LOW_PRECISION, torch.float64))
     check_choice("norm", norm, NORMS)
-    lo, hi = check_bounds(bounds)
+    lo, hi = check_bounds(bounds, x.dtype)
     eps_n, eps_value = per_sample("eps", eps, x)
     step_n, step_value = per_sample("step_size", step_size, x)
     mean_c = std_c = None
@@ -109,6 +115,10 @@ def pgd_step_(
 
 def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Tensor:
     """Per-channel numbers as a (C,) tensor of x's dtype and device."""
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+    else:
+        value = channel_numbers(name, value, x.dtype)
     t = torch.as_tensor(value, dtype=x.dtype, device=x.device)
     if tuple(t.shape) != (x.shape[1],):
         raise ValueError(f"{name} must have one value for each of the {x.shape[1]} channels, got {tuple(t.shape)}")
@@ -133,6 +143,10 @@ def _run(
     zero_grad: Tensor | None,
     backend: str,
 ) -> None:
+    check_apart(
+        {"x_adv": x_adv, "model_input": model_input, "zero_grad": zero_grad},
+        {"grad": grad, "x": x, "eps": eps_n, "step_size": step_n, "mean": mean, "std": std},
+    )
     backends.kernel("pgd_step", backend)(
         x_adv, grad, x, eps_n, eps, step_n, step, targeted, norm, lo, hi, model_input, mean, std, zero_grad
     )

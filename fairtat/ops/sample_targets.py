@@ -41,6 +41,8 @@ def target_table(weight: Tensor) -> Tensor:
         raise ValueError(f"weight must have shape (C,) or (C, C), got {tuple(weight.shape)}")
     if classes < 2:
         raise ValueError(f"weight must cover at least 2 classes, got {classes}")
+    if weight.device.type == "meta":
+        raise ValueError("weight must have values, got a tensor on the meta device")
     w = weight.detach().double()
     if w.ndim == 2:
         w = w.clone().fill_diagonal_(0.0)  # a label's own weight must not take resolution from the others

@@ -29,16 +29,19 @@ def logit_loss(
         loss, dz = _cross_entropy(z, column, pred[:, None])
     elif kind == "kl":
         assert clean_logits is not None
-        log_p = torch.log_softmax(clean_logits.to(z.dtype), 1)
-        log_q = torch.log_softmax(z, 1)
+        clean = clean_logits.to(z.dtype)
+        log_p, log_q = torch.log_softmax(clean, 1), torch.log_softmax(z, 1)
         p = log_p.exp()
-        # A clean probability of exactly 0 contributes 0, although 0 * (-inf - finite) would be NaN.
-        loss = torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(1)
+        term = torch.where(p == 0, 0.0, p * (log_p - log_q))  # 0 * log(0 / q) is 0
+        # Any chance, however small, of a class that is ruled out: also where p underflows.
+        loss = torch.where((z == -torch.inf) & (clean != -torch.inf), torch.inf, term).sum(1)
+        loss = _or_nan(loss, clean.amax(1))
         dz = log_q.exp() - p
     else:
-        # The best class other than the target; ties go to the lowest index.
-        others = z.scatter(1, column, -torch.inf)
-        best = others.argmax(1, keepdim=True) if classes > 1 else column
+        # The best class other than the target; ties go to the lowest index. Where all others are -inf, class 0 comes
+        # out, which may be the target: then it is class 1.
+        best = z.scatter(1, column, -torch.inf).argmax(1, keepdim=True)
+        best = best + (best == column)
         plus, minus = (best, column) if y is None or kind == "margin" else (y[:, None], column)
         dz = torch.zeros_like(z)
         dz.scatter_add_(1, plus, torch.ones_like(z[:, :1]))
@@ -60,7 +63,14 @@ def logit_loss(
                 dz.scatter_add_(1, order[:, rank : rank + 1], gap * weight)
             dz = dz / scale  # last, so that 1 - 1 cancels exactly where gap equals scale
         loss = gap[:, 0]
+    loss = _or_nan(loss, z.gather(1, pred[:, None])[:, 0])
+    dz = torch.where(loss.isnan()[:, None], torch.nan, dz)
     return loss, dz.to(logits.dtype), pred, pred == target
+
+
+def _or_nan(loss: Tensor, top: Tensor) -> Tensor:
+    """NaN where a row has no softmax: its largest logit (a NaN counts as largest) is NaN or infinite."""
+    return loss + (top - top)
 
 
 def _cross_entropy(z: Tensor, column: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:

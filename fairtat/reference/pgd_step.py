@@ -43,13 +43,14 @@ def pgd_step_(
         moved = torch.where(moved < lower, lower, moved)
         moved = torch.where(moved > upper, upper, moved)
     else:
-        # float64 inside, and an infinite gradient counts as the largest float32: squares cannot overflow.
-        g = grad.double().nan_to_num(0.0, FLOAT32_MAX, -FLOAT32_MAX)
+        # float64 inside, and a gradient beyond float32 counts as the largest of it: squares cannot overflow.
+        g = grad.double().nan_to_num(0.0).clamp(-FLOAT32_MAX, FLOAT32_MAX)
         is_zero = g == 0
         offset = x_adv.double() - towards * g / (_sample_norm(g) + 1e-12) - x.double()
         length = _sample_norm(offset)
-        offset = torch.where(length > radius, offset * (radius / length), offset)
-        moved = (x.double() + offset).to(x.dtype)
+        # NaN for the whole sample where its length is not finite: a pixel is not.
+        shrink = torch.where(length <= radius, 1.0, radius / length + (length - length))
+        moved = (x.double() + offset * shrink).to(x.dtype)
         moved = torch.where(moved < lo, lo, moved)
         moved = torch.where(moved > hi, hi, moved)
 

@@ -189,3 +189,93 @@ def test_strided_labels_ids_and_radii(h):
     assert not any(t.is_contiguous() for t in twice)
     x_adv = fast_targeted_pgd(model, X, twice[0], eps=twice[1], sample_ids=twice[2], **options)
     assert torch.equal(x_adv, expected)
+
+
+def lazily_negated(t):
+    """The values of ``t`` as a view of their negation, which PyTorch carries out when somebody asks."""
+    return torch._neg_view(-t)
+
+
+class Negating(torch.nn.Module):
+    """The same model whose logits, or whose gradient to the input, are a view of their negation."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.linear = torch.nn.Linear(108, 5)
+        self.where = where
+
+    def forward(self, x):
+        if self.where == "gradient":
+            x = NegatedGradient.apply(x)
+        z = self.linear(x.flatten(1))
+        return lazily_negated(z) if self.where == "logits" else z
+
+
+class NegatedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return lazily_negated(grad)
+
+
+ATTACK = {"eps": 0.1, "step_size": 0.03, "steps": 3, "seed": 0, "engine": "eager"}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("where", ["logits", "gradient"])
+def test_a_negation_that_the_model_left_pending_is_carried_out(where, norm):
+    model = Negating(where)
+    x_adv = fast_targeted_pgd(model, X, TARGET, y=Y, norm=norm, **ATTACK)
+    model.where = "nowhere"
+    assert torch.equal(x_adv, fast_targeted_pgd(model, X, TARGET, y=Y, norm=norm, **ATTACK))
+
+
+@pytest.mark.parametrize("name", ["x", "target", "y", "eps", "step_size", "normalize", "sample_ids", "init"])
+def test_a_pending_negation_of_an_input_is_carried_out(name):
+    model = Negating("nowhere")
+    x = torch.rand(X.shape, generator=torch.Generator().manual_seed(0))
+    values = {
+        "x": x, "target": TARGET, "y": Y,
+        "eps": torch.linspace(0.1, 0.2, N), "step_size": torch.linspace(0.01, 0.02, N),
+        "normalize": torch.tensor([0.2, 0.3, 0.4]), "sample_ids": torch.arange(N) + 7,
+    }  # fmt: skip
+    if name == "init":
+        values["init"] = (x + 0.02).clamp(0, 1)
+
+    def attacked(change):
+        given = {**values, name: change(values[name])}
+        given["normalize"] = (given["normalize"], torch.ones(3))
+        return fast_targeted_pgd(model, given.pop("x"), given.pop("target"), loss="dlr", **{**ATTACK, **given})
+
+    assert torch.equal(attacked(lazily_negated), attacked(torch.clone))
+
+
+def test_a_pending_negation_of_clean_logits_is_carried_out():
+    model, clean = Negating("nowhere"), torch.randn(N, 5)
+    options = {**ATTACK, "loss": "kl"}
+    expected = fast_pgd(model, X, Y, clean_logits=clean, **options)
+    assert torch.equal(fast_pgd(model, X, Y, clean_logits=lazily_negated(clean), **options), expected)
+
+
+def test_images_without_memory_of_their_own_are_refused():
+    with pytest.raises(TypeError, match="x must be a plain tensor with memory of its own"):
+        fast_pgd(Negating("nowhere"), torch._to_functional_tensor(X), Y, check=False, **ATTACK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 1e39}, r"eps must be finite and at least 0 in float32, got 1e\+39"),
+        ({"step_size": 10**400}, "step_size must be finite and at least 0 in float64, got an int"),
+        ({"bounds": (0, 1e39)}, "bounds must be float32 numbers, or infinite for none"),
+        ({"normalize": ([1e39] * 3, [1.0] * 3)}, r"normalize: mean must be finite in float32, got 1e\+39"),
+        ({"normalize": ([0.0] * 3, [10**400] * 3)}, "normalize: std must be finite, got an int of 1329 bits"),
+    ],
+    ids=["eps", "step_size", "bounds", "mean", "std"],
+)
+def test_numbers_beyond_float32_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        fast_pgd(Negating("nowhere"), X, Y, **{**ATTACK, **change})

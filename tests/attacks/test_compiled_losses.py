@@ -54,3 +54,14 @@ def test_ties_go_to_the_lowest_index(kind):
     z, target = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]]), torch.tensor([0])
     expected = reference.logit_loss(z, target, kind, None, None)[1]
     assert torch.equal(logit_gradient(z, target, kind, None, None), expected)
+
+
+@pytest.mark.parametrize(("kind", "with_y"), KINDS)
+def test_special_logits_have_the_gradient_of_the_definition(kind, with_y):
+    special = (-float("inf"), float("inf"), float("nan"), 0.0, 2.0)
+    z = torch.cartesian_prod(*[torch.tensor(special)] * 4)
+    target = torch.arange(len(z)) % 4
+    y = (target + 1) % 4 if with_y else None
+    clean = z.flip(0).roll(1, 1) if kind == "kl" else None
+    expected = reference.logit_loss(z, target, kind, y, clean)[1]
+    torch.testing.assert_close(logit_gradient(z, target, kind, y, clean), expected, equal_nan=True)

@@ -108,6 +108,27 @@ def test_pgd_step(cuda: Run, shape: tuple[int, ...], layout: str, dtype: torch.d
             assert torch.equal(our_zero, their_zero)
 
 
+def test_an_l2_step_at_any_magnitude(cuda: Run) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.tensor([0.0, 1e-45, 1e-38, 1e-20, 1e-8, 1.0, 1e15, 1e20, 1e38, torch.nan, torch.inf])
+
+    def draw(columns: int) -> Tensor:
+        return table[torch.randint(len(table), (200, 1), generator=generator)] * torch.rand(200, columns)
+
+    x_adv, grad, x, eps, step = draw(5), draw(5) - 1e-3, draw(5), draw(1)[:, 0], draw(1)[:, 0]
+    eps, step = eps.nan_to_num(0.1, 0.1), step.nan_to_num(0.1, 0.1)
+    model_input, zero = torch.empty(200, 5), torch.zeros(200, dtype=torch.int64)
+    arguments = (x_adv, grad, x, eps, 0.0, step, 0.0, False, "l2", -1e38, 1e38, model_input, None, None, zero)
+    ours, theirs = (call("pgd_step", *arguments) for call in (cuda, reference))
+    # float32 rounds with a sample's largest pixel, and with its largest move inside the ball.
+    scale = x.double().abs().amax(1) + torch.minimum(eps.double(), x_adv.double().abs().amax(1) + step.double())
+    for i in (1, 12):
+        assert torch.equal(ours[i].isnan(), theirs[i].isnan())
+        error = (ours[i].double() - theirs[i].double()).abs()
+        assert not bool((error > 1e-6 * scale[:, None] + 1e-5 * theirs[i].double().abs() + 1e-44).any())
+    assert torch.equal(ours[15], theirs[15])
+
+
 def test_an_all_zero_gradient_is_counted(cuda: Run) -> None:
     x = images((3, 3, 5, 7), "contiguous")
     grad = torch.ones_like(x)
@@ -140,6 +161,24 @@ def test_logit_loss(cuda: Run, classes: int, dtype: torch.dtype) -> None:
                     )
                 else:
                     assert torch.equal(a, b), (kind, name)
+
+
+@pytest.mark.parametrize("classes", [4, 1500])
+def test_logit_loss_of_special_logits(cuda: Run, classes: int) -> None:
+    values = (-torch.inf, torch.inf, torch.nan, 0.0, 2.0)
+    z = torch.tensor(list(product(values, repeat=4)))
+    clean = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(1))]
+    target = torch.arange(len(z)) % 4
+    y = (target + 1) % 4
+    if classes > 4:  # the same in a long row, at its ends
+        z, clean, target, y = (t[::11] for t in (z, clean, target, y))
+        z, clean = (torch.cat([t, torch.full((len(t), classes - 8), -torch.inf), t.flip(0)], 1) for t in (z, clean))
+    for kind, labels, logits in (
+        ("ce", None, None), ("margin", None, None), ("dlr", None, None), ("dlr", y, None), ("kl", None, clean),
+    ):  # fmt: skip
+        ours, theirs = (call("logit_loss", z, target, kind, labels, logits)[:4] for call in (cuda, reference))
+        for name, a, b in zip(("loss", "dlogits", "pred", "reached"), ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, equal_nan=True, msg=f"{kind} {name}")
 
 
 def test_a_target_out_of_range_shows_as_nan(cuda: Run) -> None:

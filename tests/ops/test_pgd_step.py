@@ -263,6 +263,60 @@ def test_l2_survives_special_gradients(backend: str, dtype: torch.dtype) -> None
         torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+MAGNITUDES = [0.0, 1e-45, 1e-40, 1e-38, 1e-30, 1e-20, 1e-15, 1e-8, 1.0, 1e4, 1e15, 1e19, 1e20, 1e30, 1e38, 3e38]
+
+
+def at_any_magnitude(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """Samples of one magnitude each, and of one for each element."""
+    table = torch.tensor(MAGNITUDES, dtype=torch.float64)
+    by_sample = table[torch.randint(len(table), (n, 1), generator=generator)]
+    by_element = table[torch.randint(len(table), (n, d), generator=generator)]
+    magnitude = torch.where(torch.rand(n, 1, generator=generator) < 0.5, by_sample, by_element)
+    noise = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return (magnitude * noise).clamp(-3.4e38, 3.4e38).float()
+
+
+@pytest.mark.parametrize("bounds", [(-INF, INF), (0.0, 1.0), (-1e38, 1e38)], ids=str)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_images_radii_and_steps_may_have_any_magnitude(
+    backend: str, norm: str, bounds: tuple[float, float], same_bits: SameBits
+) -> None:
+    g = torch.Generator().manual_seed(7)
+    x_adv, grad, x = (at_any_magnitude(2000, 3, g) for _ in range(3))
+    x_adv[::3] = x[::3]
+    eps, step = (at_any_magnitude(2000, 1, g)[:, 0].abs() for _ in range(2))
+    moved = pgd_step_(x_adv.clone(), grad, x, eps, step, norm=norm, bounds=bounds, backend=backend)
+    with np.errstate(all="ignore"):
+        expected = (linf if norm == "linf" else l2)(x_adv, grad, x, eps.numpy(), step.numpy(), True, bounds)
+    if norm == "linf":
+        same_bits(moved, expected)
+        return
+    # float32 rounds with a sample's largest pixel, and with its largest move inside the ball.
+    largest, farthest = (t.double().abs().amax(1) for t in (x, x_adv))
+    scale = (largest + torch.minimum(eps.double(), farthest + step.double()))[:, None]
+    wrong = (moved.double() - expected.float().double()).abs() > 1e-6 * scale + 1e-5 * expected.abs() + 1e-44
+    assert not bool((wrong & (moved != expected.float())).any())
+
+
+@pytest.mark.parametrize("value", [INF, -INF, NAN])
+@pytest.mark.parametrize("where", ["x_adv", "x"])
+def test_l2_makes_a_sample_with_a_pixel_that_is_not_finite_nan(backend: str, where: str, value: float) -> None:
+    x_adv, grad, x = batch((3, 2, 5, 5))
+    expected = pgd_step_(x_adv.clone(), grad, x, 0.5, 0.1, norm="l2", backend=backend)
+    {"x_adv": x_adv, "x": x}[where][1, 1, 2, 3] = value
+    moved = pgd_step_(x_adv, grad, x, 0.5, 0.1, norm="l2", backend=backend)
+    assert bool(moved[1].isnan().all())
+    torch.testing.assert_close(moved[[0, 2]], expected[[0, 2]], rtol=0, atol=0)
+
+
+def test_a_float64_gradient_beyond_float32_counts_as_its_largest() -> None:
+    x = torch.full((2, 3), 0.5, dtype=torch.float64)
+    grad = torch.tensor([[1e300, 0.0, 0.0], [1e300, INF, 0.0]], dtype=torch.float64)
+    moved = pgd_step_(x.clone(), grad, x, 1.0, 0.1, norm="l2")
+    expected = torch.tensor([[0.4, 0.5, 0.5], [0.5 - 0.1 / 2**0.5, 0.5 - 0.1 / 2**0.5, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(moved, expected)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_eps_zero_returns_to_the_image(backend: str, norm: str) -> None:
     x_adv, grad, x = batch((3, 2, 5, 5))
@@ -434,15 +488,53 @@ BAD = {
     "x of another shape": ({"x": torch.rand(2, 48)}, ValueError, "x must have shape"),
     "x elsewhere": ({"x": images(device="meta")}, ValueError, "x must be on the device of x_adv"),
     "eps negative": ({"eps": -1e-9}, ValueError, "eps must be finite and at least 0, got -1e-09"),
+    "eps beyond float32": ({"eps": 1e39}, ValueError, r"eps must be finite and at least 0 in float32, got 1e\+39"),
+    "eps huge": ({"eps": 10**400}, ValueError, "eps must be finite and at least 0 in float32, got an int of 1329 bits"),
+    "eps hugely negative": ({"eps": -(10**5000)}, ValueError, "eps must .*, got a negative int of 16610 b"),
+    "eps sparse": ({"eps": torch.ones(2).to_sparse()}, TypeError, "eps must be a dense tensor, got torch.sparse_coo"),
     "eps nan": ({"eps": NAN}, ValueError, "eps must be finite and at least 0, got nan"),
     "eps inf": ({"eps": INF}, ValueError, "eps must be finite and at least 0, got inf"),
     "eps for another batch": ({"eps": torch.rand(3)}, ValueError, r"eps must have shape \(2,\), got \(3,\)"),
     "eps missing": ({"eps": None}, TypeError, "eps must be a number or a tensor"),
     "step negative": ({"step_size": -0.1}, ValueError, "step_size must be finite and at least 0, got -0.1"),
+    "step beyond float32": ({"step_size": 1e39}, ValueError, r"step_size must be finite .* in float32, got 1e\+39"),
+    "step huge": ({"step_size": 10**400}, ValueError, "step_size must be finite and at least 0 in float32, got an int"),
     "step nan": ({"step_size": NAN}, ValueError, "step_size must be finite"),
     "step for another batch": ({"step_size": torch.rand(2, 1)}, ValueError, r"step_size must have shape \(2,\), got"),
     "norm unknown": ({"norm": "l-2"}, ValueError, "norm must be one of .*'l-2'; did you mean 'l2'"),
     "bounds reversed": ({"bounds": (1, 0)}, ValueError, "bounds must be .* with low < high"),
+    "bounds beyond float32": (
+        {"bounds": (0, 1e39)}, ValueError, r"bounds must be float32 numbers, or infinite for none, got \(0, 1e\+39\)",
+    ),
+    "bounds below float32": ({"bounds": (-1e39, 1)}, ValueError, "bounds must be float32 numbers, or infinite"),
+    "bounds huge": ({"bounds": (0, 10**400)}, ValueError, r"bounds must be float32 numbers, got \(0, an int of"),
+    "bounds nan": ({"bounds": (0, NAN)}, ValueError, "bounds must be .* with low < high"),
+    "bounds of one": ({"bounds": (0,)}, TypeError, "bounds must be two numbers"),
+    "x_adv sparse": ({"x_adv": images().to_sparse()}, TypeError, "x_adv must be a dense tensor, got torch.sparse_coo"),
+    "grad sparse": ({"grad": images().to_sparse()}, TypeError, "grad must be a dense tensor, got torch.sparse_coo"),
+    "x blocked": ({"x": images().to_mkldnn()}, TypeError, "x must be a dense tensor, got torch._mkldnn"),
+    "zero_grad sparse": (
+        {"zero_grad": torch.arange(2).to_sparse()}, TypeError, "zero_grad must be a dense tensor, got torch.sparse_coo",
+    ),
+    "mean sparse": (
+        {"model_input": images(), "mean": torch.ones(3).to_sparse(), "std": [1.0] * 3}, TypeError,
+        "mean must be a dense tensor, got torch.sparse_coo",
+    ),
+    "mean nan": ({"model_input": images(), "mean": [NAN] * 3, "std": [1.0] * 3}, ValueError, "mean must be finite"),
+    "mean beyond float32": (
+        {"model_input": images(), "mean": [-1e39] * 3, "std": [1.0] * 3}, ValueError,
+        r"mean must be finite in float32, got -1e\+39",
+    ),
+    "std huge": (
+        {"model_input": images(), "mean": [0.0] * 3, "std": [10**400] * 3}, ValueError,
+        "std must be finite, got an int of 1329 bits",
+    ),
+    "std of words": (
+        {"model_input": images(), "mean": [0.0] * 3, "std": "abc"}, TypeError, "std must be numbers or a tensor",
+    ),
+    "mean of nothing": (
+        {"model_input": images(), "mean": [None] * 3, "std": [1.0] * 3}, TypeError, "mean must be numbers or a tensor",
+    ),
     "model_input of another format": (
         {"model_input": images().contiguous(memory_format=torch.channels_last)}, ValueError,
         "model_input must have the memory format of x_adv",
@@ -494,3 +586,52 @@ def test_x_adv_may_not_be_an_input_too(name: str) -> None:
     arguments = {"grad": other, "x": other, name: x_adv}
     with pytest.raises(ValueError, match=f"{name} must not be x_adv itself"):
         pgd_step_(x_adv, arguments["grad"], arguments["x"], 0.1, 0.1)
+
+
+def rolled(t: Tensor, elements: int) -> Tensor:
+    """A tensor like ``t`` that begins ``elements`` later in one memory with it."""
+    memory = torch.zeros(t.numel() * 2, dtype=t.dtype)
+    t.set_(memory.untyped_storage(), 0, t.shape, t.stride())
+    return memory.as_strided(t.shape, t.stride(), elements)
+
+
+@pytest.mark.parametrize("elements", [1, 47, 95])  # of 96
+@pytest.mark.parametrize("name", ["grad", "x", "model_input"])
+def test_what_is_written_shares_no_memory(backend: str, name: str, elements: int) -> None:
+    x_adv = images()
+    arguments: dict[str, Any] = {
+        "grad": images(),
+        "x": images(),
+        "model_input": images(),
+        name: rolled(x_adv, elements),
+    }
+    x_adv.fill_(0.5)
+    with pytest.raises(
+        ValueError, match=f"{name} must not share memory with x_adv, which is overwritten; pass a clone"
+    ):
+        pgd_step_(x_adv, eps=0.1, step_size=0.1, **arguments, backend=backend)
+    assert bool((x_adv == 0.5).all())
+
+
+@pytest.mark.parametrize("name", ["grad", "x"])
+def test_the_model_input_shares_no_memory_with_what_is_read(backend: str, name: str) -> None:
+    shared = images()
+    arguments: dict[str, Any] = {"grad": images(), "x": images(), name: shared}
+    with pytest.raises(ValueError, match=f"{name} must not share memory with model_input"):
+        pgd_step_(images(), eps=0.1, step_size=0.1, model_input=shared.view(shared.shape), **arguments, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["eps", "step_size", "mean", "std"])
+def test_radii_and_channel_values_share_no_memory_with_what_is_written(backend: str, name: str) -> None:
+    x_adv = images()
+    inside = x_adv.view(-1)[-(2 if name in ("eps", "step_size") else 3) :]
+    arguments: dict[str, Any] = {"eps": 0.1, "step_size": 0.1, "mean": [0.0] * 3, "std": [1.0] * 3, name: inside}
+    with pytest.raises(ValueError, match=f"{name} must not share memory with x_adv"):
+        pgd_step_(x_adv, images(), images(), model_input=images(), **arguments, backend=backend)
+
+
+def test_neighbours_in_one_memory_and_inputs_that_share_theirs_are_served(backend: str, same_bits: SameBits) -> None:
+    x_adv, grad, x = batch((2, 3, 4, 4))
+    expected = pgd_step_(x_adv.clone(), x, x, 0.1, 0.1, backend=backend)
+    both = torch.stack([x_adv, grad])
+    same_bits(pgd_step_(both[0], x, x, 0.1, 0.1, model_input=both[1], backend=backend), expected)

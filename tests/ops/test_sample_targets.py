@@ -217,6 +217,8 @@ BAD_WEIGHTS = {
     "a number": (torch.tensor(1.0), ValueError, r"weight must have shape \(C,\) or \(C, C\), got \(\)"),
     "not square": (torch.ones(2, 3), ValueError, r"weight must have shape \(C,\) or \(C, C\), got \(2, 3\)"),
     "three dimensions": (torch.ones(2, 2, 2), ValueError, "weight must have shape"),
+    "sparse": (torch.ones(3).to_sparse(), TypeError, "weight must be a dense tensor, got torch.sparse_coo"),
+    "on meta": (torch.ones(3, device="meta"), ValueError, "weight must have values, got a tensor on the meta device"),
     "one class": (torch.ones(1), ValueError, "weight must cover at least 2 classes, got 1"),
     "no class": (torch.ones(0), ValueError, "weight must cover at least 2 classes, got 0"),
     "negative": (torch.tensor([1.0, -1e-9, 1.0]), ValueError, "weight must be finite and at least 0"),
