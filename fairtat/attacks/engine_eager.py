@@ -125,9 +125,10 @@ class Eager:
         return leaf, score
 
     def _gradient(self, score: Score, leaf: Tensor) -> Tensor:
-        return input_gradient(
+        grad = input_gradient(
             score.logits, score.dlogits, leaf, self.network.float16, self.options.norm, self.batch.std
         )
+        return in_memory("the gradient of the model's input", grad)
 
     def _score(self, logits: Tensor, work: Pass) -> Score:
         z = in_memory("the model's logits", logits.detach())
@@ -167,7 +168,7 @@ def input_gradient(
             grad = grad.float() / FLOAT16_SCALE
         if std is not None:
             grad = grad / std.view(-1, *[1] * (grad.ndim - 2))
-    return laid_out_like(in_memory("the gradient of the model's input", grad), leaf)
+    return laid_out_like(grad, leaf)
 
 
 class Outcome:

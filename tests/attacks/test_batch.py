@@ -268,7 +268,7 @@ def test_images_without_memory_of_their_own_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": 1e39}, r"eps must be finite and at least 0 in float32, got 1e\+39"),
+        ({"eps": 1e39, "norm": "l2"}, r"eps must be finite and at least 0 in float32, got 1e\+39"),
         ({"step_size": 10**400}, "step_size must be finite and at least 0 in float64, got an int"),
         ({"bounds": (0, 1e39)}, "bounds must be float32 numbers, or infinite for none"),
         ({"normalize": ([1e39] * 3, [1.0] * 3)}, r"normalize: mean must be finite in float32, got 1e\+39"),
