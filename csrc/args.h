@@ -83,7 +83,7 @@ struct SampleTargetsArgs {
 };
 
 struct ClassStatsArgs {
-  int64_t* buffer;  // (5 + C, C)
+  int64_t* buffer;  // (7 + C, C)
   int64_t classes, n;
   const int64_t* pred;    // (N,)
   const int64_t* label;   // (N,)

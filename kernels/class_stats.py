@@ -6,25 +6,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Rows of the (5 + C, C) buffer, as in fairtat/reference/class_stats.py.
+# Rows of the (7 + C, C) buffer, as in fairtat/reference/class_stats.py.
 REACHED = tl.constexpr(0)
 TARGET_FP = tl.constexpr(1)
 TARGET_FN = tl.constexpr(2)
-LOSS = tl.constexpr(3)
-NONFINITE = tl.constexpr(4)
-CONFUSION = tl.constexpr(5)
+LOSS = tl.constexpr(3)  # two rows: a pair for each class
+NONFINITE = tl.constexpr(5)
+SATURATED = tl.constexpr(6)
+CONFUSION = tl.constexpr(7)
 
+LOSS_MAX = tl.constexpr(2.0**31 - 128)
+INFINITY = tl.constexpr(float("inf"))
 SHIFT = tl.constexpr(1.5 * 2.0**52)  # adding it leaves a rounded number in the low bits of a double
 SHIFT_BITS = tl.constexpr(0x4338000000000000)
 
 
 @triton.jit
 def _to_fixed_point(loss):
-    """round(loss * 2**32), ties to even, for |loss| < 2**31: the whole part and the fraction apart, both exactly."""
+    """(whole, fraction in units of 2**-32, ties to even) of |loss| <= LOSS_MAX, in steps that are exact."""
     whole = loss.to(tl.int32)
     fraction = (loss - whole.to(tl.float32)).to(tl.float64)
     shifted = fraction * 2.0**32 + SHIFT
-    return (whole.to(tl.int64) << 32) + (shifted.to(tl.int64, bitcast=True) - SHIFT_BITS)
+    return whole.to(tl.int64), shifted.to(tl.int64, bitcast=True) - SHIFT_BITS
 
 
 @triton.jit
@@ -34,7 +37,7 @@ def _in_range(index, classes):
 
 @triton.jit(do_not_specialize=["n"])
 def class_stats_kernel(buffer, pred, label, loss, target, n, classes, BLOCK: tl.constexpr):
-    """BLOCK samples. One with an index out of range is counted nowhere."""
+    """BLOCK samples. One with an index out of range counts nowhere, one whose loss is not finite only as that."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     k = tl.load(label + i, inside, -1)
@@ -44,15 +47,20 @@ def class_stats_kernel(buffer, pred, label, loss, target, n, classes, BLOCK: tl.
     if target is not None:
         t = tl.load(target + i, inside, -1)
         valid = valid & _in_range(t, classes)
+    if loss is not None:
+        value = tl.load(loss + i, inside, 0.0)
+        finite = tl.abs(value) < INFINITY  # false for NaN too
+        tl.atomic_add(buffer + classes * NONFINITE + k, one, valid & (finite == 0), sem="relaxed")
+        valid = valid & finite
+        fits = tl.abs(value) <= LOSS_MAX
+        whole, fraction = _to_fixed_point(tl.where(fits, value, tl.where(value > 0, LOSS_MAX, -LOSS_MAX)))
+        tl.atomic_add(buffer + classes * LOSS + 2 * k, whole, valid & (whole != 0), sem="relaxed")
+        tl.atomic_add(buffer + classes * LOSS + 2 * k + 1, fraction, valid, sem="relaxed")
+        tl.atomic_add(buffer + classes * SATURATED + k, one, valid & (fits == 0), sem="relaxed")
+    if target is not None:
         hit = valid & (p == t)
         miss = valid & (p != t)
         tl.atomic_add(buffer + classes * REACHED + k, one, hit, sem="relaxed")
         tl.atomic_add(buffer + classes * TARGET_FP + p, one, miss, sem="relaxed")
         tl.atomic_add(buffer + classes * TARGET_FN + k, one, miss, sem="relaxed")
     tl.atomic_add(buffer + (k + CONFUSION) * classes + p, one, valid, sem="relaxed")
-    if loss is not None:
-        value = tl.load(loss + i, inside, 0.0)
-        fits = tl.abs(value) < 2.0**31  # false for NaN too
-        fixed = _to_fixed_point(tl.where(fits, value, 0.0))
-        tl.atomic_add(buffer + classes * LOSS + k, fixed, valid & fits, sem="relaxed")
-        tl.atomic_add(buffer + classes * NONFINITE + k, one, valid & (fits == 0), sem="relaxed")

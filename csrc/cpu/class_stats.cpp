@@ -7,11 +7,21 @@ namespace fairtat {
 namespace FAIRTAT_ISA {
 namespace {
 
+// Sums wrap, as they do on every backend: a buffer that was filled by hand may hold anything.
+FAIRTAT_FN void add(int64_t* to, int64_t value) {
+  *to = static_cast<int64_t>(static_cast<uint64_t>(*to) + static_cast<uint64_t>(value));
+}
+
+FAIRTAT_FN void add(FixedPoint* to, FixedPoint value) {
+  add(&to->whole, value.whole);
+  add(&to->fraction, value.fraction);
+}
+
 // Losses become integers a block at a time, in a loop that vectorises, before they are scattered.
 constexpr int64_t kBlock = 512;
 
 // Returns whether every loss fits; one that does not becomes 0.
-bool fix_losses(int64_t* __restrict fixed, const float* __restrict loss, int64_t n) {
+bool fix_losses(FixedPoint* __restrict fixed, const float* __restrict loss, int64_t n) {
   int misfits = 0;
 #pragma omp simd reduction(+ : misfits)
   for (int64_t i = 0; i < n; ++i) {
@@ -22,9 +32,32 @@ bool fix_losses(int64_t* __restrict fixed, const float* __restrict loss, int64_t
   return misfits == 0;
 }
 
-void count_nonfinite(const ClassStatsArgs& a, int64_t begin, int64_t n) {
-  int64_t* const nonfinite = a.buffer + kNonfinite * a.classes;
-  for (int64_t i = begin; i < begin + n; ++i) nonfinite[a.label[i]] += !fits_fixed_point(a.loss[i]);
+// Adds `times` (1 or -1) the sample to the counts that its prediction decides.
+FAIRTAT_FN void count_target(const ClassStatsArgs& a, int64_t i, int64_t times) {
+  const int64_t label = a.label[i], pred = a.pred[i];
+  if (pred == a.target[i]) {
+    add(a.buffer + kReached * a.classes + label, times);
+  } else {
+    add(a.buffer + kTargetFp * a.classes + pred, times);
+    add(a.buffer + kTargetFn * a.classes + label, times);
+  }
+}
+
+// What the fast loops, which take every loss to fit, have got wrong in a block where one does not.
+void correct_misfits(const ClassStatsArgs& a, int64_t begin, int64_t n) {
+  for (int64_t i = begin; i < begin + n; ++i) {
+    const int64_t label = a.label[i];
+    const float loss = a.loss[i];
+    if (fits_fixed_point(loss)) continue;
+    if (fabsf(loss) < INFINITY) {
+      add(a.buffer + kSaturated * a.classes + label, 1);
+      add(loss_sums(a.buffer, a.classes) + label, to_fixed_point(loss > 0.0f ? kLossMax : -kLossMax));
+    } else {
+      add(a.buffer + kNonfinite * a.classes + label, 1);
+      add(a.buffer + (kConfusion + label) * a.classes + a.pred[i], -1);
+      if (a.target != nullptr) count_target(a, i, -1);
+    }
+  }
 }
 
 // Increments of one counter in quick succession wait for each other. With few classes that is the common case, so
@@ -34,21 +67,21 @@ constexpr int kCopies = 4;
 
 struct Copies {
   uint32_t cells[kCopies][kFewClasses * kFewClasses];
-  int64_t sums[kCopies][kFewClasses];
+  FixedPoint sums[kCopies][kFewClasses];
 };
 
-FAIRTAT_FN void count_one(Copies* to, int copy, int64_t classes, int64_t label, int64_t pred, int64_t fixed) {
+FAIRTAT_FN void count_one(Copies* to, int copy, int64_t classes, int64_t label, int64_t pred, FixedPoint fixed) {
   ++to->cells[copy][label * classes + pred];
-  to->sums[copy][label] += fixed;
+  add(&to->sums[copy][label], fixed);
 }
 
 void add_few_classes(const ClassStatsArgs& a) {
   const int64_t classes = a.classes, cells = classes * classes;
   Copies copies = {};
-  int64_t fixed[kBlock] = {};
+  FixedPoint fixed[kBlock] = {};
   for (int64_t begin = 0; begin < a.n; begin += kBlock) {
     const int64_t n = min_of(kBlock, a.n - begin);
-    if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) count_nonfinite(a, begin, n);
+    if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) correct_misfits(a, begin, n);
     const int64_t* const label = a.label + begin;
     const int64_t* const pred = a.pred + begin;
     int64_t i = 0;
@@ -58,36 +91,28 @@ void add_few_classes(const ClassStatsArgs& a) {
     for (; i < n; ++i) count_one(&copies, 0, classes, label[i], pred[i], fixed[i]);
   }
   for (int copy = 0; copy < kCopies; ++copy) {
-    for (int64_t j = 0; j < cells; ++j) a.buffer[kConfusion * classes + j] += copies.cells[copy][j];
-    for (int64_t j = 0; j < classes; ++j) a.buffer[kLoss * classes + j] += copies.sums[copy][j];
+    for (int64_t j = 0; j < cells; ++j) add(a.buffer + kConfusion * classes + j, copies.cells[copy][j]);
+    for (int64_t j = 0; j < classes; ++j) add(loss_sums(a.buffer, classes) + j, copies.sums[copy][j]);
   }
 }
 
 void add_many_classes(const ClassStatsArgs& a) {
   int64_t* const confusion = a.buffer + kConfusion * a.classes;
-  int64_t* const sum = a.buffer + kLoss * a.classes;
-  int64_t fixed[kBlock] = {};
+  FixedPoint* const sums = loss_sums(a.buffer, a.classes);
+  FixedPoint fixed[kBlock] = {};
   for (int64_t begin = 0; begin < a.n; begin += kBlock) {
     const int64_t n = min_of(kBlock, a.n - begin);
-    if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) count_nonfinite(a, begin, n);
+    if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) correct_misfits(a, begin, n);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t label = a.label[begin + i];
-      ++confusion[label * a.classes + a.pred[begin + i]];
-      sum[label] += fixed[i];
+      add(confusion + label * a.classes + a.pred[begin + i], 1);
+      add(sums + label, fixed[i]);
     }
   }
 }
 
 void add_targets(const ClassStatsArgs& a) {
-  int64_t* const reached = a.buffer + kReached * a.classes;
-  int64_t* const target_fp = a.buffer + kTargetFp * a.classes;
-  int64_t* const target_fn = a.buffer + kTargetFn * a.classes;
-  for (int64_t i = 0; i < a.n; ++i) {
-    const int64_t hit = a.pred[i] == a.target[i];
-    reached[a.label[i]] += hit;
-    target_fp[a.pred[i]] += 1 - hit;
-    target_fn[a.label[i]] += 1 - hit;
-  }
+  for (int64_t i = 0; i < a.n; ++i) count_target(a, i, 1);
 }
 
 }  // namespace

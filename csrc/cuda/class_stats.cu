@@ -12,13 +12,24 @@ __device__ void add(int64_t* to, int64_t value) {
 
 __device__ bool in_range(int64_t index, int64_t classes) { return index >= 0 && index < classes; }
 
-// A sample whose index is out of range counts nowhere.
+// A sample whose index is out of range counts nowhere, one whose loss is not finite only as that.
 __device__ void count_sample(const ClassStatsArgs& a, int64_t i, int64_t* buffer) {
   const int64_t classes = a.classes, label = a.label[i], pred = a.pred[i];
-  if (!in_range(label, classes) || !in_range(pred, classes)) return;
+  const int64_t target = a.target != nullptr ? a.target[i] : 0;
+  if (!in_range(label, classes) || !in_range(pred, classes) || !in_range(target, classes)) return;
+  if (a.loss != nullptr) {
+    const float loss = a.loss[i];
+    if (!(fabsf(loss) < INFINITY)) {
+      add(buffer + kNonfinite * classes + label, 1);
+      return;
+    }
+    const FixedPoint fixed = to_fixed_point(fmaxf(fminf(loss, kLossMax), -kLossMax));
+    FixedPoint* const sum = loss_sums(buffer, classes) + label;
+    if (fixed.whole != 0) add(&sum->whole, fixed.whole);
+    add(&sum->fraction, fixed.fraction);
+    if (!fits_fixed_point(loss)) add(buffer + kSaturated * classes + label, 1);
+  }
   if (a.target != nullptr) {
-    const int64_t target = a.target[i];
-    if (!in_range(target, classes)) return;
     if (pred == target) {
       add(buffer + kReached * classes + label, 1);
     } else {
@@ -27,14 +38,6 @@ __device__ void count_sample(const ClassStatsArgs& a, int64_t i, int64_t* buffer
     }
   }
   add(buffer + (kConfusion + label) * classes + pred, 1);
-  if (a.loss != nullptr) {
-    const float loss = a.loss[i];
-    if (fits_fixed_point(loss)) {
-      add(buffer + kLoss * classes + label, to_fixed_point(loss));
-    } else {
-      add(buffer + kNonfinite * classes + label, 1);
-    }
-  }
 }
 
 // Integer additions commute, so neither the order of the atomics nor the route through shared memory can be seen.

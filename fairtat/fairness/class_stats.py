@@ -16,6 +16,7 @@ from fairtat.ops._validate import check_labels, check_tensor
 from fairtat.reference import class_stats as layout
 
 _STATE_KEYS = ("num_classes", "buffer")
+_MAX_SAMPLES = 2**31 - 1  # of a class: as many fractions of up to 2**32 units, and whole parts below 2**31, fit int64
 
 
 class ClassStats:
@@ -33,9 +34,14 @@ class ClassStats:
 
     What has no samples is NaN (the accuracy of an absent class), and shares of no errors are 0, not NaN.
 
-    Everything is integers (losses in fixed point of 2**-32), so the order of samples, batches and ranks does not
-    matter and one collective sums it all. All attributes are tensors on the device of the buffer and cost no host
-    synchronisation; `worst` alone reads back. A class's loss sum may reach 2**31 before it wraps.
+    A sample whose loss is not finite (of a row of logits with NaN or +inf, or all -inf, or -inf at the label) is
+    counted in `nonfinite` and in n_k, and nowhere else: it is never right, no prediction, in no cell of the confusion
+    matrix, and has not reached its target. So ``n_k = tp_k + fn_k + nonfinite_k``.
+
+    Everything is integers (losses in fixed point of 2**-32, in two words), so the order of samples, batches and ranks
+    does not matter and one collective sums it all. All attributes are tensors on the device of the buffer and cost no
+    host synchronisation; `worst` alone reads back. Loss sums are exact up to 2**31 - 1 samples of a class and NaN from
+    there on. A finite loss beyond +-(2**31 - 128) is cut to that and counted in `saturated`.
 
     Args:
         num_classes: C >= 2.
@@ -48,7 +54,7 @@ class ClassStats:
     by the class's own count so that imbalanced data is right.
     """
 
-    buffer: Tensor  # (5 + C, C) int64, rows as in fairtat.reference.class_stats
+    buffer: Tensor  # (7 + C, C) int64, rows as in fairtat.reference.class_stats
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = _checks.integer("num_classes", num_classes, low=2)
@@ -69,7 +75,12 @@ class ClassStats:
 
     @property
     def count(self) -> Tensor:
-        """(C,) int64: samples of each class."""
+        """(C,) int64: samples of each class, those of `nonfinite` among them."""
+        return self._predicted + self.nonfinite
+
+    @property
+    def _predicted(self) -> Tensor:
+        """(C,) int64: samples of each class whose prediction counts."""
         return self.confusion.sum(dim=1)
 
     @property
@@ -85,7 +96,7 @@ class ClassStats:
     @property
     def false_negative(self) -> Tensor:
         """(C,) int64: samples of each class that were predicted as another."""
-        return self.count - self.confusion.diagonal()
+        return self._predicted - self.confusion.diagonal()
 
     @property
     def reached(self) -> Tensor:
@@ -104,23 +115,32 @@ class ClassStats:
 
     @property
     def target_count(self) -> Tensor:
-        """(C,) int64: samples of each class that came with a target."""
+        """(C,) int64: samples of each class that came with a target, without those of `nonfinite`."""
         return self.reached + self.target_false_negative
 
     @property
     def nonfinite(self) -> Tensor:
-        """(C,) int64 view: samples of each class whose loss was NaN, infinite or too large for the fixed point."""
+        """(C,) int64 view: samples of each class whose loss was NaN or infinite."""
         return self.buffer[layout.NONFINITE]
 
     @property
+    def saturated(self) -> Tensor:
+        """(C,) int64 view: samples of each class whose finite loss was cut to +-(2**31 - 128)."""
+        return self.buffer[layout.SATURATED]
+
+    @property
     def loss_sum(self) -> Tensor:
-        """(C,) float64: sum of the finite losses of each class."""
-        return self.buffer[layout.LOSS].double() / layout.LOSS_SCALE
+        """(C,) float64: sum of the finite losses of each class.
+
+        Where `saturated` is not 0 it is a bound, a lower one for losses >= 0. NaN from 2**31 samples on.
+        """
+        whole, fraction = self.buffer[layout.LOSS : layout.LOSS + 2].view(-1, 2).double().unbind(dim=1)
+        return torch.where(self.count <= _MAX_SAMPLES, whole + fraction / layout.LOSS_SCALE, torch.nan)
 
     @property
     def loss_mean(self) -> Tensor:
-        """(C,) float64: mean of the finite losses of each class; NaN where there are none."""
-        return self.loss_sum / (self.count - self.nonfinite)
+        """(C,) float64: mean of the finite losses of each class, bound as `loss_sum` is; NaN where there are none."""
+        return self.loss_sum / self._predicted
 
     @property
     def accuracy(self) -> Tensor:
@@ -181,6 +201,8 @@ class ClassStats:
     def update(self, logits: Tensor, label: Tensor, target: Tensor | None = None) -> ClassStats:
         """Count a batch: cross-entropy and prediction come from the logits, no gradient is kept, nothing waits.
 
+        A row of logits that is not finite is counted apart: see `nonfinite`.
+
         Args:
             logits: (N, C) of any floating dtype.
             label: (N,) int64, the true classes.
@@ -235,9 +257,11 @@ class ClassStats:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state made by `state_dict`, from any device; on an error nothing has changed.
 
+        States whose buffer is (5 + C, C), with loss sums in one word, are read as well.
+
         Raises:
             TypeError, ValueError: the state has other keys, another number of classes, or a buffer of another shape
-                or dtype.
+                or dtype; or a (5 + C, C) one has counted losses that are not finite.
         """
         _checks.state_keys("ClassStats", state, _STATE_KEYS)
         num_classes, buffer = state["num_classes"], state["buffer"]
@@ -245,12 +269,26 @@ class ClassStats:
             raise ValueError(f"ClassStats state must have num_classes={self.num_classes}, got {num_classes!r}")
         if not isinstance(buffer, Tensor):
             raise TypeError(f"ClassStats state buffer must be a tensor, got {type(buffer).__name__}")
+        if buffer.shape == (5 + self.num_classes, self.num_classes) and buffer.dtype == torch.int64:
+            buffer = _in_two_words(buffer)
         if buffer.shape != self.buffer.shape or buffer.dtype != torch.int64:
             expected = f"int64 of shape {tuple(self.buffer.shape)}"
             raise ValueError(
                 f"ClassStats state buffer must be {expected}, got {buffer.dtype} of shape {tuple(buffer.shape)}"
             )
         self.buffer.copy_(buffer)
+
+
+def _in_two_words(old: Tensor) -> Tensor:
+    """(7 + C, C) of a (5 + C, C) buffer: targets in rows 0-2, the loss sums in 3, `nonfinite` in 4, then confusion."""
+    if bool(old[4].any()):
+        raise ValueError(
+            f"ClassStats state buffer of shape {tuple(old.shape)} is of an earlier fairtat, which took the predictions "
+            f"of {int(old[4].sum())} samples with a loss that is not finite for real ones: train this epoch again"
+        )
+    scale = int(layout.LOSS_SCALE)
+    words = torch.stack([old[3] // scale, old[3] % scale], dim=1).view(2, -1)
+    return torch.cat([old[:3], words, torch.zeros_like(old[:2]), old[5:]])
 
 
 def _share(errors: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fairtat import ops
 from fairtat.fairness import _checks
 from fairtat.fairness._collective import sum_over_processes
+from fairtat.fairness._finite import check_finite
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
@@ -18,6 +19,7 @@ from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
 from fairtat.ops._validate import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
+from fairtat.reference.indices import check_range
 
 _STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
@@ -50,8 +52,8 @@ class FairTAT:
         if fair.needs_validation:
             fair.observe_validation(clean, robust)   # ClassStats of the validation images, before end_epoch
 
-    Nothing but `end_epoch` waits for the device. Within an epoch a sample's target depends on the seed and on its label
-    and id: not on its batch or rank.
+    `end_epoch` waits for the device, `observe_validation` where it is needed, and nothing else. Within an epoch a
+    sample's target depends on the seed and on its label and id: not on its batch or rank.
 
     Args:
         num_classes: C >= 2.
@@ -193,24 +195,36 @@ class FairTAT:
         """The radius of each sample, by its true class: y (N,) int64 -> (N,) float32, in pixel units.
 
         Raises:
-            TypeError, ValueError: y is not (N,) int64 on the device of these rules.
+            TypeError, ValueError: y is not (N,) int64 on the device of these rules; for CPU tensors also when a label
+                is out of range. On a GPU, where that would wait for the device, the radius of such a sample is NaN.
         """
         self._check_labels(y)
-        return self.class_eps.index_select(0, y)
+        return _by_label(self.class_eps, y)
 
     def step_scale_for(self, y: Tensor) -> Tensor | None:
-        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None stands for 1."""
+        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None stands for 1.
+
+        Raises:
+            TypeError, ValueError: as `eps_for`.
+        """
         return self._of_samples(self.class_step, y)
 
     def weight_for(self, y: Tensor) -> Tensor | None:
         """The weight of each sample's cross-entropy: y (N,) int64 -> (N,) float32; None stands for 1.
 
         The weighted losses are to be averaged over the samples, not divided by the sum of their weights.
+
+        Raises:
+            TypeError, ValueError: as `eps_for`.
         """
         return self._of_samples(self.class_weight, y)
 
     def robust_weight_for(self, y: Tensor) -> Tensor | None:
-        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None stands for 1."""
+        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None stands for 1.
+
+        Raises:
+            TypeError, ValueError: as `eps_for`.
+        """
         return self._of_samples(self.class_robust_weight, y)
 
     def beta_for(self, y: Tensor, beta: float, *, lam: float | None = None) -> Tensor | None:
@@ -226,6 +240,9 @@ class FairTAT:
 
         Returns:
             None until `begin` epochs have finished: the plain beta then holds for all.
+
+        Raises:
+            TypeError, ValueError: beta or lam is not a number >= 0, or as `eps_for`.
 
         Source: Wei et al., CVPR 2023 (arXiv:2303.14460).
         """
@@ -250,10 +267,16 @@ class FairTAT:
             robust: statistics of the attacked images, with the same radius for every class.
 
         Raises:
-            TypeError, ValueError: not `ClassStats`, or of another number of classes.
+            TypeError, ValueError: not `ClassStats`, of another number of classes, or with too many losses that are not
+                finite, by the rule of `end_epoch`.
         """
-        if self.weight_rule is not None:
-            self.weight_rule.observe_validation(clean, robust)
+        rule = self.weight_rule
+        if rule is None:
+            return
+        rule.observe_validation(clean, robust)
+        if rule.follows_validation:
+            check_finite("clean validation", clean)
+            check_finite("robust validation", robust)
 
     def update(self, logits: Tensor, y: Tensor, target: Tensor | None = None) -> None:
         """Count a batch of the running epoch: logits (N, C), y (N,) int64, target (N,) int64 as drawn, if any.
@@ -272,16 +295,23 @@ class FairTAT:
     def end_epoch(self) -> None:
         """Finish the epoch: sum over all processes, set targets, radii and weights for the next one, count afresh.
 
-        One collective if torch.distributed is initialised, so every process must call it. Building the target table
-        checks values, the only time in an epoch that the host waits for the device.
+        One collective if torch.distributed is initialised, so every process must call it. It reads back how many
+        samples had no finite loss, and building the target table checks values: the only times in an epoch that the
+        host waits for the device.
+
+        Samples whose loss was not finite count as wrong (`ClassStats.nonfinite`), so each one lowers the A_k of its
+        class. Up to 1 in 100 samples of every class that is a RuntimeWarning; beyond it no process adapts anything.
 
         Raises:
-            ValueError: `needs_validation`, and `observe_validation` has not been called in this epoch.
+            ValueError: `needs_validation`, and `observe_validation` has not been called in this epoch; or more than 1
+                in 100 samples of a class had a loss that is not finite. After the latter, go on from an earlier
+                `state_dict`: the statistics have been summed, and the epoch has not ended.
         """
         rule = self.weight_rule
         if rule is not None:
             rule.check_ready()  # before the collective, in which the other processes would be left waiting
         sum_over_processes([self.stats.buffer] if rule is None else [self.stats.buffer, *rule.sums])
+        check_finite(f"epoch {self.epoch}", self.stats)
         if rule is not None:
             rule.end_epoch(self.stats)
         self.last = self.stats
@@ -351,7 +381,7 @@ class FairTAT:
 
     def _of_samples(self, by_class: Tensor | None, y: Tensor) -> Tensor | None:
         self._check_labels(y)
-        return None if by_class is None else by_class.index_select(0, y)
+        return None if by_class is None else _by_label(by_class, y)
 
     def _apply_rules(self) -> None:
         """Radii, targets and weights of the running epoch. float64 throughout; only the results are rounded."""
@@ -370,3 +400,16 @@ class FairTAT:
         self.class_robust_weight = None if factors.robust_weight is None else factors.robust_weight.float()
         self.target_weight = target_weight(stats, targets, tau=self.tau)
         self._table = None if self.target_weight is None else ops.target_table(self.target_weight)
+
+
+def _by_label(by_class: Tensor, y: Tensor) -> Tensor:
+    """by_class[y] (N,); a label out of range is a ValueError on a CPU and NaN on a GPU, which would not survive it."""
+    classes = by_class.shape[0]
+    if y.device.type != "cpu":
+        inside = (y >= 0) & (y < classes)
+        return torch.where(inside, by_class.index_select(0, y.clamp(0, classes - 1)), torch.nan)
+    try:
+        return by_class.index_select(0, y)
+    except IndexError:
+        check_range("y", y, classes)
+        raise

@@ -16,7 +16,7 @@ from fairtat.reference.class_stats import HEADER
 class StatsBuffer(Protocol):
     """Anything that owns a statistics buffer; :class:`fairtat.ClassStats` does."""
 
-    buffer: Tensor  # (5 + C, C) int64
+    buffer: Tensor  # (7 + C, C) int64
 
 
 Stats = TypeVar("Stats", bound=StatsBuffer)
@@ -33,14 +33,15 @@ def class_stats_(
 ) -> Stats:
     """Count a batch into ``stats``: confusion[label, pred], losses by label, and hits of the target.
 
-    A finite loss is added as the integer ``round(loss * 2**32)``, so the sum depends neither on order, batch
-    split, backend nor the number of ranks. A loss that is not finite, or of magnitude 2**31 or more, is
-    counted in ``nonfinite`` and not added. Integers only, no allocation on the compiled backend, and no
-    host synchronisation: on a GPU a sample whose index is out of range is left out, while on a CPU it raises
-    before anything is counted.
+    A finite loss is added as two integers, its whole part and ``round(fraction * 2**32)``, so the sum depends neither
+    on order, batch split, backend nor the number of ranks, and below 2**31 samples it cannot overflow. A loss beyond
+    +-(2**31 - 128) is cut to that and counted in ``saturated``. A sample whose loss is not finite is counted in
+    ``nonfinite`` and nowhere else: what a model that diverged predicts is an accident. Integers only, no allocation on
+    the compiled backend, and no host synchronisation: on a GPU a sample whose index is out of range is left out, while
+    on a CPU it raises before anything is counted.
 
     Args:
-        stats: A :class:`fairtat.ClassStats` (anything with ``.buffer``, (5 + C, C) int64); updated.
+        stats: A :class:`fairtat.ClassStats` (anything with ``.buffer``, (7 + C, C) int64); updated.
         pred: Predicted classes (N,) int64.
         label: True classes (N,) int64.
         loss: Losses (N,), floating point.

@@ -12,18 +12,19 @@ from fairtat.reference.indices import check_range
 REACHED = 0  # pred == target, by label
 TARGET_FP = 1  # pred != target, by pred
 TARGET_FN = 2  # pred != target, by label
-LOSS = 3  # fixed point, by label
-NONFINITE = 4  # losses that the fixed point cannot hold, by label
-CONFUSION = 5  # rows 5.. are the matrix [label, pred]
-HEADER = 5
+LOSS = 3  # rows 3 and 4 are the pairs (C, 2) by label: sum of whole parts, sum of fractions in units of 1 / LOSS_SCALE
+NONFINITE = 5  # samples whose loss is not finite, by label: they count nowhere else
+SATURATED = 6  # finite losses that were cut to LOSS_MAX, by label
+CONFUSION = 7  # rows 7.. are the matrix [label, pred]
+HEADER = 7
 
 LOSS_SCALE = 2.0**32
-LOSS_LIMIT = 2.0**31  # |loss| from here on does not fit int64 at this scale
+LOSS_MAX = 2.0**31 - 128  # the largest float32 whose whole part int32 holds: below 2**31 samples no sum overflows
 
 
 @torch.no_grad()
 def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
-    """Add a batch to ``buffer`` (5 + C, C) int64; see :func:`fairtat.ops.class_stats_`."""
+    """Add a batch to ``buffer`` (7 + C, C) int64; see :func:`fairtat.ops.class_stats_`."""
     if label.shape[0] == 0:
         return
     classes = buffer.shape[1]
@@ -37,18 +38,23 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
     # On a GPU an index out of range cannot raise without a synchronisation: such samples count nowhere.
     safe_label, safe_pred = label.clamp(0, classes - 1), pred.clamp(0, classes - 1)
     flat = buffer.view(-1)
+    if loss is not None:
+        value = loss.detach().double()
+        finite = value.isfinite()
+        _add(flat, NONFINITE * classes + safe_label, valid & ~finite)
+        valid &= finite
+        fixed = torch.where(valid, value, 0.0).clamp(-LOSS_MAX, LOSS_MAX)
+        whole = fixed.trunc()
+        pair = LOSS * classes + 2 * safe_label
+        flat.scatter_add_(0, pair, whole.long())
+        flat.scatter_add_(0, pair + 1, ((fixed - whole) * LOSS_SCALE).round().long())
+        _add(flat, SATURATED * classes + safe_label, valid & (value.abs() > LOSS_MAX))
     _add(flat, (CONFUSION + safe_label) * classes + safe_pred, valid)
     if target is not None:
         hit = pred == target
         _add(flat, REACHED * classes + safe_label, valid & hit)
         _add(flat, TARGET_FP * classes + safe_pred, valid & ~hit)
         _add(flat, TARGET_FN * classes + safe_label, valid & ~hit)
-    if loss is not None:
-        value = loss.detach().double()
-        fits = value.abs() < LOSS_LIMIT  # false for NaN and inf too
-        fixed = torch.where(fits & valid, value * LOSS_SCALE, 0.0).round().long()
-        flat.scatter_add_(0, LOSS * classes + safe_label, fixed)
-        _add(flat, NONFINITE * classes + safe_label, valid & ~fits)
 
 
 def _add(flat: Tensor, index: Tensor, mask: Tensor) -> None:

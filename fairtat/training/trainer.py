@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
 
 
 class TrainingDiverged(UserError):
-    """The loss or the validation logits of an epoch are not finite."""
+    """The training loss of a step, or the outputs on validation images after the last step, are not finite."""
 
 
 class Interrupted(Exception):
@@ -61,7 +60,6 @@ class Trainer:
         self.splits = splits
         self.model = model
         self.epoch = 0  # finished epochs
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         self._waited = 0.0
         self.fair = make_fairness(
             config, splits.train.num_classes, seed=derive(config.seed, "targets"), device=self._device
@@ -72,6 +70,8 @@ class Trainer:
         self._optimizer = make_optimizer(config, model)
         self._averaging = make_averaging(config.averaging, model)
         self._step = TrainingStep(config, model, self._optimizer, self.fair, self._world, self._device)
+        # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
+        self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,7 +88,8 @@ class Trainer:
         """Train one epoch, validate, and set the targets, radii and weights of the next.
 
         Raises:
-            TrainingDiverged: the loss is not finite; checked once, at the end of the epoch.
+            TrainingDiverged: the loss of a step, or an output on a validation image, clean or attacked, is not finite;
+                found after the pass that it happened in. Nothing has been adapted to such figures.
             Interrupted: ``should_stop`` returned true, on any process, between two steps.
         """
         started = time.perf_counter()
@@ -98,7 +99,6 @@ class Trainer:
             raise Interrupted
         self._world.align_buffers(self.model)
         plain = self._validate(self.model)
-        self._check_finite(loss, plain.clean)
         names = self.splits.train.class_names
         val_robust = ClassAccuracy.of(plain.robust, names)
         averaged = self._average(val_robust.worst)
@@ -129,7 +129,7 @@ class Trainer:
 
     def train_steps(self) -> Iterator[StepProgress]:
         """Take the steps of the running epoch one by one: validation and the epoch's end are left to `run_epoch`."""
-        self._loss_sum.zero_()
+        self._losses.zero_()
         config, size = self.config, len(self.splits.train)
         start_seed = derive(config.seed, "starts", self.epoch)
         torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
@@ -144,7 +144,7 @@ class Trainer:
         )
         for step, batch in enumerate(drawn):
             samples = min(config.batch_size, size - step * config.batch_size)
-            self._loss_sum += self._step(
+            self._losses[step] = self._step(
                 batch, samples, lr=self._learning_rate(step), epoch=self.epoch, seed=start_seed
             )
             if self._averaging is not None:
@@ -153,7 +153,7 @@ class Trainer:
             yield StepProgress(self.epoch + 1, step + 1, self.steps_per_epoch, self.fair.stats)
 
     def _train(self, observer: Observer, stop: StopVote) -> float:
-        """One pass over the training part; returns the mean loss, the pass's only read from the device."""
+        """One pass over the training part; returns the mean loss. Reads from the device once, at its end."""
         if stop():
             raise Interrupted
         for progress in self.train_steps():
@@ -162,14 +162,25 @@ class Trainer:
                 raise Interrupted
         size = len(self.splits.train)
         samples = min(size, self.steps_per_epoch * self.config.batch_size)
-        return float(self._world.sum(self._loss_sum)) / samples
+        losses = self._world.sum(self._losses).cpu()
+        diverged = losses.isfinite().logical_not().nonzero()
+        if len(diverged):
+            step = int(diverged[0])
+            raise self._diverged(step + 1, f"the training loss is {float(losses[step])}")
+        return float(losses.sum()) / samples
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.optim, self.epoch + step / self.steps_per_epoch, self.config.epochs)
 
     def _validate(self, model: nn.Module) -> Validation:
         seed = derive(self.config.seed, "validation")
-        return validate(model, self.splits.val, self.config, seed=seed, world=self._world)
+        validation = validate(model, self.splits.val, self.config, seed=seed, world=self._world)
+        for images, stats in zip(("validation images", "attacked validation images"), validation, strict=True):
+            nonfinite = int(stats.nonfinite.sum())
+            if nonfinite:
+                what = f"the outputs on {nonfinite} of {int(stats.count.sum())} {images} are not finite"
+                raise self._diverged(self.steps_per_epoch, what)
+        return validation
 
     def _average(self, worst_robust: float) -> AveragedAccuracy | None:
         if self._averaging is None:
@@ -183,15 +194,10 @@ class Trainer:
     def _class_weight(self) -> Tensor | None:
         return self.fair.weight_for(torch.arange(self.fair.num_classes, device=self.fair.device))
 
-    def _check_finite(self, loss: float, clean: ClassStats) -> None:
-        if not math.isfinite(loss):
-            what = f"the training loss is {loss}"
-        elif int(clean.nonfinite.sum()) > 0:
-            what = "the model's outputs are no longer finite"
-        else:
-            return
-        raise TrainingDiverged(
-            f"epoch {self.epoch + 1}: {what}; a lower optim.lr (now {self.config.optim.lr}) may help"
+    def _diverged(self, step: int, what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"epoch {self.epoch + 1}, step {step} of {self.steps_per_epoch}: {what}; "
+            f"a lower optim.lr (now {self.config.optim.lr}) may help"
         )
 
     def state_dict(self) -> dict[str, Any]:

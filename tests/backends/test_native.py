@@ -17,6 +17,7 @@ import fairtat
 from fairtat import backends
 from fairtat.backends import kernel, native
 from fairtat.ops import pgd_init, target_table
+from fairtat.reference.class_stats import HEADER
 
 needs_core = pytest.mark.skipif(native.MISSING is not None, reason="needs the compiled core")
 
@@ -100,7 +101,7 @@ def targets() -> tuple[Tensor, ...]:
 
 
 def counts() -> tuple[Tensor, ...]:
-    buffer, index = torch.zeros(15, 10, dtype=torch.int64), torch.arange(1000)
+    buffer, index = torch.zeros(HEADER + 10, 10, dtype=torch.int64), torch.arange(1000)
     kernel("class_stats", "cpu")(buffer, index * 7 % 10, index % 10, images(6, (1000,)) * 9, index * 3 % 10)
     return (buffer,)
 

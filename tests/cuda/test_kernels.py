@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairtat.backends import kernel, status
 from fairtat.ops import target_table
+from fairtat.reference.class_stats import HEADER
 
 Run = Callable[..., tuple[Any, ...]]
 
@@ -206,15 +207,15 @@ def test_class_stats(cuda: Run, classes: int) -> None:
     n = 5003
     label, pred, target = (torch.randint(classes, (n,), generator=generator) for _ in range(3))
     loss = torch.randn(n, generator=generator) * 1000
-    loss[:4] = torch.tensor([torch.nan, torch.inf, 3e9, -torch.inf])
+    loss[:6] = torch.tensor([torch.nan, torch.inf, 3e9, -torch.inf, -3e38, -0.25])
     for given in ((None, None), (loss, None), (loss, target)):
-        buffer = torch.full((5 + classes, classes), 3)
+        buffer = torch.full((HEADER + classes, classes), 3)
         ours, theirs = (call("class_stats", buffer, pred, label, *given)[1] for call in (cuda, reference))
         assert torch.equal(ours, theirs)
 
 
 def test_a_sample_out_of_range_counts_nowhere(cuda: Run) -> None:
-    buffer = torch.zeros(15, 10, dtype=torch.int64)
+    buffer = torch.zeros(HEADER + 10, 10, dtype=torch.int64)
     counted = cuda("class_stats", buffer, torch.tensor([1, 10, 2]), torch.tensor([1, 1, -1]), None, None)[1]
     assert counted.sum() == 1
 
@@ -227,6 +228,6 @@ def test_an_empty_batch(cuda: Run, op: str) -> None:
         "pgd_step": (x, x, x, None, 0.1, None, 0.1, True, "l2", 0.0, 1.0, None, None, None, None),
         "logit_loss": (torch.empty(0, 10), index, "ce", None, None),
         "sample_targets": (index, target_table(torch.ones(10)), None, 0, 0),
-        "class_stats": (torch.zeros(15, 10, dtype=torch.int64), index, index, None, None),
+        "class_stats": (torch.zeros(HEADER + 10, 10, dtype=torch.int64), index, index, None, None),
     }[op]
     cuda(op, *arguments)

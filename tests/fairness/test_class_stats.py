@@ -139,13 +139,78 @@ def test_no_errors_means_no_shares(counted: Any) -> None:
 def test_losses_that_are_not_finite_are_counted_apart() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [torch.nan, 0.0, 0.0], [0.0, torch.inf, 0.0], [0.0, 0.0, 1.0]])
     label = torch.tensor([0, 0, 1, 2])
-    stats = ClassStats(3).update(logits, label)
+    stats = ClassStats(3).update(logits, label, torch.tensor([1, 2, 0, 1]))
     assert stats.count.tolist() == [2, 1, 1]
     assert stats.nonfinite.tolist() == [1, 1, 0]
     clean = ClassStats(3).update(logits[[0, 3]], label[[0, 3]])
     assert torch.equal(stats.loss_sum, clean.loss_sum)
     assert stats.loss_mean[0] == clean.loss_mean[0]
     assert stats.loss_mean[1].isnan()
+
+
+NO_SOFTMAX = {
+    "a NaN": [math.nan, 0.0, 0.0, 0.0],
+    "all NaN": [math.nan] * 4,
+    "+inf": [0.0, 0.0, math.inf, 0.0],
+    "all -inf": [-math.inf] * 4,
+    "+inf and -inf": [math.inf, -math.inf, math.inf, 0.0],
+}
+
+
+@pytest.mark.parametrize("row", NO_SOFTMAX.values(), ids=NO_SOFTMAX)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("target", [None, 0, 3])
+def test_a_row_that_is_not_finite_is_no_prediction(
+    row: list[float], dtype: torch.dtype, label: int, target: int | None
+) -> None:
+    logits = torch.tensor([row, [0.0, 3.0, 0.0, 0.0]], dtype=dtype)
+    y = torch.tensor([label, 1])
+    stats = ClassStats(4).update(logits, y, None if target is None else torch.tensor([target, 2]))
+    assert stats.nonfinite.tolist() == [int(k == label) for k in range(4)]
+    assert stats.count.tolist() == [int(k in (label, 1)) for k in range(4)]
+    assert stats.accuracy[[label, 1]].tolist() == [0.0, 1.0]
+    assert (int(stats.confusion.sum()), int(stats.confusion[1, 1])) == (1, 1)
+    assert int(stats.false_positive.sum()) == int(stats.false_negative.sum()) == 0
+    assert int(stats.reached.sum()) == 0
+    assert int(stats.target_count.sum()) == (target is not None)
+    assert stats.worst() == (label, 0.0)
+    assert float(stats.overall_accuracy) == 0.5
+
+
+def test_a_class_that_is_masked_with_minus_infinity_is_an_ordinary_row() -> None:
+    stats = ClassStats(3).update(torch.tensor([[-torch.inf, 1.0, 0.0]]), torch.tensor([2]))
+    assert stats.confusion[2].tolist() == [0, 1, 0]
+    assert float(stats.loss_sum[2]) == pytest.approx(math.log1p(math.e))
+    assert stats.nonfinite.sum() == 0
+
+
+def test_the_mean_of_many_large_losses_is_right() -> None:
+    stats = ClassStats(2)
+    logits, label = torch.tensor([[0.0, 1e5]]).expand(30_000, 2), torch.zeros(30_000, dtype=torch.int64)
+    for _ in range(3):
+        stats.update(logits, label)
+    assert stats.loss_mean[0] == 1e5
+    assert stats.loss_sum[0] == 9e9
+    assert stats.saturated.tolist() == [0, 0]
+
+
+def test_a_loss_that_is_cut_is_counted_and_bounds_the_mean() -> None:
+    logits = torch.tensor([[0.0, 3e9], [0.0, 1.0]])
+    stats = ClassStats(2).update(logits, torch.tensor([0, 0]))
+    assert stats.saturated.tolist() == [1, 0]
+    assert 2.0**31 / 2 - 128 < float(stats.loss_mean[0]) < 3e9 / 2
+    other = ClassStats(2).update(logits[[0]], torch.tensor([0]))
+    other += stats
+    assert other.saturated.tolist() == [2, 0]
+
+
+def test_sums_of_more_samples_than_the_words_are_exact_for_are_nan() -> None:
+    stats = ClassStats(2).update(torch.eye(2), torch.tensor([0, 1]))
+    stats.confusion[0, 1] = 2**31 - 2
+    assert not stats.loss_sum.isnan().any()
+    stats.nonfinite[0] = 1
+    assert stats.loss_sum.isnan().tolist() == stats.loss_mean.isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -237,8 +302,8 @@ def test_state_survives_a_file_and_later_updates() -> None:
     ("change", "error", "message"),
     [
         ({"num_classes": 4}, ValueError, "num_classes=5, got 4"),
-        ({"buffer": torch.zeros(9, 5, dtype=torch.int64)}, ValueError, r"\(10, 5\), got torch.int64 of shape \(9, 5\)"),
-        ({"buffer": torch.zeros(10, 5)}, ValueError, "int64 .* got torch.float32"),
+        ({"buffer": torch.zeros(9, 5, dtype=torch.int64)}, ValueError, r"\(12, 5\), got torch.int64 of shape \(9, 5\)"),
+        ({"buffer": torch.zeros(12, 5)}, ValueError, "int64 .* got torch.float32"),
         ({"buffer": [0]}, TypeError, "tensor, got list"),
         ({"extra": 1}, ValueError, r"unexpected \['extra'\]"),
     ],
@@ -252,6 +317,32 @@ def test_a_wrong_state_is_an_error_and_changes_nothing(
     with pytest.raises(error, match=message):
         stats.load_state_dict({**ClassStats(5).state_dict(), **change})
     assert torch.equal(stats.buffer, before)
+
+
+def one_word_state(stats: ClassStats, nonfinite: int = 0) -> dict[str, Any]:
+    """A state with loss sums in one word, as they were before there were two: header rows 0-2 targets, 3 losses, 4."""
+    buffer = stats.buffer
+    pairs = buffer[3:5].view(-1, 2)
+    header = torch.stack([*buffer[:3], pairs[:, 0] * 2**32 + pairs[:, 1], torch.full((stats.num_classes,), nonfinite)])
+    return {"num_classes": stats.num_classes, "buffer": torch.cat([header, buffer[7:]])}
+
+
+def test_a_state_with_losses_in_one_word_is_read() -> None:
+    logits, label, target = random_batch(5, 40)
+    stats = ClassStats(5).update(logits, label, target)
+    stats.buffer[3, 1] -= 100  # a sum below zero
+    loaded = ClassStats(5)
+    loaded.load_state_dict(one_word_state(stats))
+    for name in (*INTEGERS, *TARGET_INTEGERS, "confusion", "loss_sum", "saturated"):
+        assert torch.equal(getattr(loaded, name), getattr(stats, name)), name
+
+
+def test_a_state_that_counted_predictions_which_were_none_is_refused() -> None:
+    stats = ClassStats(5).update(*random_batch(5, 40)[:2])
+    loaded = ClassStats(5)
+    with pytest.raises(ValueError, match=r"earlier fairtat, which took .* of 10 samples .*: train this epoch again"):
+        loaded.load_state_dict(one_word_state(stats, nonfinite=2))
+    assert loaded.buffer.count_nonzero() == 0
 
 
 def test_a_state_that_is_no_state() -> None:

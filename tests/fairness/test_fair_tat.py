@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from fairtat import ClassStats, FairTAT
 from fairtat.fairness import MARGIN_RULES, TARGET_RULES, class_radii, target_weight
+from fairtat.fairness.fair_tat import _by_label
 
 EPS = 8 / 255
 CLASSES = 5
@@ -335,6 +336,83 @@ def test_a_rule_of_ones_own_has_a_name_like_any_other(monkeypatch: pytest.Monkey
     assert fair.target_weight is not None
     assert torch.equal(fair.target_weight, torch.exp(-3.0 * fair.last.accuracy))
     assert torch.equal(fair.class_eps, ((1 - fair.last.accuracy) * EPS).float())
+
+
+def test_an_epoch_of_logits_that_are_not_finite_adapts_nothing() -> None:
+    fair = FairTAT(4, EPS)
+    y = torch.arange(4)
+    fair.update(torch.full((4, 4), math.nan), y, (y + 1) % 4)
+    before = fair.class_eps.clone()
+    with pytest.raises(
+        ValueError, match=r"^epoch 0: .* 1 of 1 samples of class 0, .* 4 of 4 in all; at most 1% of a class"
+    ):
+        fair.end_epoch()
+    assert (fair.epoch, fair.last) == (0, None)
+    assert torch.equal(fair.class_eps, before)
+    assert fair.target_weight is not None
+    assert fair.target_weight.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(("spoiled", "accepted"), [(0, True), (1, True), (2, True), (3, False), (200, False)])
+def test_at_most_one_sample_in_a_hundred_may_have_no_finite_logits(
+    spoiled: int, accepted: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    """200 samples of class 1, of which 150 would be right, and one of class 0."""
+    fair = FairTAT(2, EPS, targets="random", lam=0.5)
+    logits = torch.eye(2)[torch.tensor([0] + [1] * 150 + [0] * 50)]
+    y = torch.tensor([0] + [1] * 200)
+    logits[1 : 1 + spoiled, 0] = math.nan
+    fair.update(logits, y, 1 - y)
+    if not accepted:
+        with pytest.raises(ValueError, match=rf"{spoiled} of 200 samples of class 1"):
+            fair.end_epoch()
+        return
+    fair.end_epoch()
+    assert fair.class_eps.tolist() == pytest.approx([1.5 * EPS, (0.5 + (150 - spoiled) / 200) * EPS])
+    found = [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]
+    assert len(found) == (spoiled > 0)
+    assert all(f"{spoiled} of 200 samples of class 1" in message and "count as wrong" in message for message in found)
+    assert all(w.filename == __file__ for w in recwarn if issubclass(w.category, RuntimeWarning))
+
+
+def test_the_class_that_suffers_most_decides() -> None:
+    fair = FairTAT(2, EPS)
+    y = torch.tensor([0] * 1000 + [1])
+    logits = torch.eye(2)[y]
+    logits[-1] = torch.nan  # 1 of 1001 samples, and all of class 1
+    fair.update(logits, y, 1 - y)
+    with pytest.raises(ValueError, match="1 of 1 samples of class 1, and for 1 of 1001 in all"):
+        fair.end_epoch()
+
+
+@pytest.mark.parametrize("bad", [-1, CLASSES, 2**40, -(2**63)])
+@pytest.mark.parametrize(
+    "method", ["eps_for", "step_scale_for", "weight_for", "robust_weight_for", "beta_for", "sample_targets"]
+)
+def test_a_label_out_of_range_is_named(method: str, bad: int) -> None:
+    fair = FairTAT(CLASSES, EPS, weights="cfol")
+    run_epoch(fair, epoch_batches(0))
+    fair.end_epoch()
+    fair.class_step = torch.ones(CLASSES)  # no rule sets all three
+    call = getattr(fair, method)
+    y = torch.tensor([0, 1, bad])
+    argument = "label" if method == "sample_targets" else "y"
+    with pytest.raises(ValueError, match=rf"^{argument} must lie in \[0, 5\), got .*{bad}"):
+        call(y, 6.0) if method == "beta_for" else call(y)
+
+
+@pytest.mark.parametrize("bad", [-1, CLASSES, 2**40, -(2**63)])
+def test_where_a_bad_label_cannot_raise_its_radius_is_nan(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+    """The code for GPUs, on a tensor that says that it is on one."""
+
+    class Elsewhere(Tensor):
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("cuda")
+
+    by_class = torch.tensor([1.0, 2.0, 3.0])
+    y = torch.tensor([2, bad, 0]).as_subclass(Elsewhere)
+    assert _by_label(by_class, y).tolist() == pytest.approx([3.0, math.nan, 1.0], nan_ok=True)
 
 
 def test_a_batch_never_waits_for_the_device() -> None:

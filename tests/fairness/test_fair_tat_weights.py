@@ -225,6 +225,16 @@ def test_a_batch_never_waits_for_the_device(weights: str) -> None:
         assert all(isinstance(answer, FakeTensor) for answer in given)
 
 
+@pytest.mark.parametrize("spoiled", ["clean", "robust"])
+def test_validation_that_is_not_finite_is_not_learned_from(spoiled: str) -> None:
+    fair = FairTAT(CLASSES, weights="wat")
+    stats = dict(zip(("clean", "robust"), validation(0), strict=True))
+    stats[spoiled].update(torch.full((1, CLASSES), torch.nan), torch.tensor([2]))
+    with pytest.raises(ValueError, match=rf"^{spoiled} validation: .* 1 of \d+ samples of class 2"):
+        fair.observe_validation(**stats)
+    FairTAT(CLASSES).observe_validation(**stats)  # without a rule nobody looks
+
+
 @pytest.mark.parametrize("method", ["step_scale_for", "weight_for", "robust_weight_for"])
 @pytest.mark.parametrize("weights", ["none", "frl"])
 def test_labels_are_checked(method: str, weights: str) -> None:

@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fairtat.backends import triton as launches
+from fairtat.reference.class_stats import HEADER
 
 BF16, F16, F32, I64 = torch.bfloat16, torch.float16, torch.float32, torch.int64
 POINTER = {F32: "*fp32", BF16: "*bf16", F16: "*fp16", I64: "*i64", torch.bool: "*i1"}
@@ -67,7 +68,7 @@ def targets(*table: int) -> None:
 
 def stats(classes: int, full: bool) -> None:
     index = empty(16, dtype=I64)
-    buffer = empty(5 + classes, classes, dtype=I64)
+    buffer = empty(HEADER + classes, classes, dtype=I64)
     launches.class_stats_(buffer, index, index, empty(16) if full else None, index if full else None)
 
 

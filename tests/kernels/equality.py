@@ -470,7 +470,9 @@ def count(n: int, classes: int, with_loss: bool, with_target: bool, invalid: boo
     g = generator(n + classes)
     pred, label, target = (torch.randint(classes, (n,), generator=g) for _ in range(3))
     loss = torch.randn(n, generator=g) * 20
-    edges = torch.tensor([NAN, INF, -INF, 2.0**31, -(2.0**31), 2147483520.0, -2147483520.0, 2.0**-33, 3 * 2.0**-33])
+    edges = torch.tensor(
+        [NAN, INF, -INF, 2.0**31, -(2.0**31), 2147483520.0, -2147483520.0, 3e38, 2.0**-33, 3 * 2.0**-33]
+    )
     loss[: len(edges)] = edges[:n]
     keep = torch.ones(n, dtype=torch.bool)
     if invalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,9 +16,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from fairtat import backends
 from fairtat.ops import class_stats_
-from fairtat.reference.class_stats import CONFUSION, HEADER, LOSS, NONFINITE, REACHED, TARGET_FN, TARGET_FP
+from fairtat.reference.class_stats import (
+    CONFUSION,
+    HEADER,
+    LOSS,
+    NONFINITE,
+    REACHED,
+    SATURATED,
+    TARGET_FN,
+    TARGET_FP,
+)
 
 INF, NAN = float("inf"), float("nan")
+LARGEST = 2147483520  # the largest float32 below 2**31
 
 
 @dataclass
@@ -34,7 +45,18 @@ def by_hand(
 ) -> list[list[int]]:
     """The buffer's rows, one sample after another. Fraction rounds half to even, as the fixed point does."""
     rows = [[0] * classes for _ in range(HEADER + classes)]
+    pairs = [[0, 0] for _ in range(classes)]
     for i, (p, k) in enumerate(zip(pred, label, strict=True)):
+        if loss is not None:
+            if not math.isfinite(loss[i]):
+                rows[NONFINITE][k] += 1
+                continue
+            value = Fraction(loss[i])
+            if abs(value) > LARGEST:
+                rows[SATURATED][k] += 1
+                value = Fraction(LARGEST if value > 0 else -LARGEST)
+            pairs[k][0] += math.trunc(value)
+            pairs[k][1] += round((value - math.trunc(value)) * 2**32)
         rows[CONFUSION + k][p] += 1
         if target is not None:
             if p == target[i]:
@@ -42,13 +64,14 @@ def by_hand(
             else:
                 rows[TARGET_FP][p] += 1
                 rows[TARGET_FN][k] += 1
-        if loss is not None:
-            value = loss[i]
-            if value != value or abs(value) >= 2**31:
-                rows[NONFINITE][k] += 1
-            else:
-                rows[LOSS][k] += round(Fraction(value) * 2**32)
+    flat = [word for pair in pairs for word in pair]
+    rows[LOSS], rows[LOSS + 1] = flat[:classes], flat[classes:]
     return rows
+
+
+def sums(buffer: Tensor) -> list[Fraction]:
+    """The loss sum of each class, exactly."""
+    return [whole + Fraction(fraction, 2**32) for whole, fraction in buffer[LOSS : LOSS + 2].view(-1, 2).tolist()]
 
 
 def batch(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -113,7 +136,7 @@ def test_losses_of_any_dtype_are_added_exactly(backend: str, dtype: torch.dtype)
     values += [sign * k * 2.0**-33 for k in (1, 3, 5, 1023) for sign in (1, -1)]
     values += [torch.finfo(dtype).tiny / 2, 40.0, 65504.0, -65504.0]
     loss = torch.tensor(values, dtype=torch.float64).to(dtype)
-    # A class for each value, for the sum of several near 2**31 would not fit.
+    # A class for each value, so that none hides behind another.
     label = torch.arange(len(values))
     got = count(backend, len(values), label, label, loss)
     assert got.tolist() == by_hand(len(values), label.tolist(), label.tolist(), loss.double().tolist())
@@ -122,9 +145,40 @@ def test_losses_of_any_dtype_are_added_exactly(backend: str, dtype: torch.dtype)
 def test_the_loss_of_a_class_is_a_sum_of_its_samples_only(backend: str) -> None:
     loss = torch.tensor([0.25, NAN, 2.0, -1.0, INF])
     got = count(backend, 3, torch.tensor([2, 2, 2, 2, 2]), torch.tensor([0, 0, 1, 1, 1]), loss)
-    assert (got[LOSS].double() / 2**32).tolist() == [0.25, 1.0, 0.0]
+    assert sums(got) == [0.25, 1.0, 0.0]
     assert got[NONFINITE].tolist() == [1, 1, 0]
-    assert got[CONFUSION:].sum(1).tolist() == [2, 3, 0]  # such samples still count
+    assert got[CONFUSION:].sum(1).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("classes", [3, 40])  # on either side of what the compiled core counts in copies
+@pytest.mark.parametrize("n", [5, 1037])
+def test_a_sample_without_a_finite_loss_counts_nowhere_else(backend: str, classes: int, n: int) -> None:
+    pred, label, loss, target = batch(n, classes)
+    spoiled = torch.arange(n) % 5 == 3
+    loss[spoiled] = torch.tensor([NAN, INF, -INF]).repeat(n)[: int(spoiled.sum())]
+    got = count(backend, classes, pred, label, loss, target)
+    rest = count(backend, classes, pred[~spoiled], label[~spoiled], loss[~spoiled], target[~spoiled])
+    assert got[NONFINITE].tolist() == torch.bincount(label[spoiled], minlength=classes).tolist()
+    got[NONFINITE] = 0
+    assert torch.equal(got, rest)
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("value", [1e5, -1e5, 2147483520.0, -2147483520.0, 1e9 + 0.5])
+def test_sums_of_large_losses_do_not_wrap(backend: str, classes: int, value: float) -> None:
+    loss = torch.full((30_000,), value)
+    label = torch.ones(30_000, dtype=torch.int64)
+    got = count(backend, classes, label, label, loss)
+    assert sums(got)[:2] == [0, 30_000 * Fraction(loss[0].item())]
+    assert got[[NONFINITE, SATURATED]].count_nonzero() == 0
+
+
+def test_a_loss_beyond_the_fixed_point_is_cut_and_counted(backend: str) -> None:
+    loss = torch.tensor([1.5, 3e9, 2.0**31, 3e38, -3e38, 2.25])
+    got = count(backend, 2, torch.zeros(6, dtype=torch.int64), torch.tensor([0, 0, 0, 0, 1, 1]), loss)
+    assert got[SATURATED].tolist() == [3, 1]
+    assert sums(got) == [1.5 + 3 * LARGEST, 2.25 - LARGEST]
+    assert got[CONFUSION:].sum(1).tolist() == [4, 2]
 
 
 samples = st.lists(
@@ -162,12 +216,12 @@ def test_order_and_batch_split_change_no_integer(backend: str, samples: list[Any
 @pytest.mark.parametrize("position", [0, 17])
 def test_a_bad_index_is_named_and_nothing_is_counted(backend: str, argument: str, index: int, position: int) -> None:
     pred, label, loss, target = batch(18, 4)
-    stats = Stats(torch.arange(36).view(9, 4).clone())
+    stats = Stats(torch.arange(44).view(11, 4).clone())
     arguments = {"pred": pred, "label": label, "target": target}
     arguments[argument][position] = index
     with pytest.raises(ValueError, match=rf"{argument} must lie in \[0, 4\), got .*{index}"):
         class_stats_(stats, loss=loss, **arguments, backend=backend)
-    assert torch.equal(stats.buffer, torch.arange(36).view(9, 4))
+    assert torch.equal(stats.buffer, torch.arange(44).view(11, 4))
 
 
 def test_any_strides_of_the_batch_are_served(backend: str) -> None:
@@ -193,15 +247,15 @@ def test_the_compiled_core_allocates_nothing() -> None:
     assert stats.buffer.data_ptr() == address
 
 
-BUFFER, INDEX = torch.zeros(8, 3, dtype=torch.int64), torch.tensor([0, 1])
+BUFFER, INDEX = torch.zeros(10, 3, dtype=torch.int64), torch.tensor([0, 1])
 BAD = {
     "buffer in int32": ({"stats": Stats(BUFFER.int())}, TypeError, "stats.buffer must be int64, got int32"),
     "buffer of another shape": (
         {"stats": Stats(BUFFER[:-1])}, ValueError,
-        r"stats.buffer must be contiguous of shape \(5 \+ C, C\), got \(7, 3\)",
+        r"stats.buffer must be contiguous of shape \(7 \+ C, C\), got \(9, 3\)",
     ),
     "buffer strided": (
-        {"stats": Stats(torch.zeros(8, 6, dtype=torch.int64)[:, ::2])}, ValueError, "stats.buffer must be contiguous",
+        {"stats": Stats(torch.zeros(10, 6, dtype=torch.int64)[:, ::2])}, ValueError, "stats.buffer must be contiguous",
     ),
     "buffer flat": ({"stats": Stats(BUFFER.view(-1))}, ValueError, "stats.buffer must be contiguous of shape"),
     "buffer no tensor": ({"stats": Stats([[0]])}, TypeError, "stats.buffer must be a tensor, got list"),

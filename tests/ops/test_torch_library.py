@@ -17,6 +17,7 @@ from torch.library import opcheck
 
 from fairtat import backends
 from fairtat.ops import class_stats_, logit_loss, pgd_init, pgd_step_, sample_targets, target_table
+from fairtat.reference.class_stats import HEADER
 
 NAMES = ["reference"] + (["cpu"] if backends.status()["cpu"].available else [])
 channels_last = torch.channels_last
@@ -52,7 +53,7 @@ def index(n: int = 4, shift: int = 0) -> Tensor:
 
 
 def buffer() -> Tensor:
-    return torch.zeros(11, 6, dtype=torch.int64)
+    return torch.zeros(HEADER + 6, 6, dtype=torch.int64)
 
 
 def table() -> Tensor:

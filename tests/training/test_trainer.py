@@ -154,9 +154,65 @@ def test_a_request_to_stop_ends_the_epoch_between_two_steps(tiny: Callable[..., 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Callable[..., TrainConfig], splits: Splits) -> None:
     trainer = trainer_for(tiny(optim={"lr": 1e30}), splits)
-    with pytest.raises(TrainingDiverged, match=r"^epoch 1: .* a lower optim.lr \(now 1e\+30\) may help$"):
+    with pytest.raises(
+        TrainingDiverged, match=r"^epoch 1, step \d+ of \d+: .* a lower optim.lr \(now 1e\+30\) may help$"
+    ):
         trainer.run_epoch()
     assert trainer.epoch == 0
+
+
+def test_the_step_that_diverged_is_named(tiny: Callable[..., TrainConfig], splits: Splits) -> None:
+    trainer = trainer_for(tiny(), splits)
+
+    class Spoiler(Observer):
+        def on_step(self, progress: StepProgress) -> None:
+            if progress.step == 3:
+                with torch.no_grad():
+                    next(iter(trainer.model.parameters())).fill_(torch.nan)
+
+    steps = trainer.steps_per_epoch
+    with pytest.raises(
+        TrainingDiverged, match=rf"^epoch 1, step 4 of {steps}: the training loss is nan; a lower optim.lr"
+    ):
+        trainer.run_epoch(Spoiler())
+    assert trainer.fair.epoch == 0
+
+
+class Fragile(torch.nn.Module):
+    """Has no finite answer for images that meet a condition, once it is evaluated."""
+
+    def __init__(self, inner: torch.nn.Module, condition: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.inner, self.condition = inner, condition
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x)
+        if self.training:
+            return logits
+        spoiled = self.condition(x)[:, None] & (torch.arange(10) == 0)
+        return logits.masked_fill(spoiled, torch.nan)
+
+
+def off_the_grid(x: torch.Tensor) -> torch.Tensor:
+    """Digits have 17 gray levels: anything else has been attacked."""
+    return ((x * 16).round() / 16 - x).abs().flatten(1).amax(1) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("condition", "images"),
+    [(lambda x: x[:, 0, 4, 4] < 2.0, "validation images"), (off_the_grid, "attacked validation images")],
+    ids=["clean", "attacked"],
+)
+def test_validation_outputs_that_are_not_finite_stop_the_run(
+    tiny: Callable[..., TrainConfig], splits: Splits, condition: Callable[..., torch.Tensor], images: str
+) -> None:
+    config = tiny(fairness={"targets": "none"}, attack={"engine": "eager"})
+    trainer = Trainer(config, splits, Fragile(build("digits_cnn", 10, 1, (8, 8), width=4), condition))
+    n, steps = len(splits.val), trainer.steps_per_epoch
+    message = rf"^epoch 1, step {steps} of {steps}: the outputs on {n} of {n} {images} are not finite; a lower optim.lr"
+    with pytest.raises(TrainingDiverged, match=message):
+        trainer.run_epoch()
+    assert trainer.fair.epoch == 0
 
 
 def test_the_test_part_plays_no_part(tiny: Callable[..., TrainConfig], splits: Splits) -> None:
