@@ -164,7 +164,7 @@ def test_a_job_that_ends_early_goes_on_with_another_number_of_processes(
     saved = load_run(run).epoch
     assert saved >= 2  # the third may have been cut off between its line and its checkpoint
     if rank is None:
-        assert f"interrupted: {run} is complete and holds epoch {saved} of 100000; continue with: torchrun" in out
+        assert f"interrupted: {run} holds epoch {saved} of 100000; continue with: torchrun" in out
         assert out.count("interrupted:") == 1
     else:
         assert f"error: {run}: another process of this job has gone; epoch" in err
