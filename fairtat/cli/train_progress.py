@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: one line an epoch, and on a terminal a live line below them."""
+"""What a person sees while a model trains: one line per epoch, and on a terminal a live line below them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,11 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fairtat.devices import slow_bf16
 from fairtat.fairness import ClassStats
+from fairtat.text import shortened
 from fairtat.training import ClassAccuracy, DryRun, EpochMetrics, Observer, RunStart, StepProgress
 
 __all__ = ["LineLog", "LiveProgress", "dry_run_report", "observe"]
 
 REFRESH_SECONDS = 1.0  # how often the running figures are read from the device: each read waits for it
+BAR = 16
+NAME = 24  # columns of a class's name in a line
+SHORTEST = 4  # of which a name still says something
 
 
 @contextmanager
@@ -33,18 +37,28 @@ def observe() -> Iterator[Observer]:
         with _logged(lines.write):
             yield lines
         return
-    with Progress(
+    with live_line(console) as progress:
+        live = LiveProgress(progress)
+        with _logged(live.write):
+            yield live
+
+
+def live_line(console: Console) -> Progress:
+    """The running epoch's line; where it does not fit, the bar goes first, and no figure does."""
+    bar = [BarColumn(bar_width=BAR)] if console.width >= _LINE + BAR + 1 + NAME else []
+    return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),  # the line fits 80 columns
+        *bar,
         TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-    ) as progress:
-        live = LiveProgress(progress)
-        with _logged(live.write):
-            yield live
+    )
+
+
+_LINE = len("epoch 1000/1000 robust 100.0%, worst 100.0% () 10:00:00 10:00:00")
+"""The columns of the line without its bar and the class's name."""
 
 
 @contextmanager
@@ -74,14 +88,15 @@ class _LineHandler(logging.Handler):
 
 
 class LineLog(Observer):
-    """One line at the start and one an epoch."""
+    """One line at the start and one per epoch."""
 
     def on_start(self, start: RunStart) -> None:
         self._epochs = start.config.epochs
+        self._short = dict(zip(start.class_names, shortened(start.class_names, NAME), strict=True))
         self.write(start_line(start))
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        self.write(epoch_line(metrics, self._epochs))
+        self.write(epoch_line(metrics, self._epochs, self._short))
 
     def write(self, line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -94,12 +109,12 @@ class LiveProgress(LineLog):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._class_names: tuple[str, ...] = ()
+        self._class_names: list[str] = []
         self._last_read = -math.inf
 
     def on_start(self, start: RunStart) -> None:
         super().on_start(start)
-        self._class_names = start.class_names
+        self._class_names = self._fitted(start.class_names)
         self._task = self._progress.add_task("", total=start.config.epochs, figures="")
 
     def on_step(self, progress: StepProgress) -> None:
@@ -119,10 +134,14 @@ class LiveProgress(LineLog):
 
     def _running_figures(self, stats: ClassStats) -> str:
         worst_class, worst = stats.worst()
-        return (
-            f"training robust {_percent(float(stats.overall_accuracy))}, "
-            f"worst {_percent(worst)} ({self._class_names[worst_class]})"
-        )
+        name = self._class_names[worst_class]
+        return f"robust {_percent(float(stats.overall_accuracy))}, worst {_percent(worst)}{name and f' ({name})'}"
+
+    def _fitted(self, names: tuple[str, ...]) -> list[str]:
+        """The classes' names as far as the line has room for them; empty where it has none."""
+        has_bar = any(isinstance(column, BarColumn) for column in self._progress.columns)
+        room = self._progress.console.width - _LINE - (BAR + 1 if has_bar else 0)
+        return shortened(names, min(room, NAME)) if room >= SHORTEST else [""] * len(names)
 
 
 def start_line(start: RunStart) -> str:
@@ -139,19 +158,24 @@ def start_line(start: RunStart) -> str:
     )
 
 
-def epoch_line(metrics: EpochMetrics, epochs: int) -> str:
-    """The figures of one epoch in a line of constant layout."""
+def epoch_line(metrics: EpochMetrics, epochs: int, short: Mapping[str, str] | None = None) -> str:
+    """The figures of one epoch in a line of constant layout; ``short`` has the classes' names for it."""
+    named = short or {}
     robust: ClassAccuracy = metrics.val_robust
     averaged = ""
     if metrics.averaged is not None:
         mean = metrics.averaged.robust
-        averaged = f"averaged {_percent(mean.average)}  worst {_percent(mean.worst)} ({mean.worst_class_name})  "
+        averaged = f"averaged {_percent(mean.average)}  worst {_percent(mean.worst)} ({_class(mean, named)})  "
     return (
         f"epoch {metrics.epoch:>{len(str(epochs))}}/{epochs}  lr {metrics.lr:<7.4g} loss {metrics.train_loss:6.4f}  "
         f"train robust {_percent(metrics.train_robust.average)}  "
         f"val clean {_percent(metrics.val_clean.average)}  robust {_percent(robust.average)}  "
-        f"worst {_percent(robust.worst)} ({robust.worst_class_name})  {averaged}{metrics.seconds:.1f} s"
+        f"worst {_percent(robust.worst)} ({_class(robust, named)})  {averaged}{metrics.seconds:.1f} s"
     )
+
+
+def _class(accuracy: ClassAccuracy, short: Mapping[str, str]) -> str:
+    return short.get(accuracy.worst_class_name, accuracy.worst_class_name)
 
 
 def dry_run_report(report: DryRun) -> str:

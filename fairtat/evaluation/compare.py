@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from fairtat.evaluation import wording
 from fairtat.evaluation.intervals import Difference, newcombe
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
 from fairtat.evaluation.settings import AttackSettings
+from fairtat.evaluation.significance import Bootstrap, paired_bootstraps
+from fairtat.evaluation.story import against_baseline
+from fairtat.evaluation.wording import ascii_minus
 
-LISTED = 5
-"""Classes named in a sentence before it says how many more there are."""
+CHOOSING = ("worst", "worst_fifth", "gap", "std")
+"""Figures that choose or weigh classes by their accuracy, for which only a bootstrap gives intervals."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,12 @@ class Change(Difference):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Evaluations of the same attack on the same images; the first one is the baseline."""
+    """Evaluations of the same attack on the same images; the first one is the baseline.
+
+    One rule for all that is said of a difference, in tables, sentences, pictures and files: it is beyond noise where
+    its 95% interval excludes 0 (`Difference.clear`). A class and the average have Newcombe's interval; figures that
+    choose their classes, such as the worst one, have that of a bootstrap in which other images may choose others.
+    """
 
     evaluations: Mapping[str, Evaluation]
 
@@ -41,6 +50,17 @@ class Comparison:
             raise ValueError(f"a comparison needs at least two evaluations, got {len(self.evaluations)}")
         for name in self.names[1:]:
             _check_comparable(self.names[0], self.baseline, name, self.evaluations[name])
+
+    def __repr__(self) -> str:
+        from fairtat.evaluation.table import as_text, comparison_table  # a table is made of what it shows
+
+        return as_text([comparison_table(self)])
+
+    def _repr_html_(self) -> str | None:
+        """The report's table of every class, for notebooks; None without jinja2, which draws it."""
+        from fairtat.evaluation.report import class_table_html
+
+        return class_table_html(self.evaluations, self)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -84,31 +104,24 @@ class Comparison:
             ),
         )
 
+    def figure_change(self, name: str, figure: str) -> Difference:
+        """The change of robust "average", "worst", "worst_fifth", "gap" or "std" from the first run to ``name``."""
+        return self.average_change(name) if figure == "average" else self.bootstraps(name)[figure]
+
+    def bootstraps(self, name: str) -> dict[str, Bootstrap]:
+        """The changes of `CHOOSING`, worked out once."""
+        if name not in self._bootstraps:
+            found = paired_bootstraps(self.baseline, self.evaluations[name], "robust", CHOOSING)
+            self._bootstraps[name] = dict(zip(CHOOSING, found, strict=True))
+        return self._bootstraps[name]
+
+    @cached_property
+    def _bootstraps(self) -> dict[str, dict[str, Bootstrap]]:
+        return {}
+
     def summary(self, name: str) -> list[str]:
         """Sentences on robust accuracy: who gained, who paid, what is noise, and what became of the worst class."""
-        changes = [c for c in self.changes(name) if c.n]
-        gained = sorted((c for c in changes if c.difference > 0), key=lambda c: -c.difference)
-        paid = sorted((c for c in changes if c.difference < 0), key=lambda c: c.difference)
-        unchanged = len(changes) - len(gained) - len(paid)
-        lines = [
-            f"Gained: {_listing(gained)}. Paid: {_listing(paid)}."
-            + (f" Unchanged: {_classes(unchanged)}." if unchanged else ""),
-            _noise(changes),
-        ]
-        before, after = self.baseline.robust, self.evaluations[name].robust
-        (worst_before, low_before), (worst_after, low_after) = before.worst, after.worst
-        now = "" if worst_before == worst_after else f"{self.class_names[worst_after]} at "
-        lines.append(
-            f"Worst class: {self.class_names[worst_before]} at {low_before:.1%} -> {now}{low_after:.1%} "
-            f"({points(low_after - low_before)})."
-        )
-        average = self.average_change(name)
-        lines.append(
-            f"Average: {average.before:.1%} -> {average.after:.1%} ({points(average.difference)}"
-            f"{'' if average.clear else ', within noise'}). "
-            f"Best to worst: {100 * before.gap:.1f} -> {100 * after.gap:.1f} points apart."
-        )
-        return lines
+        return [ascii_minus(sentence) for sentence in against_baseline(self, name).sentences]
 
     def to_dict(self) -> dict[str, Any]:
         """Every figure of the comparison as plain JSON values."""
@@ -125,6 +138,7 @@ class Comparison:
                         }
                         for condition in ("clean", "robust")
                     },
+                    "bootstrap": {figure: drawn.to_dict() for figure, drawn in self.bootstraps(name).items()},
                     "summary": self.summary(name),
                 }
                 for name in self.names[1:]
@@ -134,33 +148,7 @@ class Comparison:
 
 def points(difference: float) -> str:
     """A difference of accuracies in signed percentage points, one decimal."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def _listing(changes: list[Change]) -> str:
-    if not changes:
-        return "no class"
-    listed = ", ".join(f"{c.name} ({points(c.difference)})" for c in changes[:LISTED])
-    more = len(changes) - LISTED
-    return f"{listed} and {more} more" if more > 0 else listed
-
-
-def _classes(count: int) -> str:
-    return f"{count} class" if count == 1 else f"{count} classes"
-
-
-def _noise(changes: list[Change]) -> str:
-    smallest, largest = min(c.n for c in changes), max(c.n for c in changes)
-    images = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
-    basis = f"with {images} images a class, one image is {100 / largest:.1f} points"
-    clear = [c.name for c in changes if c.clear]
-    if not clear:
-        return f"No class changed by more than noise: {basis}."
-    if len(clear) == len(changes):
-        return f"Every change is beyond noise ({basis})."
-    named = ", ".join(clear[:LISTED]) + (f" and {len(clear) - LISTED} more" if len(clear) > LISTED else "")
-    return f"Beyond noise: {named}; the other changes are within it ({basis})."
+    return ascii_minus(wording.points(difference))
 
 
 def _change_dict(change: Change) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def evaluate(
     answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
     findings += sanity.check_logits(answers[CLEAN].outcome)
     names = _class_names(class_names, work.subject.num_classes)
+    findings += sanity.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
     for settings in (*asked.values(), *sweep.values()):
         _check_classes(settings, len(names))
     for kind, attacked in (("attack", asked), ("sweep", sweep)):

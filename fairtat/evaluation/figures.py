@@ -25,6 +25,10 @@ class ClassFigures:
 
     confusion: torch.Tensor
 
+    def __repr__(self) -> str:
+        worst, value = self.worst
+        return f"ClassFigures({self.total} images, average {self.average:.1%}, worst class {worst}: {value:.1%})"
+
     @cached_property
     def _stats(self) -> ClassStats:
         stats = ClassStats(self.confusion.shape[0])
@@ -75,7 +79,7 @@ class ClassFigures:
         """Accuracy over all samples."""
         return sum(self.correct) / self.total
 
-    @property
+    @cached_property
     def worst(self) -> tuple[int, float]:
         """The class of the lowest accuracy (the first on ties) and that accuracy."""
         return self._stats.worst()

@@ -18,6 +18,7 @@ from fairtat.evaluation.finding import Finding
 from fairtat.evaluation.samples import ROBUST, Samples
 from fairtat.evaluation.settings import AttackSettings, CorruptionSettings
 from fairtat.files import write_atomic
+from fairtat.text import printable, printable_values
 
 FORMAT = 2
 """Version of the JSON layout; a reader refuses any other."""
@@ -94,7 +95,7 @@ class TargetedSweep:
 
     settings: AttackSettings
     n: tuple[int, ...]
-    reached: torch.Tensor
+    reached: torch.Tensor = field(repr=False)
 
     @property
     def rate(self) -> torch.Tensor:
@@ -134,9 +135,27 @@ class Evaluation:
     findings: tuple[Finding, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # Here, where every evaluation passes: names from anywhere may be printed and put in a page.
+        object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def __repr__(self) -> str:
+        from fairtat.evaluation.table import (  # a table is made of what it shows, not the other way round
+            as_text,
+            tables,
+        )
+
+        return as_text(tables(self))
+
+    def _repr_html_(self) -> str | None:
+        """The report's table of every class, for notebooks; None without jinja2, which draws it."""
+        from fairtat.evaluation.report import class_table_html
+
+        return class_table_html({"": self})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -242,6 +261,7 @@ class Evaluation:
             found = values.get("format") if isinstance(values, Mapping) else type(values).__name__
             raise ValueError(f"not an evaluation of format {FORMAT} (found {found!r}); evaluate again")
         try:
+            values = printable_values(values)
             targeted = values["targeted"]
             return cls(
                 class_names=tuple(values["class_names"]),

@@ -87,6 +87,9 @@ class Samples:
             attacked=np.stack([outcome.attacked for outcome in outcomes.values()]),
         )
 
+    def __repr__(self) -> str:
+        return f"Samples({len(self.label)} images, {', '.join(self.names)})"
+
     def row(self, name: str) -> int:
         """The row of a condition in the (K, N) arrays; ``UserError`` when there is none of that name."""
         wanted = self.primary if name == ROBUST else name

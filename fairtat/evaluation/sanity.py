@@ -21,11 +21,14 @@ from fairtat.evaluation.images import Images
 from fairtat.evaluation.samples import Outcome
 from fairtat.evaluation.settings import ATTACKS, AttackSettings, Defaults, stages_of
 from fairtat.evaluation.subject import Subject
+from fairtat.text import printable
 
 PROBED = 64  # images that the model gets right, on which the signs are looked for
 QUERIES = 60  # of the random search
 SLACK = 1e-6  # of [0, 1], as the attacks allow
 MANY = 0.1  # share of probed images from which a sign is told
+FEW = 5  # images of a class: below, one of them is 25 points or more
+LISTED = 5  # classes that a sentence names
 CHANCE = 0.01  # one-sided: how often a weaker attack may look stronger by luck
 
 
@@ -90,6 +93,34 @@ def check_logits(clean: Outcome) -> list[Finding]:
         return []
     text = f"The logits are not finite on {count} of {len(clean.margin)} images, which are right or wrong by luck."
     return [Finding("model:not-finite", "error", text)]
+
+
+def check_counts(n: Sequence[int], names: Sequence[str]) -> list[Finding]:
+    """Classes of which the images say little or nothing; ``n`` and ``names`` are per class."""
+    findings = []
+    few = sorted((k for k, count in enumerate(n) if 0 < count < FEW), key=n.__getitem__)
+    none = [k for k, count in enumerate(n) if count == 0]
+    if few:
+        listed = _listed([f"{printable(names[k])}: {n[k]}" for k in few])
+        text = (
+            f"{_classes(len(few), len(n))} fewer than {FEW} images ({listed}). One image is {100 / n[few[-1]]:.0f} "
+            "points or more of such a class, so its figures, and those of the worst class, may be luck."
+        )
+        findings.append(Finding("data:few-images", "warning", text))
+    if none:
+        listed = _listed([printable(names[k]) for k in none])
+        text = f"{_classes(len(none), len(n))} no images ({listed}), so no figure says anything of them."
+        findings.append(Finding("data:no-images", "info", text))
+    return findings
+
+
+def _classes(count: int, classes: int) -> str:
+    return f"{count} of {classes} classes {'has' if count == 1 else 'have'}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = len(parts) - LISTED
+    return ", ".join(parts[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_outcomes(images: Images, attacked: Mapping[str, tuple[AttackSettings, Outcome]]) -> list[Finding]:

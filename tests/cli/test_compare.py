@@ -30,7 +30,12 @@ def test_two_runs_are_evaluated_compared_and_drawn(fairtat: Command, runs: Path)
     assert code == 0
     assert err.splitlines() == [f"{name}: evaluating (pgd on the test split)" for name in ("at", "fair")]
     assert "fair against at, robust accuracy in points:" in out
-    for line in ("Gained: ", "Worst class: ", "Average: ", "written: comparison/compare.png"):
+    for line in (
+        "  The worst class ",
+        "  Robust accuracy over all images ",
+        "  Best and worst class ",
+        "written: comparison/compare.png",
+    ):
         assert line in out
     assert Path("comparison/compare.png").read_bytes().startswith(b"\x89PNG\r\n")
 
@@ -91,7 +96,7 @@ def test_without_matplotlib_there_is_a_table_and_a_hint(
     code, out, err = fairtat("compare", "runs/at", "runs/fair", "--output", "figures", *FAST)
     assert code == 0
     assert "pip install 'fairtat[eval]'" in err
-    assert "Worst class: " in out
+    assert "  The worst class " in out
     assert [path.name for path in Path("figures").iterdir()] == ["compare.json"]
 
 
@@ -99,7 +104,7 @@ def test_a_page_and_its_figures_are_written_for_two_runs(fairtat: Command, runs:
     pytest.importorskip("PIL")
     code, out, _ = fairtat("compare", "runs/at", "runs/fair", "--out", "pages/report.html", "--images", 2, *FAST)
     assert code == 0
-    assert "Worst class: " in out
+    assert "  The worst class " in out
     assert "written: pages/report.html" in out
     page = Path("pages/report.html").read_text(encoding="utf-8")
     assert "fair against at" in page

@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from fairtat import ClassStats
 from fairtat.cli import train_progress
-from fairtat.cli.train_progress import LineLog, LiveProgress, dry_run_report, epoch_line, observe, start_line
+from fairtat.cli.train_progress import (
+    LineLog,
+    LiveProgress,
+    dry_run_report,
+    epoch_line,
+    live_line,
+    observe,
+    start_line,
+)
 from fairtat.training import AveragedAccuracy, ClassAccuracy, DryRun, EpochMetrics, RunStart, StepProgress, TrainConfig
 
 
@@ -130,5 +139,44 @@ def test_a_terminal_gets_live_figures_and_the_same_lines(start: RunStart, monkey
         live.on_epoch(metrics(1))
     text = out.getvalue()
     assert reads == 1  # five steps within the refresh time: one read
-    assert "training robust  50.0%, worst   0.0% (dog)" in text
+    assert "robust  50.0%, worst   0.0% (dog)" in text
     assert "cat [red]" in text  # class names are text, not markup
+
+
+LONG = (
+    "Priority to through-traffic at the next intersection/crossroads only",
+    "次の交差点でのみ直進交通が優先される道路",
+    "e\u0301" * 40,
+)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+@pytest.mark.parametrize("worst", range(3))
+def test_the_running_line_keeps_its_figures_beside_long_names(start: RunStart, columns: int, worst: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=columns, highlight=False, color_system=None)
+    label = torch.tensor([0, 1, 2])
+    logits = 5 * torch.nn.functional.one_hot((label + (label == worst).long()) % 3, 3).float()
+    with live_line(console) as progress:
+        live = LiveProgress(progress)
+        live.on_start(replace(start, class_names=LONG, config=TrainConfig(epochs=200)))
+        out.truncate(0)
+        live.on_step(StepProgress(100, 5, 5, ClassStats(3).update(logits, label)))
+        progress.refresh()
+    line = [part for part in out.getvalue().replace("\r", "\n").splitlines() if "robust" in part][-1]
+    line = line.replace("\x1b[2K", "")
+    assert cell_len(line) <= columns
+    assert "robust  66.7%, worst   0.0%" in line
+    assert line.rstrip().endswith(":--") or line.rstrip()[-1].isdigit()  # the time to go
+    assert ("━" in line) == (columns == 160)
+    assert ("(" in line) == (columns > 60)
+
+
+def test_long_names_do_not_drown_the_line_of_an_epoch(start: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    robust = replace(metrics(1).val_robust, worst_class_name=LONG[0])
+    log = LineLog()
+    log.on_start(replace(start, class_names=LONG))
+    log.on_epoch(replace(metrics(1), val_robust=robust, averaged=AveragedAccuracy(robust, robust)))
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.count("worst  25.0% (Priority to…sroads only)") == 2
+    assert line.endswith("1.2 s")

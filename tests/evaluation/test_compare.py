@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fairtat.evaluation import Comparison, Evaluation, newcombe
+from fairtat.evaluation.compare import points
+from fairtat.evaluation.table import as_text, comparison_table
 
 Make = Callable[..., Evaluation]
 
@@ -43,28 +45,50 @@ def test_the_average_counts_all_images(comparison: Comparison) -> None:
 
 
 def test_the_summary_says_who_gained_who_paid_and_what_is_noise(comparison: Comparison) -> None:
-    gained, noise, worst, average = comparison.summary("fair")
-    assert gained == "Gained: ship (+50.0). Paid: cat (-25.0). Unchanged: 1 class."
-    assert noise.startswith("Beyond noise: cat, ship;")
-    assert "with 40 images a class, one image is 2.5 points" in noise
-    assert worst == "Worst class: ship at 25.0% -> cat at 50.0% (+25.0)."
-    assert average == "Average: 50.0% -> 58.3% (+8.3, within noise). Best to worst: 50.0 -> 25.0 points apart."
+    headline, worst, average, gap, one_image = comparison.summary("fair")
+    assert headline.startswith("ship gained 50.0 points of robust accuracy [+")
+    assert "; cat lost 25.0 points of robust accuracy [-" in headline
+    assert headline.endswith("; dog moved by 0.0, within noise.")
+    assert worst.startswith("The worst class rose from 25.0 to 50.0% (ship, now cat): +25.0 points [0.0, +")
+    assert "went from 50.0 to 58.3%, +8.3 [" in average
+    assert ", within noise; clean accuracy" in average
+    assert gap.startswith("Best and worst class are 25.0 points apart instead of 50.0: -25.0 [-")
+    assert one_image == "With 40 images a class, one image is 2.5 points."
 
 
 def test_small_changes_are_called_noise(make_evaluation: Make) -> None:
     one = make_evaluation(LABEL, LABEL, predictions((30, 20, 10)))
     two = make_evaluation(LABEL, LABEL, predictions((29, 20, 11)))
     lines = Comparison({"one": one, "two": two}).summary("two")
-    assert lines[0] == "Gained: ship (+2.5). Paid: cat (-2.5). Unchanged: 1 class."
-    assert lines[1].startswith("No class changed by more than noise")
-    assert lines[2] == "Worst class: ship at 25.0% -> 27.5% (+2.5)."
+    assert lines[0].startswith("No class moved by more than the choice of test images explains")
+    assert all(", within noise" in line for line in lines[1:4])
 
 
 def test_equal_runs_have_no_winners(make_evaluation: Make) -> None:
     one, two = (make_evaluation(LABEL, LABEL, predictions((30, 20, 10))) for _ in range(2))
     lines = Comparison({"one": one, "two": two}).summary("two")
-    assert lines[0] == "Gained: no class. Paid: no class. Unchanged: 3 classes."
-    assert "(0.0, within noise)" in lines[3]
+    assert lines[0] == "No class's robust accuracy changed."
+    assert all(", within noise" in line for line in lines[1:4])
+
+
+def test_one_number_has_one_interval_wherever_it_is_shown(comparison: Comparison) -> None:
+    """The table, the sentences and the file take every difference from the same place."""
+    values = comparison.to_dict()["against_baseline"]["fair"]
+    table = as_text([comparison_table(comparison)])
+    for label, figure in (
+        ("average", "average"), ("worst class", "worst"), ("worst 20%", "worst_fifth"), ("best - worst", "gap"),
+        ("std", "std"),
+    ):  # fmt: skip
+        change = comparison.figure_change("fair", figure)
+        kept = values["robust"]["average"] if figure == "average" else values["bootstrap"][figure]
+        assert (kept["difference"], kept["interval"], kept["clear"]) == (
+            change.difference, [*change.interval], change.clear
+        )  # fmt: skip
+        (row,) = (line for line in table.splitlines() if line.strip().startswith(label))
+        low, high = map(points, change.interval)
+        assert row.split()[-2:] == [f"{'' if change.clear else '~'}{points(change.difference)}", f"{low}..{high}"]
+        if figure in ("worst", "average", "gap"):
+            assert f"[{low}, {high}]" in " ".join(values["summary"])
 
 
 def test_a_class_without_images_takes_no_part(make_evaluation: Make) -> None:
@@ -73,7 +97,8 @@ def test_a_class_without_images_takes_no_part(make_evaluation: Make) -> None:
     two = make_evaluation(label, label, [0] * 40 + [1] * 40)
     comparison = Comparison({"one": one, "two": two})
     lines = comparison.summary("two")
-    assert lines[0] == "Gained: no class. Paid: ship (-100.0). Unchanged: 1 class."
+    assert lines[0].startswith("ship lost 100.0 points")
+    assert lines[0].endswith("; cat moved by 0.0, within noise.")
     assert comparison.to_dict()["against_baseline"]["two"]["robust"]["classes"][1]["difference"] is None
 
 

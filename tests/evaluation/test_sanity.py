@@ -175,6 +175,29 @@ def test_logits_that_are_not_finite_show() -> None:
     assert "model:not-finite" in ids(evaluate(Overflows().eval(), x, y, attacks=[], check_sanity=False))
 
 
+def test_classes_of_few_images_show() -> None:
+    names = [f"kind {k}" for k in range(9)]
+    (few,) = sanity.check_counts([5, 4, 100, 1, 3, 5, 6, 7, 8], names)
+    assert (few.id, few.severity) == ("data:few-images", "warning")
+    assert "3 of 9 classes have fewer than 5 images (kind 3: 1, kind 4: 3, kind 1: 4)" in few.text
+    assert "One image is 25 points or more" in few.text
+    few, none = sanity.check_counts([2, 0, *[1] * 7], ["a\x1b", "b", *names[2:]])
+    assert few.text.startswith("8 of 9 classes have fewer than 5 images (kind 2: 1, ")
+    assert "and 3 more). One image is 50 points" in few.text
+    assert none.text == "1 of 9 classes has no images (b), so no figure says anything of them."
+    assert sanity.check_counts([5] * 9, names) == []
+
+
+def test_an_evaluation_tells_of_a_class_of_few_images() -> None:
+    x, y = separable()
+    keep = (y == 0) | (torch.arange(len(y)) < 6)  # three images of class 1
+    evaluation = evaluate(
+        Sides().eval(), x[keep], y[keep], attacks=[], check_sanity=False, class_names=["left", "right"]
+    )
+    assert ids(evaluation) == {"data:few-images"}
+    assert "(right: 3)" in evaluation.findings[0].text
+
+
 @pytest.mark.parametrize(
     ("weak", "strong", "beats"),
     [(0, 0, False), (10, 10, False), (12, 0, True), (3, 0, False), (20, 8, False), (40, 10, True)],

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fairtat.evaluation import Bootstrap, Evaluation, paired_bootstrap
+from fairtat.evaluation import Bootstrap, Evaluation, newcombe, paired_bootstrap, significance
+from fairtat.evaluation.significance import paired_bootstraps
 
 Make = Callable[..., Evaluation]
 
@@ -22,16 +23,22 @@ def run(make: Make, seed: int, accuracy: tuple[float, float, float], base: Evalu
 def by_hand(
     a: Evaluation, b: Evaluation, figure: Callable[[np.ndarray], float], draws: int = 3000
 ) -> tuple[float, float]:
-    """The interval by drawing images one by one, class after class."""
+    """The interval by drawing images one by one, class after class, with half an image more of each kind."""
     assert a.samples is not None
     assert b.samples is not None
     rng = np.random.default_rng(7)
     label, right = a.samples.label, (a.samples.correct("robust"), b.samples.correct("robust"))
     rows = [np.flatnonzero(label == k) for k in range(3)]
     differences = []
+    kinds = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # right in a, right in b
+    pools = [np.concatenate([np.stack(right, 1)[of_class], kinds]) for of_class in rows]
+    chances = [np.array([1.0] * len(of_class) + [0.5] * 4) / (len(of_class) + 2) for of_class in rows]
     for _ in range(draws):
-        drawn = [rng.choice(of_class, len(of_class)) for of_class in rows]
-        before, after = (np.array([ok[of_class].mean() for of_class in drawn]) for ok in right)
+        drawn = [
+            pool[rng.choice(len(pool), len(of_class), p=chance)]
+            for pool, chance, of_class in zip(pools, chances, rows, strict=True)
+        ]
+        before, after = np.array([of_class.mean(0) for of_class in drawn]).T
         differences.append(figure(after) - figure(before))
     return tuple(np.percentile(differences, (2.5, 97.5)))  # type: ignore[return-value]
 
@@ -61,7 +68,34 @@ def test_the_interval_is_that_of_drawing_images_one_by_one(
 def test_equal_runs_differ_by_nothing(make_evaluation: Make) -> None:
     a = run(make_evaluation, 1, (0.8, 0.6, 0.4))
     found = paired_bootstrap(a, a, draws=500)
-    assert (found.difference, found.interval, found.p_value, found.clear) == (0.0, (0.0, 0.0), 1.0, False)
+    assert (found.difference, found.p_value, found.clear) == (0.0, 1.0, False)
+    assert -0.1 < found.interval[0] < 0 < found.interval[1] < 0.1  # equal on these images is not equal on all
+
+
+@pytest.mark.parametrize("lost", [3, 4, 6, 8, 12])
+def test_a_class_has_the_verdict_of_its_newcombe_interval(make_evaluation: Make, lost: int) -> None:
+    """One class loses images and gains none, which a plain bootstrap takes for certain from the fourth on."""
+    label = [0] * 35 + [1] * 35
+    a = make_evaluation(label, label, [0] * 12 + [2] * 23 + [1] * 30 + [2] * 5)
+    b = make_evaluation(label, label, [0] * (12 - lost) + [2] * (23 + lost) + [1] * 30 + [2] * 5)
+    low, high = newcombe(both=12 - lost, only_a=lost, only_b=0, neither=23)
+    for figure in ("worst", 0):
+        found = paired_bootstrap(a, b, figure=figure)
+        assert found.clear == (high < 0)
+        assert found.interval == pytest.approx((low, high), abs=0.06)
+
+
+def test_figures_of_the_same_draws_are_those_of_one_at_a_time(make_evaluation: Make) -> None:
+    a, b = run(make_evaluation, 1, (0.8, 0.6, 0.4)), run(make_evaluation, 2, (0.7, 0.6, 0.55))
+    one_by_one = [paired_bootstrap(a, b, figure=figure, draws=400) for figure in ("worst", "gap")]
+    assert paired_bootstraps(a, b, "robust", ["worst", "gap"], draws=400) == one_by_one
+
+
+def test_draws_in_parts_are_the_same_draws(make_evaluation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = run(make_evaluation, 1, (0.8, 0.6, 0.4)), run(make_evaluation, 2, (0.7, 0.6, 0.55))
+    whole = paired_bootstrap(a, b, draws=301)
+    monkeypatch.setattr(significance, "CELLS_AT_ONCE", 50 * 12)
+    assert paired_bootstrap(a, b, draws=301) == whole
 
 
 def test_pairs_narrow_the_interval(make_evaluation: Make) -> None:

@@ -2,6 +2,6 @@
 
 from fairtat.evaluation.report.gallery import Gallery, make_gallery
 from fairtat.evaluation.report.record import RunRecord, read_record
-from fairtat.evaluation.report.report import Report
+from fairtat.evaluation.report.report import Report, class_table_html
 
-__all__ = ["Gallery", "Report", "RunRecord", "make_gallery", "read_record"]
+__all__ = ["Gallery", "Report", "RunRecord", "class_table_html", "make_gallery", "read_record"]

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from fairtat.evaluation.compare import Change, Comparison
 from fairtat.evaluation.report.chart import ticks
 from fairtat.evaluation.report.record import RunRecord
+from fairtat.text import shortened
 
 __all__ = ["Bar", "ClassBars", "ClassRow", "DifferenceScale", "class_bars", "class_rows", "difference_scale"]
+
+NAME_COLUMNS = 30
+"""Letters of a class's name beside its figures; the whole name shows under the pointer."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class ClassBars:
-    """One class with a bar for each run; without bars it has no images."""
+    """One class with a bar for each run; without bars it has no images. ``short`` is its name where room is scarce."""
 
     name: str
+    short: str
     n: int
     bars: tuple[Bar, ...]
 
@@ -63,24 +68,16 @@ class DifferenceScale:
 
 def class_bars(records: Sequence[RunRecord]) -> list[ClassBars]:
     """Every class, the one on which the first run is worst first; classes without images come last."""
-    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
-    accuracy = records[0].evaluation.robust.accuracy
-    order = sorted(range(len(names)), key=lambda k: (n[k] == 0, accuracy[k] if n[k] else 0.0))
-    return [ClassBars(names[k], n[k], tuple(_bars(records, k)) if n[k] else ()) for k in order]
+    n, accuracy = records[0].evaluation.robust.n, records[0].evaluation.robust.accuracy
+    order = sorted(range(len(n)), key=lambda k: (n[k] == 0, accuracy[k] if n[k] else 0.0))
+    bars = _of_classes(records)
+    return [bars[k] for k in order]
 
 
 def class_rows(records: Sequence[RunRecord], comparison: Comparison | None) -> list[ClassRow]:
     """Every class in the data's own order."""
-    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
     changes = [comparison.changes(record.name) for record in records[1:]] if comparison else []
-    return [
-        ClassRow(
-            k,
-            ClassBars(name, n[k], tuple(_bars(records, k)) if n[k] else ()),
-            tuple(of_run[k] for of_run in changes),
-        )
-        for k, name in enumerate(names)
-    ]
+    return [ClassRow(k, bars, tuple(of_run[k] for of_run in changes)) for k, bars in enumerate(_of_classes(records))]
 
 
 def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
@@ -88,6 +85,14 @@ def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
     ends = [abs(end) for row in rows for change in row.changes if change.n for end in change.interval]
     positive = ticks(0.0, max([0.01, *ends]), 3)
     return DifferenceScale(positive[-1], tuple(sorted({sign * mark for mark in positive for sign in (-1, 1)})))
+
+
+def _of_classes(records: Sequence[RunRecord]) -> list[ClassBars]:
+    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
+    return [
+        ClassBars(name, short, n[k], tuple(_bars(records, k)) if n[k] else ())
+        for k, (name, short) in enumerate(zip(names, shortened(names, NAME_COLUMNS), strict=True))
+    ]
 
 
 def _bars(records: Sequence[RunRecord], k: int) -> list[Bar]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fairtat.evaluation.figures import ClassFigures
 from fairtat.evaluation.report.record import RunRecord
+from fairtat.evaluation.settings import radius
+from fairtat.text import shortened
 
 __all__ = [
     "SHADES",
@@ -35,6 +37,8 @@ NUMBERED = 16
 PAIRS = 12
 STRIP_ROWS = 24
 STRIP_COLUMNS = 60
+NAME_COLUMNS = 18
+STRIP_NAME_COLUMNS = 11
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A class-by-class matrix: numbers in a table for few classes, else a mosaic; and its most prominent pairs."""
+    """A class-by-class matrix: numbers in a table for few classes, else a mosaic; and its most prominent pairs.
+
+    ``scale`` holds what the strongest shades of either direction stand for, of a map that has a scale of its own.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -67,6 +74,17 @@ class HeatMap:
     pairs: tuple[tuple[str, str, str], ...]
     row_header: str = "true class"
     column_header: str = "predicted"
+    scale: tuple[str, str] | None = None
+
+    @property
+    def short_names(self) -> list[str]:
+        """The names of the rows, as far as there is room."""
+        return shortened(self.names, NAME_COLUMNS)
+
+    @property
+    def short_columns(self) -> list[str]:
+        """Those of the columns."""
+        return shortened(self.columns, NAME_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,11 @@ class Strip:
     last_epoch: int
     left_out: int
 
+    @property
+    def short_names(self) -> list[str]:
+        """The names, as far as there is room."""
+        return shortened(self.names, STRIP_NAME_COLUMNS)
+
 
 def confusion_map(title: str, figures: ClassFigures, names: Sequence[str]) -> HeatMap:
     """Where the images of each class go, in percent of the class."""
@@ -91,12 +114,14 @@ def confusion_map(title: str, figures: ClassFigures, names: Sequence[str]) -> He
 def difference_map(title: str, before: ClassFigures, after: ClassFigures, names: Sequence[str]) -> HeatMap:
     """What another run changed, in points. More on the diagonal is a gain, more beside it is a loss."""
     change = _row_shares(after) - _row_shares(before)
-    limit = float(np.nanmax(np.abs(change))) or 1.0
+    limit = float(np.nanmax(np.abs(change)))
 
     def shade(value: float, own: bool) -> str:
-        return _shade(abs(value), limit, "g" if (value > 0) == own else "l")
+        return _shade(abs(value), limit or 1.0, "g" if (value > 0) == own else "l")
 
-    return _matrix(title, change, names, shade, _signed)
+    found = _matrix(title, change, names, shade, _signed)
+    reach = f"{100 * limit:.1f} points"
+    return replace(found, scale=(f"{reach} worse", f"{reach} better")) if limit else found
 
 
 def targeted_map(record: RunRecord) -> HeatMap | None:
@@ -131,12 +156,21 @@ def corruption_map(record: RunRecord) -> HeatMap | None:
 
 
 def radius_strip(run: int, record: RunRecord) -> Strip | None:
-    """The attack radius of each class over the epochs, in units of 1/255; None when all radii are one."""
+    """The attack radius of each class over the epochs, in the unit of the run's eps; None when all radii are one."""
     found = [(epoch, values) for epoch, values in record.series("class_eps") if _row_of_numbers(values)]
     if not found:
         return None
-    matrix = 255 * np.array([values for _, values in found], dtype=float)
-    return _strip(run, record, matrix, int(found[-1][0]), "{:.3g}/255")
+    matrix = np.array([values for _, values in found], dtype=float)
+    if _eps(record).endswith("/255"):
+        return _strip(run, record, 255 * matrix, int(found[-1][0]), "{:.3g}/255")
+    return _strip(run, record, matrix, int(found[-1][0]), "{:.3g}")
+
+
+def _eps(record: RunRecord) -> str:
+    """The radius that the run was trained with, as its configuration writes it; if unknown, the evaluation's."""
+    attack = (record.config or {}).get("attack")
+    known = attack.get("eps") if isinstance(attack, Mapping) else None
+    return radius(record.evaluation.attack.eps) if known is None else str(known)
 
 
 def target_strip(run: int, record: RunRecord) -> Strip | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,19 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fairtat._version import __version__
-from fairtat.evaluation.report import classes, curves, facts, heat, wording
+from fairtat.evaluation import wording
+from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
+from fairtat.evaluation.report.record import RunRecord
 from fairtat.evaluation.settings import radius
+from fairtat.text import printable
 
 if TYPE_CHECKING:
+    from fairtat.evaluation.compare import Comparison
     from fairtat.evaluation.report.report import Report
+    from fairtat.evaluation.result import Evaluation
 
-__all__ = ["render"]
+__all__ = ["class_table", "render"]
 
 RUN_COLOURS = 7
 """Colours in report.css; more runs use them again, with other dashes."""
@@ -31,10 +36,24 @@ def render(report: Report) -> str:
     return _environment().get_template("report.html.j2").render(_context(report))
 
 
+def class_table(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> str:
+    """The page's table of every class as a fragment, for a notebook."""
+    records = [RunRecord(name, evaluation) for name, evaluation in evaluations.items()]
+    first = records[0].evaluation
+    context = {
+        "rows": classes.class_rows(records, comparison),
+        "runs": _runs(records),
+        "colours": RUN_COLOURS,
+        "caption": f"{first.condition(first.primary).title}; {first.clean.total} images. In percent and points.",
+    }
+    return _environment().get_template("notebook.html.j2").render(context)
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(lambda name: _read(f"templates/{name}")),
         autoescape=True,  # names of classes and runs come from data sets and folders: they may hold anything
+        finalize=_without_controls,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -44,6 +63,15 @@ def _environment() -> Environment:
         percent=wording.percent, points=wording.points, between=wording.between, radius=radius, called=wording.called
     )
     return environment
+
+
+def _without_controls(value: Any) -> Any:
+    """Of every text that a template writes; what is marked as safe is this package's own, or was here before."""
+    return printable(value, lines=True) if type(value) is str else value
+
+
+def _runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    return [{"index": run, "name": record.name, "colour": run % RUN_COLOURS} for run, record in enumerate(records)]
 
 
 def _context(report: Report) -> dict[str, Any]:
@@ -62,7 +90,7 @@ def _context(report: Report) -> dict[str, Any]:
         "class_names": names,
         "attack": records[0].evaluation.attack,
         "total": first.total,
-        "runs": [{"index": run, "name": record.name, "colour": run % RUN_COLOURS} for run, record in numbered],
+        "runs": _runs(records),
         "colours": RUN_COLOURS,
         "scored": scored,
         "bars": classes.class_bars(records),

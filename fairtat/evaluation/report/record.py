@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ class RunRecord:
     """
 
     name: str
-    evaluation: Evaluation
-    history: Sequence[Mapping[str, Any]] = ()
-    config: Mapping[str, Any] | None = None
-    environment: Mapping[str, Any] | None = None
+    evaluation: Evaluation = field(repr=False)
+    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
+    environment: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def series(self, *keys: str) -> list[tuple[float, Any]]:
         """(epoch, value) of every epoch that has ``line[keys[0]][keys[1]]...``; a value may be None or a list."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,13 @@ from fairtat.errors import UserError
 from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.report.gallery import Gallery
 from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.report.story import Story, against_baseline, bootstraps, of_one_run
-from fairtat.evaluation.significance import Bootstrap
+from fairtat.evaluation.result import Evaluation
+from fairtat.evaluation.story import Story, against_baseline, of_one_run
 from fairtat.files import write_atomic
 
-__all__ = ["FORMAT", "Report"]
+__all__ = ["FORMAT", "Report", "class_table_html"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of report.json, which docs/report-schema.md describes."""
 
 
@@ -65,18 +66,11 @@ class Report:
         return Comparison({record.name: record.evaluation for record in self.records})
 
     @cached_property
-    def bootstraps(self) -> dict[str, dict[str, Bootstrap]]:
-        """By run and figure: the figures that choose their classes, with intervals of their differences."""
-        if self.comparison is None:
-            return {}
-        return {name: bootstraps(self.comparison, name) for name in self.names[1:]}
-
-    @cached_property
     def stories(self) -> list[Story]:
         """What the figures say, a story for each run but the first, or for the only one."""
         if self.comparison is None:
-            return [of_one_run(self.records[0])]
-        return [against_baseline(self.comparison, name, self.bootstraps[name]) for name in self.names[1:]]
+            return [of_one_run(self.names[0], self.records[0].evaluation)]
+        return [against_baseline(self.comparison, name) for name in self.names[1:]]
 
     @property
     def title(self) -> str:
@@ -87,19 +81,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Every figure of the report but the pictures, as plain JSON values (docs/report-schema.md)."""
         against = self.comparison.to_dict()["against_baseline"] if self.comparison else {}
-        for name, figures in against.items():
-            del figures["summary"]  # said by "stories", with intervals
-            figures["bootstrap"] = {
-                figure: {
-                    "before": drawn.before,
-                    "after": drawn.after,
-                    "difference": drawn.difference,
-                    "interval": list(drawn.interval),
-                    "p_value": drawn.p_value,
-                    "draws": drawn.draws,
-                }
-                for figure, drawn in self.bootstraps[name].items()
-            }
+        for figures in against.values():
+            del figures["summary"]  # in "stories" already
         return {
             "format": FORMAT,
             "fairtat": __version__,
@@ -137,3 +120,12 @@ class Report:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
         return [path, path.with_suffix(".json")]
+
+
+def class_table_html(evaluations: Mapping[str, Evaluation], comparison: Comparison | None = None) -> str | None:
+    """The page's table of every class, for a notebook; None where jinja2, which draws it, is not installed."""
+    if importlib.util.find_spec("jinja2") is None:
+        return None
+    from fairtat.evaluation.report.page import class_table
+
+    return class_table(evaluations, comparison)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fairtat.evaluation.compare import Change, Comparison
-from fairtat.evaluation.figures import ClassFigures
-from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.report.wording import between, called, percent, points, size
-from fairtat.evaluation.significance import Bootstrap, paired_bootstrap
+from fairtat.evaluation.result import Evaluation
+from fairtat.evaluation.wording import between, called, percent, points, size
 
-__all__ = ["Story", "against_baseline", "bootstraps", "of_one_run"]
+if TYPE_CHECKING:
+    from fairtat.evaluation.compare import Change, Comparison
+
+__all__ = ["Story", "against_baseline", "of_one_run"]
 
 NAMED = 4
 """Classes that a sentence names before it counts the rest."""
-
-BOOTSTRAPPED = ("worst", "worst_fifth", "average", "gap")
 
 
 @dataclass(frozen=True)
@@ -32,48 +31,37 @@ class Story:
         return [self.headline, *self.details]
 
 
-def bootstraps(comparison: Comparison, name: str) -> dict[str, Bootstrap]:
-    """The figures that choose their classes by their value, for which only a bootstrap gives intervals."""
-    before, after = comparison.baseline, comparison.evaluations[name]
-    return {figure: paired_bootstrap(before, after, "robust", figure) for figure in BOOTSTRAPPED}
-
-
-def against_baseline(comparison: Comparison, name: str, drawn: dict[str, Bootstrap]) -> Story:
+def against_baseline(comparison: Comparison, name: str) -> Story:
     """Who gained, who paid, what is noise: one run against the first one."""
     changes = [change for change in comparison.changes(name) if change.n]
-    before, after = comparison.baseline.robust, comparison.evaluations[name].robust
-    classes = comparison.class_names
-    worst, gap = drawn["worst"], drawn["gap"]
+    gap = comparison.figure_change(name, "gap")
     average, clean = comparison.average_change(name), comparison.average_change(name, "clean")
-    moved = "rose" if worst.difference > 0 else "fell" if worst.difference < 0 else "stays"
     return Story(
         run=name,
         headline=_who_gained(changes),
         details=(
-            f"The worst class {moved} "
-            + (f"at {percent(worst.after)}%" if not worst.difference else _from_to(worst.before, worst.after))
-            + f" ({_worst_names(before, after, classes)}): {points(worst.difference)} points "
-            f"{between(worst.interval)}{_noise(worst.clear)}.",
+            _worst(comparison, name),
             f"Robust accuracy over all images went {_from_to(average.before, average.after)}, "
             f"{points(average.difference)} {between(average.interval)}{_noise(average.clear)}; clean accuracy "
             f"{_from_to(clean.before, clean.after)}, {points(clean.difference)} "
             f"{between(clean.interval)}{_noise(clean.clear)}.",
             f"Best and worst class are {100 * gap.after:.1f} points apart instead of {100 * gap.before:.1f}: "
             f"{points(gap.difference)} {between(gap.interval)}{_noise(gap.clear)}.",
+            _one_image([change.n for change in changes]),
         ),
     )
 
 
-def of_one_run(record: RunRecord) -> Story:
+def of_one_run(name: str, evaluation: Evaluation) -> Story:
     """Who is worst off, and where the errors land."""
-    robust, names = record.evaluation.robust, record.evaluation.class_names
+    robust, names = evaluation.robust, evaluation.class_names
     worst, value = robust.worst
     present = [k for k, n in enumerate(robust.n) if n]
     best = max(present, key=lambda k: robust.accuracy[k])
     low, high = robust.interval[worst]
     details = [
         f"Over all images {percent(robust.average)}% are right under attack and "
-        f"{percent(record.evaluation.clean.average)}% without."
+        f"{percent(evaluation.clean.average)}% without."
     ]
     if robust.gap:
         details.append(f"The best class, {names[best]}, is {100 * robust.gap:.1f} points above the worst.")
@@ -83,8 +71,8 @@ def of_one_run(record: RunRecord) -> Story:
             f"{percent(robust.cfps[magnet], 0)}% of all errors under attack land on {called(names[magnet])}."
         )
     return Story(
-        run=record.name,
-        headline=f"{_start(called(names[worst]))} is the worst class of {record.name}: {percent(value)}% of its images "
+        run=name,
+        headline=f"{_start(called(names[worst]))} is the worst class of {name}: {percent(value)}% of its images "
         f"withstand the attack [{percent(low)}, {percent(high)}].",
         details=tuple(details),
     )
@@ -127,9 +115,41 @@ def _only_noise(changes: list[Change]) -> str:
     )
 
 
-def _worst_names(before: ClassFigures, after: ClassFigures, classes: tuple[str, ...]) -> str:
-    was, now = called(classes[before.worst[0]]), called(classes[after.worst[0]])
-    return was if was == now else f"{was}, now {now}"
+def _worst(comparison: Comparison, name: str) -> str:
+    """The worst class is the lowest of all, so its interval is not that of one class: said where both can be seen."""
+    drawn = comparison.figure_change(name, "worst")
+    (was, _), (now, _) = comparison.baseline.robust.worst, comparison.evaluations[name].robust.worst
+    names = [called(comparison.class_names[k]) for k in (was, now)]
+    moved = "rose" if drawn.difference > 0 else "fell" if drawn.difference < 0 else "stays"
+    sentence = (
+        f"The worst class {moved} "
+        + (f"at {percent(drawn.after)}%" if not drawn.difference else _from_to(drawn.before, drawn.after))
+        + f" ({names[0]}{f', now {names[1]}' if was != now else ''}): {points(drawn.difference)} points "
+        f"{between(drawn.interval)}{_noise(drawn.clear)}."
+    )
+    own = comparison.changes(name)[now]
+    if was == now and between(own.interval) != between(drawn.interval):
+        verdict = "" if own.clear == drawn.clear else f", {'beyond' if own.clear else 'within'} noise"
+        sentence += (
+            f" The interval is that of the lowest of {sum(n > 0 for n in comparison.baseline.robust.n)} classes, "
+            f"which may be another one on other images; {names[1]} by itself has {between(own.interval)}{verdict}."
+        )
+    return sentence
+
+
+def _one_image(n: list[int]) -> str:
+    """What the figures of classes of these sizes can resolve."""
+    smallest, largest = min(n), max(n)
+    if smallest == largest:
+        return f"With {_images(largest)} a class, one image is {100 / largest:.1f} points."
+    return (
+        f"One image is {100 / smallest:.1f} points of the smallest class ({_images(smallest)}) and "
+        f"{100 / largest:.1f} of the largest ({_images(largest)})."
+    )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _from_to(before: float, after: float) -> str:

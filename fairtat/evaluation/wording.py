@@ -1,4 +1,4 @@
-"""How the page writes numbers."""
+"""How sentences and the page write numbers."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def size(difference: float) -> str:
 def called(name: str) -> str:
     """A class as a sentence can name it: "cat", but "class 3"."""
     return f"class {name}" if name.isdecimal() else name
+
+
+def ascii_minus(text: str) -> str:
+    """For terminals: a hyphen where the page has a minus sign."""
+    return text.replace(MINUS, "-")
