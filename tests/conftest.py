@@ -10,11 +10,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import faults
 import pytest
-from faults import finish, observed
 from torchvision_beside_cpu import make_importable
-
-__all__ = ["observed"]
 
 make_importable()
 
@@ -30,4 +28,8 @@ if find_spec("hypothesis") is not None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    finish(exitstatus)
+    faults.finish(exitstatus)
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    faults.note(item, call)

@@ -1,6 +1,6 @@
 """The table of faults in docs/reliability.md, written by the tests that inject them.
 
-A test marked ``@pytest.mark.fault("what goes wrong")`` says what happened through the fixture ``observed``. With
+A test marked ``@pytest.mark.fault("what goes wrong", "what happens")`` injects the first and asserts the second. With
 FAIRTAT_WRITE_RELIABILITY=1 (``make reliability``) a session in which all of them pass writes the page anew.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 WRITE = os.environ.get("FAIRTAT_WRITE_RELIABILITY") == "1"
 
-_MARK = re.compile(r"pytest\.mark\.fault\(\s*\"([^\"]+)\"")
+_MARK = re.compile(r'pytest\.mark\.fault\(\s*"([^"]+)"')
 _HEAD = """# Reliability
 
 What goes wrong, and what happens then. Tests inject each of these faults, in processes of their own where it matters,
@@ -28,20 +28,15 @@ momenta and statistics equal those of a run that nothing disturbed.
 |---|---|---|
 """
 
-_rows: dict[str, tuple[str, str]] = {}
+_passed: dict[str, tuple[str, str]] = {}
 
 
-@pytest.fixture
-def observed(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
-    """Notes what came of the fault that the test is marked with."""
-    (fault,) = (mark.args[0] for mark in request.node.iter_markers("fault"))
-    told: list[str] = []
-    yield told.append
-    # The cases of one parametrized test are one row.
-    seen = _rows.get(fault, ("", ""))[0]
-    parts = [*filter(None, seen.split("; ")), *told]
-    if parts:
-        _rows[fault] = ("; ".join(dict.fromkeys(parts)), f"`{request.path.relative_to(ROOT)}`")
+def note(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """A row for a test of a fault that has passed."""
+    if call.when == "call" and call.excinfo is None:
+        for mark in item.iter_markers("fault"):
+            fault, outcome = mark.args
+            _passed[fault] = (outcome, f"`{item.path.relative_to(ROOT)}`")
 
 
 def tested_faults(folder: Path) -> list[str]:
@@ -61,10 +56,11 @@ def stated_faults(text: str) -> list[str]:
 
 
 def finish(exit_status: int) -> None:
-    """Write the page, at the end of a session that was asked to and in which every fault was survived."""
+    """Write the page, at the end of a session that was asked to and in which all tests passed."""
+    if not WRITE or exit_status != 0:
+        return
     wanted = tested_faults(ROOT / "tests")
-    if WRITE and exit_status == 0:
-        missing = [fault for fault in wanted if fault not in _rows]
-        if missing:
-            raise pytest.UsageError(f"{PAGE} is not written: no test ran for {missing}")
-        PAGE.write_text(page({fault: _rows[fault] for fault in wanted}), encoding="utf-8")
+    missing = [fault for fault in wanted if fault not in _passed]
+    if missing:
+        raise pytest.UsageError(f"{PAGE} is not written: no test ran for {missing}")
+    PAGE.write_text(page({fault: _passed[fault] for fault in wanted}), encoding="utf-8")

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -132,8 +132,11 @@ def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
 
 
 @pytest.mark.slow  # PyTorch looks every five seconds whether its workers live
-@pytest.mark.fault("a worker process that reads images dies")
-def test_a_worker_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, observed: Callable[[str], None]) -> None:
+@pytest.mark.fault(
+    "a worker process that reads images dies",
+    "one line that names the data set; the next pass starts new workers",
+)
+def test_a_worker_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     # PyTorch's own handler of the signal would raise in whichever line runs when it comes.
     monkeypatch.setattr("torch.utils.data._utils.signal_handling._error_if_any_worker_fails", lambda: None)
     data = stream_data("slides", NumberSource(), torch.arange(64) % 2, placement="stream", workers=1)
@@ -145,7 +148,6 @@ def test_a_worker_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, observed: C
     with pytest.raises(UserError, match=r"^slides: a process that reads images died \(.+\); fewer data.workers"):
         list(drawn)
     assert len(list(batches(data, 8))) == 8  # new ones are started
-    observed("one line that names the data set; the next pass starts new workers")
 
 
 def test_the_global_generator_is_not_touched() -> None:

@@ -79,6 +79,10 @@ def without_digest(content: bytes) -> bytes:
     return content[: end - 2] + b"\0\0"
 
 
+@pytest.mark.fault(
+    "bits of a checkpoint change, or it is cut off",
+    "1,500 random corruptions: each is refused in one line, or reads exactly as it was written",
+)
 @pytest.mark.parametrize("old", [False, True], ids=["digest", "no digest"])
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(
@@ -148,6 +152,10 @@ def test_damaged_settings_and_metrics_are_made_good_or_told(
     assert told > 0.9 * count
 
 
+@pytest.mark.fault(
+    "the last checkpoint is damaged",
+    "resuming and evaluating go back to the epoch before, and say so",
+)
 def test_evaluation_and_resumption_go_back_to_the_epoch_before_and_say_so(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 
 Tiny = Callable[..., TrainConfig]
 SameRun = Callable[[Path, Path], None]
-Observed = Callable[[str], None]
 
 COMMAND = [sys.executable, "-m", "fairtat"]
 # Of linux/prctl.h and linux/capability.h.
@@ -36,8 +35,11 @@ def written(config: TrainConfig, path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.fault("a disk that fills up while training")
-def test_a_disk_without_room(tiny: Tiny, tmp_path: Path, assert_same_run: SameRun, observed: Observed) -> None:
+@pytest.mark.fault(
+    "a disk that fills up while training",
+    "one line that names the last safe epoch; no half file; with room again, resumed bit-for-bit",
+)
+def test_a_disk_without_room(tiny: Tiny, tmp_path: Path, assert_same_run: SameRun) -> None:
     config = tiny(epochs=3, threads=1, averaging={"name": "ema"})
     whole = train(tiny(epochs=3, threads=1, averaging={"name": "ema"}, output=str(tmp_path / "whole"))).path
     # The kernel itself refuses every file from the size of the last checkpoint on, as a full disk would.
@@ -57,7 +59,6 @@ def test_a_disk_without_room(tiny: Tiny, tmp_path: Path, assert_same_run: SameRu
     assert load_run(tmp_path / "run").epoch == 1
     resume(tmp_path / "run", config=config)
     assert_same_run(whole, tmp_path / "run")
-    observed("one line that names the last safe epoch; no half file; with room again, resumed bit-for-bit")
 
 
 def train_once(config: TrainConfig, tmp_path: Path) -> subprocess.CompletedProcess[str]:
@@ -82,8 +83,11 @@ def without_override() -> None:
             assert libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
 
 
-@pytest.mark.fault("a folder that may not be written")
-def test_a_read_only_folder(tiny: Tiny, tmp_path: Path, observed: Observed) -> None:
+@pytest.mark.fault(
+    "a folder that may not be written",
+    "training, resuming and evaluating end with one line that names the folder; nothing changes",
+)
+def test_a_read_only_folder(tiny: Tiny, tmp_path: Path) -> None:
     done = train(tiny(threads=1, optim={"schedule": "constant"})).path
     before = {file.name: file.read_bytes() for file in done.iterdir()}
     config = written(tiny(threads=1, output=str(tmp_path / "new")), tmp_path / "config.yaml")
@@ -105,12 +109,14 @@ def test_a_read_only_folder(tiny: Tiny, tmp_path: Path, observed: Observed) -> N
         for folder in (tmp_path, done):
             folder.chmod(0o755)
     assert {file.name: file.read_bytes() for file in done.iterdir()} == before
-    observed("training, resuming and evaluating end with one line that names the folder; nothing changes")
 
 
-@pytest.mark.fault("a clock that is set back")
+@pytest.mark.fault(
+    "a clock that is set back",
+    "nothing depends on it: trained and resumed bit-for-bit",
+)
 def test_a_clock_that_goes_backwards(
-    tiny: Tiny, tmp_path: Path, assert_same_run: SameRun, monkeypatch: pytest.MonkeyPatch, observed: Observed
+    tiny: Tiny, tmp_path: Path, assert_same_run: SameRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(epochs=3, threads=1, output=str(tmp_path / "whole"))).path
     now = 1e9
@@ -129,4 +135,3 @@ def test_a_clock_that_goes_backwards(
         os.utime(file, (0, 0))
     assert load_run(tmp_path / "run").epoch == 3
     assert_same_run(whole, tmp_path / "run")
-    observed("nothing depends on it: trained and resumed bit-for-bit")

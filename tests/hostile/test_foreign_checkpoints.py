@@ -25,6 +25,10 @@ def copy(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(finished, tmp_path_factory.mktemp("foreign") / "run")
 
 
+@pytest.mark.fault(
+    "a checkpoint of another program",
+    "refused in one line that names what is wrong",
+)
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_of_another_kind_is_one_line(finished: Path, copy: Path, key: str) -> None:
     name = "best.pt" if key == "score" else "checkpoint.pt"

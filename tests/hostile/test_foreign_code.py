@@ -61,6 +61,10 @@ CODE = [
 ]
 
 
+@pytest.mark.fault(
+    "a run folder from elsewhere names code to run",
+    "evaluate, compare and resume refuse it, and say what to type if you trust it",
+)
 @pytest.mark.parametrize(("name", "options"), CODE)
 def test_a_run_folder_names_no_code(
     finished: Path,
@@ -139,6 +143,10 @@ def evil_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"format": 2, "epoch": 1, "model": Evil()}))
 
 
+@pytest.mark.fault(
+    "a malicious pickle in the place of weights",
+    "refused in one line; nothing of it runs",
+)
 @pytest.mark.parametrize("write", [evil_zip, evil_pickle])
 def test_a_pickle_in_the_place_of_weights_runs_nothing(
     finished: Path, tmp_path: Path, ran: Callable[[], bool], write: Callable[[Path], None]

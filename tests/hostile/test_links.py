@@ -40,6 +40,10 @@ def begun(tiny: Callable[..., TrainConfig]) -> Path:
     return train(tiny(), should_stop=stop).path
 
 
+@pytest.mark.fault(
+    "files of a foreign run folder are links to others",
+    "nothing is written through them",
+)
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
 @pytest.mark.parametrize("name", NAMES)
 def test_resuming_writes_through_no_link(

@@ -16,7 +16,6 @@ from fairtat.training.config_io import to_yaml
 pytestmark = pytest.mark.slow
 
 Tiny = Callable[..., TrainConfig]
-Observed = Callable[[str], None]
 
 
 def train(config: TrainConfig, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -32,9 +31,12 @@ def the_error(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-@pytest.mark.fault("an image with a NaN")
+@pytest.mark.fault(
+    "an image with a NaN",
+    "refused before anything is written, in one line that names the file",
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf, 7.0])
-def test_a_nan_among_the_images(tiny: Tiny, tmp_path: Path, observed: Observed, value: float) -> None:
+def test_a_nan_among_the_images(tiny: Tiny, tmp_path: Path, value: float) -> None:
     images = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
     images[41, 0, 3, 3] = value
     np.savez(tmp_path / "images.npz", images=images, labels=np.arange(60) % 10)
@@ -42,12 +44,14 @@ def test_a_nan_among_the_images(tiny: Tiny, tmp_path: Path, observed: Observed, 
     error = the_error(train(tiny(data=data, batch_size=8), tmp_path))
     assert "images.npz" in error
     assert not (tmp_path / "run").exists()
-    observed("refused before anything is written, in one line that names the file")
 
 
-@pytest.mark.fault("a loss that explodes")
+@pytest.mark.fault(
+    "a loss that explodes",
+    "training stops with one line that names the epoch and what to lower; the last good epoch stays",
+)
 @pytest.mark.parametrize("targets", ["none", "cfps"])
-def test_a_loss_that_explodes(tiny: Tiny, tmp_path: Path, observed: Observed, targets: str) -> None:
+def test_a_loss_that_explodes(tiny: Tiny, tmp_path: Path, targets: str) -> None:
     config = tiny(epochs=6, optim={"lr": 1e25}, fairness={"targets": targets})
     error = the_error(train(config, tmp_path))
     assert "epoch 1" in error
@@ -55,4 +59,3 @@ def test_a_loss_that_explodes(tiny: Tiny, tmp_path: Path, observed: Observed, ta
     assert load_run(tmp_path / "run").epoch == 0
     metrics = tmp_path / "run" / "metrics.jsonl"
     assert not metrics.exists() or "NaN" not in metrics.read_text()
-    observed("training stops with one line that names the epoch and what to lower; the last good epoch stays")

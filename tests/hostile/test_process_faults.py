@@ -20,7 +20,6 @@ from fairtat.training.config_io import to_yaml
 pytestmark = pytest.mark.slow
 
 SameRun = Callable[[Path, Path], None]
-Observed = Callable[[str], None]
 
 # Runs the command line and kills itself when a function of the package begins for the N-th time.
 PROGRAM = """
@@ -96,28 +95,31 @@ def begin_or_resume(config: Path, run: Path) -> list[str]:
     return ["train", "--config", str(config), "--output", str(run)]
 
 
-@pytest.mark.fault("kill -9 in every phase of a run")
-def test_killed_in_every_phase(
-    tiny: Callable[..., TrainConfig], tmp_path: Path, assert_same_run: SameRun, observed: Observed
-) -> None:
+@pytest.mark.fault(
+    "kill -9 in every phase of a run",
+    "20 kills of one run, in 15 phases and between writes; resumed bit-for-bit each time",
+)
+def test_killed_in_every_phase(tiny: Callable[..., TrainConfig], tmp_path: Path, assert_same_run: SameRun) -> None:
     config, whole = undisturbed(tiny, tmp_path, epochs=24)  # no process gets further than two
     run = tmp_path / "run"
     chance = random.Random(7)
     writes = [("files.py", "write_atomic", chance.randrange(1, 12)) for _ in range(5)]
-    kills = 0
-    for phase in (*PHASES.values(), *writes):
+    phases = (*PHASES.values(), *writes)
+    assert len(phases) == 20
+    for phase in phases:
         process = start(phase, *begin_or_resume(config, run))
         output, _ = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, (phase, output.decode())
-        kills += 1
     output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
     assert_same_run(whole, run)
-    observed(f"{kills} kills of one run, in {len(PHASES)} phases and between writes; resumed bit-for-bit each time")
 
 
-@pytest.mark.fault("kill -9 at random times")
+@pytest.mark.fault(
+    "kill -9 at random times",
+    "resumed bit-for-bit",
+)
 def test_killed_again_and_again_at_random_times(
-    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun
 ) -> None:
     config, whole = reference
     run = tmp_path / "run"
@@ -134,16 +136,17 @@ def test_killed_again_and_again_at_random_times(
     output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
     assert kills > 0, output.decode()
     assert_same_run(whole, run)
-    observed("resumed bit-for-bit")
 
 
-@pytest.mark.fault("SIGTERM, or one Ctrl-C")
+@pytest.mark.fault(
+    "SIGTERM, or one Ctrl-C",
+    "the running epoch is dropped, the last line names the command that resumes bit-for-bit, exit code 130",
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_and_resumed_by_the_command_that_it_names(
     reference: tuple[Path, Path],
     tmp_path: Path,
     assert_same_run: SameRun,
-    observed: Observed,
     number: signal.Signals,
 ) -> None:
     config, whole = reference
@@ -163,12 +166,14 @@ def test_asked_to_stop_and_resumed_by_the_command_that_it_names(
         output, _ = again.communicate(timeout=120)
         assert again.returncode == 0, output
     assert_same_run(whole, run)
-    observed("the running epoch is dropped, the last line names the command that resumes bit-for-bit, exit code 130")
 
 
-@pytest.mark.fault("Ctrl-C twice")
+@pytest.mark.fault(
+    "Ctrl-C twice",
+    "it ends at once, without a traceback; resumed bit-for-bit",
+)
 def test_a_second_ctrl_c_ends_it_at_once(
-    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
+    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun
 ) -> None:
     config, whole = reference
     run = tmp_path / "run"
@@ -184,13 +189,13 @@ def test_a_second_ctrl_c_ends_it_at_once(
     assert b"Traceback" not in output
     output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
     assert_same_run(whole, run)
-    observed("it ends at once, without a traceback; resumed bit-for-bit")
 
 
-@pytest.mark.fault("two processes on one run folder")
-def test_two_processes_on_one_folder(
-    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun, observed: Observed
-) -> None:
+@pytest.mark.fault(
+    "two processes on one run folder",
+    "the second is refused in one line and changes nothing",
+)
+def test_two_processes_on_one_folder(reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun) -> None:
     config, whole = reference
     run = tmp_path / "run"
     first = start(NEVER, *begin_or_resume(config, run))
@@ -208,11 +213,13 @@ def test_two_processes_on_one_folder(
         first.send_signal(signal.SIGCONT)
     first.communicate(timeout=120)
     assert_same_run(whole, run)
-    observed("the second is refused in one line and changes nothing")
 
 
-@pytest.mark.fault("kill -9 of an evaluation")
-def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Path, observed: Observed) -> None:
+@pytest.mark.fault(
+    "kill -9 of an evaluation",
+    "the same command goes on; every prediction and margin equals an undisturbed evaluation",
+)
+def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Path) -> None:
     _, whole = reference
 
     def evaluate(phase: tuple[str, str, int], output: Path) -> tuple[int, str]:
@@ -230,7 +237,6 @@ def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Pa
     assert killed.keys() == undisturbed.keys()
     for name, array in undisturbed.items():
         np.testing.assert_array_equal(killed[name], array)
-    observed("the same command goes on; every prediction and margin equals an undisturbed evaluation")
 
 
 def load_samples(folder: Path) -> dict[str, np.ndarray]:

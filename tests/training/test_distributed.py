@@ -144,10 +144,13 @@ def wait_for_epochs(folder: Path, epochs: int) -> None:
     raise AssertionError("the job does not train")
 
 
-@pytest.mark.fault("a process of a distributed job dies, or the job gets SIGTERM")
+@pytest.mark.fault(
+    "a process of a distributed job dies, or the job gets SIGTERM",
+    "the job ends with one line that says how to resume, and resumes with another number of processes",
+)
 @pytest.mark.parametrize(("how", "rank"), [("SIGKILL", 1), ("SIGKILL", 0), ("SIGTERM", None)])
 def test_a_job_that_ends_early_goes_on_with_another_number_of_processes(
-    tiny: Make, tmp_path: Path, metrics_of: Metrics, observed: Callable[[str], None], how: str, rank: int | None
+    tiny: Make, tmp_path: Path, metrics_of: Metrics, how: str, rank: int | None
 ) -> None:
     config = tmp_path / "config.yaml"
     run = tmp_path / "run"
@@ -179,7 +182,6 @@ def test_a_job_that_ends_early_goes_on_with_another_number_of_processes(
         f"resume({str(run)!r}, config=replace(stored_config({str(run)!r}), epochs={saved + 1}))"
     )
     assert [line["epoch"] for line in metrics_of(run)] == list(range(1, saved + 2))
-    observed("the job ends with one line that says how to resume, and resumes with another number of processes")
 
 
 def test_a_mistake_is_told_once(tiny: Make, tmp_path: Path) -> None:
