@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,8 @@ def test_settings_and_names_are_recorded(net: Net, data: Data) -> None:
 
 def test_progress_is_told_after_each_batch(net: Net, data: Data) -> None:
     calls: list[tuple[str, int, int]] = []
-    evaluate(net, *data, eps=0.1, steps=1, batch_size=20, active_set=False, progress=lambda *call: calls.append(call))
+    options: dict[str, Any] = {"batch_size": 20, "active_set": False, "check_sanity": False}
+    evaluate(net, *data, eps=0.1, steps=1, progress=lambda *call: calls.append(call), **options)
     batches = [(20, 53), (40, 53), (53, 53)]
     assert calls == [(name, *batch) for name in ("clean", "pgd-1") for batch in batches]
 
