@@ -156,7 +156,7 @@ class Examination:
         return judged.x
 
     def _work(self, answer: Answer, pending: np.ndarray, step: Callable[[np.ndarray], Tensor]) -> None:
-        """Run ``step``, which fills the answer's arrays, over batches of ``pending``, from where an earlier one stopped."""
+        """Run ``step``, which fills the answer's arrays, over batches of ``pending``, from where one stopped."""
         with answer:
             while answer.done < len(pending):
                 rows = pending[answer.done : answer.done + self.batch_size]

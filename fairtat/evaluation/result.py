@@ -183,6 +183,20 @@ class Evaluation:
         return tuple(condition for condition in self.conditions if condition.kind == kind)
 
     @property
+    def listed(self) -> tuple[Condition, ...]:
+        """The conditions for a list: without a curve's point at a radius where the attack itself is in the list."""
+        attacks = [
+            (_swept(each), each.settings.eps) for each in self.attacks if isinstance(each.settings, AttackSettings)
+        ]
+        return tuple(
+            each
+            for each in self.conditions
+            if each.kind != "sweep"
+            or not isinstance(each.settings, AttackSettings)
+            or (_swept(each), each.settings.eps) not in attacks
+        )
+
+    @property
     def clean(self) -> ClassFigures:
         """Figures on the images as they are."""
         return self.condition(CLEAN).figures
@@ -208,12 +222,17 @@ class Evaluation:
     def curve(self) -> tuple[list[float], np.ndarray, np.ndarray]:
         """Accuracy against the radius: E radii from 0 (clean) up, accuracy (E, C) of each class and (E,) on average.
 
-        Without a sweep there is the clean point alone. A class without images is NaN.
+        Of several sweeps it is the main attack's, or the first. Without a sweep there is the clean point alone. A class
+        without images is NaN.
         """
         points = [(0.0, self.clean)]
-        for condition in self.of_kind("sweep"):
-            assert isinstance(condition.settings, AttackSettings)
-            points.append((condition.settings.eps, condition.figures))
+        swept = [(_swept(condition), condition) for condition in self.of_kind("sweep")]
+        main = self.condition(self.primary)
+        wanted = _swept(main) if any(of == _swept(main) for of, _ in swept) else next((of for of, _ in swept), None)
+        for of, condition in swept:
+            if of == wanted:
+                assert isinstance(condition.settings, AttackSettings)
+                points.append((condition.settings.eps, condition.figures))
         points.sort(key=lambda point: point[0])
         return (
             [eps for eps, _ in points],
@@ -309,6 +328,12 @@ class Evaluation:
         if not _agree(samples, evaluation.conditions, evaluation.num_classes):
             raise ValueError(f"{path} and its .npz disagree; evaluate again")
         return evaluation
+
+
+def _swept(condition: Condition) -> tuple[str, str, int] | None:
+    """Which attack a condition is one radius of."""
+    settings = condition.settings
+    return (settings.name, settings.norm, settings.seed) if isinstance(settings, AttackSettings) else None
 
 
 def _agree(samples: Samples, conditions: Iterable[Condition], num_classes: int) -> bool:
