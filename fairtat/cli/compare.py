@@ -16,6 +16,7 @@ from fairtat.cli.parser import Parser
 from fairtat.cli.runs import AttackOptions, EvaluationOptions, Subject, comma_separated, examine, open_run, subject_of
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
+from fairtat.evaluation.compare import check_same_images
 from fairtat.evaluation.table import comparison_table, tables
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
@@ -74,7 +75,14 @@ def run(options: jsonargparse.Namespace) -> int:
         for name, path in zip(names, options.runs, strict=True)
     }
     subjects = {name: subject_of(run, options.split, checkpoint) for name, run in runs.items()}
-    defaults = AttackOptions.parsed(options.attack).defaults(next(iter(subjects.values())), options.active_set)
+    first, *others = [
+        (name, each.data.class_names, each.data.ids.cpu().numpy(), each.data.labels.cpu().numpy())
+        for name, each in subjects.items()
+    ]
+    for other in others:
+        check_same_images(first, other)
+    attacks = comma_separated(options.attacks)
+    defaults = AttackOptions.parsed(options.attack).defaults(subjects[names[0]], attacks, options.active_set)
     questions = _questions(options, defaults)
     notes = _differences(runs)
     for note in notes:
@@ -112,8 +120,13 @@ def display_names(paths: list[str]) -> list[str]:
 
 def _check(options: jsonargparse.Namespace) -> None:
     """What would otherwise fail only after minutes of work."""
-    if len(options.runs) < 2 and (options.out is None or options.output is not None):
-        raise UserError(f"compare needs at least two runs, got {len(options.runs)}; for a page, --out, one is enough")
+    if len(options.runs) < 2:
+        if options.out is None:
+            raise UserError("compare needs at least two runs, got 1; for a page, --out, one is enough")
+        if options.output is not None:
+            raise UserError(
+                "--output draws a comparison, which needs at least two runs, got 1; leave it out beside --out"
+            )
     if options.out is not None and Path(options.out).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out is {options.out!r}; expected a file that ends in .html")
     if options.images < 0:

@@ -16,17 +16,21 @@ from fairtat.cli.runs import (
     AttackOptions,
     EvaluationOptions,
     Subject,
+    answers_line,
     comma_separated,
     examine,
     open_run,
+    shortened,
     subject_of,
+    subject_on,
 )
 from fairtat.cli.weights import load_weights
-from fairtat.data import CORRUPTIONS, load, load_splits
+from fairtat.data import CORRUPTIONS, Data, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
 from fairtat.evaluation.compare import points
+from fairtat.evaluation.stored import Added, added_to
 from fairtat.evaluation.table import tables
 from fairtat.training import Number
 
@@ -65,7 +69,8 @@ class EvaluateOptions(EvaluationOptions):
     """Its weights: a .safetensors file or a PyTorch checkpoint of tensors."""
 
     data: str | None = None
-    """The data to judge it on: a name that `fairtat train` knows, a folder of images or a .npz file."""
+    """The data to judge it on: a name that `fairtat train` knows, a folder of images or a .npz file. With a run: other
+    images of the same classes and shape than those of its own data."""
 
     data_root: str | None = None
     """Where the files of that data set lie."""
@@ -77,7 +82,7 @@ class EvaluateOptions(EvaluationOptions):
     """See mean."""
 
     output: str | None = None
-    """Folder for the results; by default RUN/evaluation, or evaluations/MODEL-DATA."""
+    """Folder for the results; by default RUN/evaluation, RUN/evaluation/DATA or evaluations/MODEL-DATA."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -86,7 +91,8 @@ def parser() -> jsonargparse.ArgumentParser:
         "evaluate",
         "Count, class by class, what a model gets right on clean, attacked and corrupted images.\n"
         "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Answers are kept:\n"
-        "the same question is not worked out twice, and an interrupted evaluation goes on where it stopped.",
+        "the same question to the same model is not worked out twice, and an interrupted evaluation goes on where it\n"
+        "stopped. Before a kept answer is trusted the model has to answer a few images as it did then.",
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
         "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
@@ -94,6 +100,12 @@ def parser() -> jsonargparse.ArgumentParser:
     )
     parser.add_argument("run", type=str, nargs="?", help="run folder, as `fairtat train` leaves it")
     parser.add_trust_model()
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="Work everything out anew and forget the folder's earlier results. Without it results are added to them, "
+        "and only the same question to the same model on the same images replaces its answer.",
+    )
     parser.add_class_arguments(EvaluateOptions, sub_configs=False)
     return parser
 
@@ -101,10 +113,11 @@ def parser() -> jsonargparse.ArgumentParser:
 def run(options: jsonargparse.Namespace) -> int:
     """Evaluate one model."""
     subject = _subject(options)
+    baseline = None if options.baseline is None else _baseline(options.baseline, subject)
     if options.output is not None:
         subject = replace(subject, folder=Path(options.output))
-    defaults = AttackOptions.parsed(options.attack).defaults(subject, options.active_set)
-    baseline = None if options.baseline is None else _baseline(options.baseline, subject.split)
+    attacks = comma_separated(options.attacks)
+    defaults = AttackOptions.parsed(options.attack).defaults(subject, attacks, options.active_set)
     corruptions = comma_separated(options.corruptions)
     from_files = bool(corruptions) and subject.has_corrupted_files
     if from_files and corruptions == ["all"]:
@@ -113,15 +126,17 @@ def run(options: jsonargparse.Namespace) -> int:
         subject,
         defaults,
         options.batch_size,
-        attacks=comma_separated(options.attacks),
+        attacks=attacks,
         eps_sweep=[_number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
         targeted=options.targeted or False,
         corruptions=corruptions,
         severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
         corrupted=subject.corrupted if from_files else None,
         check_sanity=options.sanity,
+        fresh=options.fresh,
     )
-    evaluation.save(subject.stored)
+    added = Added(evaluation) if options.fresh else added_to(subject.stored, evaluation)
+    added.evaluation.save(subject.stored)
 
     console = Console(highlight=False, markup=False)
     about = ", ".join(f"{key} {value}" for key, value in subject.source.items())
@@ -134,17 +149,24 @@ def run(options: jsonargparse.Namespace) -> int:
     if baseline is not None:
         for line in _against(baseline, evaluation):
             console.print(line)
+    console.print(answers_line(evaluation), soft_wrap=True)
     console.print(f"written: {subject.stored} (and .npz)", soft_wrap=True)
+    if added.kept:
+        console.print(f"kept from before (--fresh forgets it): {shortened(added.kept)}", soft_wrap=True)
+    if added.lost:
+        console.print(f"replaced: {added.lost}", soft_wrap=True)
     return 0
 
 
 def _subject(options: jsonargparse.Namespace) -> Subject:
     if options.run is not None:
-        given = [name for name in ("weights", "data", "mean", "std") if getattr(options, name) is not None]
+        given = [name for name in ("weights", "mean", "std") if getattr(options, name) is not None]
         if given:
             raise UserError(f"--{given[0]} goes with --model, not with a run folder ({options.run})")
         trust = options.trust_model or options.model or False
         trained = open_run(options.run, options.device, options.checkpoint, trust_model=trust)
+        if options.data is not None:
+            return subject_on(trained, options.data, *_data(options), options.checkpoint)
         return subject_of(trained, options.split, options.checkpoint)
     if options.model is None:
         raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")
@@ -155,8 +177,8 @@ def _subject(options: jsonargparse.Namespace) -> Subject:
 
 def _foreign(options: jsonargparse.Namespace) -> Subject:
     """A model that fairtat did not train, with its data."""
-    split = options.split or ("all" if options.data.endswith(".npz") else "test")
-    data = load(options.data) if split == "all" else getattr(load_splits(options.data, root=options.data_root), split)
+    models.check_options(options.model_options, "--model_options")
+    data, split = _data(options)
     channels, height, width = data.image_shape
     model = models.build(
         options.model,
@@ -174,10 +196,26 @@ def _foreign(options: jsonargparse.Namespace) -> Subject:
         data=data,
         split=split,
         folder=Path("evaluations") / name,
-        source={"model": options.model, "weights": options.weights or "none", "data": options.data, "split": split},
+        source={"model": options.model, "weights": _weights(options), "data": options.data, "split": split},
         normalize=_normalize(options.mean, options.std, channels),
         data_root=options.data_root,
     )
+
+
+def _data(options: jsonargparse.Namespace) -> tuple[Data, str]:
+    """The images that --data names, and which part of them."""
+    split: str = options.split or ("all" if options.data.endswith(".npz") else "test")
+    found = load(options.data) if split == "all" else getattr(load_splits(options.data, root=options.data_root), split)
+    return found, split
+
+
+def _weights(options: jsonargparse.Namespace) -> str:
+    """Where the weights of a model from elsewhere come from."""
+    if options.weights is not None:
+        return str(options.weights)
+    if options.model.startswith("timm:"):
+        return "timm's" if options.model_options.get("pretrained") else "random"
+    return "its own" if ":" in options.model else "random"
 
 
 def _normalize(mean: str | None, std: str | None, channels: int) -> tuple[list[float], list[float]] | None:
@@ -200,8 +238,8 @@ def _number(option: str, text: str) -> float:
         raise UserError(f"--{option}: {error}") from None
 
 
-def _baseline(path: str, split: str) -> Evaluation:
-    file = Path(path) / "evaluation" / f"{split}.json" if Path(path).is_dir() else Path(path)
+def _baseline(path: str, subject: Subject) -> Evaluation:
+    file = Path(path) / "evaluation" / subject.place / f"{subject.split}.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ COMMANDS = {
     "compare": "two or more runs side by side: who gained and who paid",
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }
+
+KEEP_ANSWERS = ("evaluate", "compare")
+"""Commands that go on where they were interrupted when they are given once more."""
 
 OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leave:  # argparse leaves this way after --help
         return leave.code if isinstance(leave.code, int) else OK
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{_goes_on(arguments)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone; point stdout elsewhere so that the flush at exit does not complain.
@@ -48,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return USAGE
+
+
+def _goes_on(arguments: list[str]) -> str:
+    if not arguments or arguments[0] not in KEEP_ANSWERS:
+        return ""
+    again = shlex.join(argument for argument in arguments if argument != "--fresh")
+    return f"; what was worked out is kept, go on with: fairtat {again}"
 
 
 def _dispatch(arguments: list[str]) -> int:

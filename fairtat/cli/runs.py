@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,13 @@ from fairtat.data import CORRUPTED, ImageData, load_corrupted
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
-from fairtat.evaluation import Defaults, Evaluation, evaluate
+from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
 from fairtat.files import refuse_links
 from fairtat.training import Number, Run, load_run
+
+EXAMPLE = "8/255"
+LISTED = 8
+"""Names in a sentence before it says how many more there are."""
 
 
 @dataclass
@@ -49,18 +53,25 @@ class AttackOptions:
         """From the parser's namespace of this name."""
         return cls(**vars(options))
 
-    def defaults(self, subject: Subject, active_set: bool = True) -> Defaults:
-        """These options with the training attack of ``subject`` filled in.
+    def defaults(self, subject: Subject, attacks: Sequence[str] = (), active_set: bool = True) -> Defaults:
+        """These options with the training attack of ``subject`` filled in, or the radius that ``attacks`` name.
 
         Raises:
             UserError: no radius is given, and none is known from a training.
         """
+        norm = self.norm or subject.norm or "linf"
         eps = subject.eps if self.eps is None else float(self.eps)
         if eps is None:
-            raise UserError("--attack.eps is needed for a model that fairtat did not train, for example 8/255")
+            without = next((name for name in attacks if "@" not in name), None)
+            if without is not None or not attacks:
+                needed = f"--attack.eps is needed for a model that fairtat did not train, for example {EXAMPLE}"
+                raise UserError(f"{needed}, or as {without}@{EXAMPLE}" if without else needed)
+            # The first attack in the usual norm stands for what no attack says, such as the targeted one.
+            named = [parse_attack(name, Defaults(eps=1.0, norm=norm)) for name in attacks]
+            eps, norm = next(((each.eps, norm) for each in named if each.norm == norm), (named[0].eps, named[0].norm))
         return Defaults(
             eps=float(eps),
-            norm=self.norm or subject.norm or "linf",
+            norm=norm,
             steps=self.steps,
             step_size=None if self.step_size is None else float(self.step_size),
             restarts=self.restarts,
@@ -105,12 +116,13 @@ class Subject:
     model: nn.Module
     data: Data
     split: str
-    folder: Path  # where its evaluations are kept
+    folder: Path  # where its evaluations are kept, ``place`` below that of the run's own data
     source: dict[str, str | int]
     eps: float | None = None  # of its training, as is norm
     norm: str | None = None
     normalize: tuple[list[float], list[float]] | None = None
     data_root: str | None = None
+    place: str = ""
 
     @property
     def stored(self) -> Path:
@@ -156,6 +168,54 @@ def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> 
         norm=config.attack.norm,
         data_root=config.data.root,
     )
+
+
+def subject_on(run: Run, name: str, data: Data, split: str, checkpoint: str = "last") -> Subject:
+    """A run's model and other images, in a folder of their own: a shift, a new camera.
+
+    Raises:
+        UserError: images of another shape or other classes. Classes without names are numbers, which may be fewer.
+    """
+    numbered = tuple(str(k) for k in range(data.num_classes))
+    trained = f"but {run.path} was trained on"
+    if data.image_shape != run.image_shape:
+        raise UserError(f"--data {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
+    if data.class_names == numbered and data.num_classes <= run.num_classes:
+        data = replace(data, class_names=run.class_names)
+    if data.class_names != run.class_names:
+        if data.num_classes != run.num_classes:
+            raise UserError(f"--data {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
+        theirs, own = next(pair for pair in zip(data.class_names, run.class_names, strict=True) if pair[0] != pair[1])
+        raise UserError(
+            f"--data {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
+        )
+    place = Path(name).stem
+    folder = run.path / "evaluation" / place
+    refuse_links(folder.parent, folder, folder / "parts")
+    return Subject(
+        name=str(run.path),
+        model=run.model,
+        data=data.to(run.device),
+        split=split,
+        folder=folder,
+        source={"data": name, "split": split, "epoch": run.epoch, "checkpoint": checkpoint},
+        eps=float(run.config.attack.eps),
+        norm=run.config.attack.norm,
+        place=place,
+    )
+
+
+def answers_line(evaluation: Evaluation) -> str:
+    """What was read of kept answers, and what was worked out."""
+    reused = f"reused, as the model still answers as it did then: {shortened(evaluation.reused)}"
+    worked_out = f"worked out: {shortened(evaluation.worked_out)}"
+    return "; ".join([reused] * bool(evaluation.reused) + [worked_out] * bool(evaluation.worked_out))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """A list in a sentence, not longer than `LISTED`."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def examine(

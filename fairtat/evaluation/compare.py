@@ -23,6 +23,10 @@ CHOOSING = ("worst", "worst_fifth", "gap", "std")
 """Figures that choose or weigh classes by their accuracy, for which only a bootstrap gives intervals."""
 
 
+Judged = tuple[str, tuple[str, ...], np.ndarray, np.ndarray]
+"""What evaluations must have in common: a name for messages, class names, sample ids (N,) and labels (N,)."""
+
+
 @dataclass(frozen=True)
 class Change(Difference):
     """An accuracy in the first run and in another; ``interval`` is Newcombe's paired 95% interval of the difference."""
@@ -165,18 +169,27 @@ def _change_dict(change: Change) -> dict[str, Any]:
 
 
 def _check_comparable(name_a: str, a: Evaluation, name_b: str, b: Evaluation) -> None:
-    pair = f"{name_a} and {name_b} cannot be compared"
-    if a.class_names != b.class_names:
+    of_a, of_b = _samples(a), _samples(b)
+    check_same_images(
+        (name_a, a.class_names, of_a.sample_ids, of_a.label), (name_b, b.class_names, of_b.sample_ids, of_b.label)
+    )
+    if a.attack != b.attack:
         raise ValueError(
-            f"{pair}: their classes differ ({_some(a.class_names)} against {_some(b.class_names)}); "
+            f"{name_a} and {name_b} cannot be compared: they were attacked differently ({a.attack} against {b.attack})"
+        )
+
+
+def check_same_images(a: Judged, b: Judged) -> None:
+    """Refuse to compare what was, or would be, judged on other classes or images; ``ValueError`` that names both."""
+    (name_a, classes_a, ids_a, label_a), (name_b, classes_b, ids_b, label_b) = a, b
+    pair = f"{name_a} and {name_b} cannot be compared"
+    if classes_a != classes_b:
+        raise ValueError(
+            f"{pair}: their classes differ ({_some(classes_a)} against {_some(classes_b)}); "
             "were they trained on the same data?"
         )
-    of_a, of_b = _samples(a), _samples(b)
-    same_images = np.array_equal(of_a.sample_ids, of_b.sample_ids) and np.array_equal(of_a.label, of_b.label)
-    if not same_images:
-        raise ValueError(f"{pair}: they were evaluated on different images ({a.clean.total} against {b.clean.total})")
-    if a.attack != b.attack:
-        raise ValueError(f"{pair}: they were attacked differently ({a.attack} against {b.attack})")
+    if not (np.array_equal(ids_a, ids_b) and np.array_equal(label_a, label_b)):
+        raise ValueError(f"{pair}: they were evaluated on different images ({len(label_a)} against {len(label_b)})")
 
 
 def _samples(evaluation: Evaluation) -> Samples:

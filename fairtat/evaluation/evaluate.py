@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 
 from fairtat.errors import UserError
 from fairtat.evaluation import sanity
+from fairtat.evaluation.answers import Answers, Progress
 from fairtat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
-from fairtat.evaluation.examination import Examination, Progress
+from fairtat.evaluation.examination import Examination
 from fairtat.evaluation.figures import ClassFigures
 from fairtat.evaluation.finding import Finding
+from fairtat.evaluation.fingerprint import tensor_bytes
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.parts import Parts
 from fairtat.evaluation.result import CLEAN, WORST, Condition, Evaluation, TargetedSweep
-from fairtat.evaluation.samples import Outcome, Samples
+from fairtat.evaluation.samples import Outcome, Samples, worst_of
 from fairtat.evaluation.settings import (
     ATTACKS,
     AttackSettings,
@@ -33,6 +36,7 @@ from fairtat.evaluation.settings import (
     suite,
 )
 from fairtat.evaluation.subject import Normalize, Subject
+from fairtat.evaluation.witness import WITNESSES, Witness
 from fairtat.radius import check_radius
 
 CorruptedImages = Callable[[str, int], Tensor]
@@ -66,6 +70,7 @@ def evaluate(
     backend: str = "auto",
     engine: str = "auto",
     cache: str | Path | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Count, class by class, what a classifier gets right on images as they are, attacked and corrupted.
@@ -98,12 +103,17 @@ def evaluate(
         sample_ids: (N,) integers; default the data's, or ``arange(N)``.
         device: Where to work; default where the model is.
         backend, engine: As in :func:`fairtat.fast_pgd`.
-        cache: A folder that keeps every answer. The same question to the same weights on the same images is then read
-            from there, and an interrupted evaluation goes on. A callable that is no module is not kept.
+        cache: A folder that keeps every answer. The same question to the same model on the same images is then read
+            from there, and an interrupted evaluation goes on. The same model: the same weights, buffers, attributes,
+            hooks and code, the same logits to the bit on a few images and on a few that the kept attack has moved, and
+            the same gradients; each time that is looked at anew. A callable that is no module is not kept.
+        fresh: Work everything out, whatever the cache holds, and replace that.
         progress: Called with (condition, done, total) after each batch.
 
     Returns:
-        An `Evaluation`: ``.clean``, ``.robust`` (main attack), ``.condition(name)``, ``.samples``, ``.findings``.
+        An `Evaluation`: ``.clean``, ``.robust`` (main attack), ``.condition(name)``, ``.samples``, ``.findings``, and
+        what came out of the cache, ``.reused`` and ``.worked_out``. Logits that name no class (NaN, or an infinite
+        largest one) count as wrong and as a prediction of no class, and a finding says how many.
 
     Raises:
         UserError: an unknown attack or corruption, or a package that one needs and that is not installed.
@@ -135,32 +145,39 @@ def evaluate(
         model, _device(model, images, device), normalize=normalize, bounds=bounds, backend=backend, engine=engine
     )
     findings += sanity.check_model(model, len(images), batch_size)
+    witness = Witness(subject, images)
     digest = None if cache is None else subject.digest()
-    parts = Parts(
-        None if digest is None else Path(cache or "."), {"model": digest, "data": images.digest if digest else None}
-    )
-    work = Examination(subject, images, parts, batch_size, progress)
-
-    answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
-    findings += sanity.check_logits(answers[CLEAN].outcome)
-    names = _class_names(class_names, work.subject.num_classes)
+    key = {"model": digest, "data": images.digest, "logits": witness.digest} if digest else {}
+    parts = Parts(Path(cache) if cache is not None and digest else None, key, fresh=fresh)
+    work = Examination(subject, images, Answers(parts, witness, progress), batch_size)
+    names = _class_names(class_names, witness.num_classes)
     findings += sanity.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
     for settings in (*asked.values(), *sweep.values()):
         _check_classes(settings, len(names))
+
+    answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
     for kind, attacked in (("attack", asked), ("sweep", sweep)):
         for name, settings in attacked.items():
             answers[name] = _Answer(kind, settings, work.attacked(stages_of(settings), name))
-    alike = {name: each for name, each in asked.items() if (each.eps, each.norm) == (float(eps), norm)}
+    main = next(iter(asked.values()), None)
+    alike = {name: each for name, each in asked.items() if main and (each.eps, each.norm) == (main.eps, main.norm)}
     if len(alike) > 1:
-        answers[WORST] = _Answer(WORST, None, _worst(images, [answers[name].outcome for name in (CLEAN, *alike)]))
+        outcome = worst_of(images.labels.numpy(), [answers[name].outcome for name in (CLEAN, *alike)])
+        answers[WORST] = _Answer(WORST, None, outcome)
     for corruption in corrupting:
         make, pixels = _corrupted_images(images, corruption, corrupted)
         answers[corruption.name] = _Answer("corruption", corruption, work.corrupted(corruption, make, pixels))
     moved = None if towards is None else (towards, *work.targeted(towards, f"targeted {towards.name}"))
+    findings += sanity.check_finite({name: answer.outcome for name, answer in answers.items()})
     if check_sanity:
         findings += sanity.check_outcomes(images, {name: (alike[name], answers[name].outcome) for name in alike})
         findings += sanity.probe(work, defaults)
-    return _assembled(images, names, answers, moved, findings)
+    return replace(
+        _assembled(images, names, answers, moved, findings),
+        source={} if digest is None else {"fingerprint": digest},
+        reused=tuple(work.answers.reused),
+        worked_out=tuple(work.answers.worked_out),
+    )
 
 
 class _Answer(NamedTuple):
@@ -265,22 +282,14 @@ def _corrupted_images(
     if ready_made is not None:
         found = images.replaced(ready_made(settings.corruption, settings.severity))
         return lambda: found, found.digest
-    corruption, severity, seed = settings.corruption, settings.severity, settings.seed
 
-    def make() -> Images:
-        x, _, _ = images.draw(torch.arange(len(images)), torch.device("cpu"))
-        return images.replaced(corrupt(x, corruption, severity, seed=seed))
+    def made(samples: int) -> Tensor:
+        x, _, _ = images.draw(torch.arange(samples), torch.device("cpu"))
+        return corrupt(x, settings.corruption, settings.severity, seed=settings.seed)
 
-    return make, settings.made_by
-
-
-def _worst(images: Images, outcomes: Sequence[Outcome]) -> Outcome:
-    """Per sample the outcome with the lowest margin; one that is wrong goes before one that is right."""
-    label = images.labels.numpy()
-    pred, margin = (np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("pred", "margin"))
-    order = np.lexsort((margin, pred == label), axis=0)[0]
-    columns = np.arange(len(label))
-    return Outcome(pred[order, columns], margin[order, columns], np.zeros(len(label), bool))
+    # How a few come out tells the pixels of one version of a library from those of another.
+    few = hashlib.sha256(tensor_bytes(made(min(WITNESSES, len(images)))))
+    return lambda: images.replaced(made(len(images))), few.hexdigest()
 
 
 def _check_classes(settings: AttackSettings, num_classes: int) -> None:

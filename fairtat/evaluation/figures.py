@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 
 from fairtat.evaluation.intervals import wilson
+from fairtat.evaluation.samples import NONE
 from fairtat.fairness import ClassStats
 
 
@@ -19,11 +21,14 @@ from fairtat.fairness import ClassStats
 class ClassFigures:
     """Class-wise accuracy under one condition; every figure follows from the counts in ``confusion``.
 
-    ``confusion`` is (C, C) int64, [label, prediction]. A class without samples has accuracy NaN, interval (0, 1), and
-    takes no part in ``worst``, ``std``, ``gap`` and ``worst_fifth``.
+    ``confusion`` is (C, C) int64, [label, prediction]. ``nonfinite`` counts apart, for each class, the samples for
+    which the model named no class because its logits were not finite: they belong to ``n`` and are wrong; () if there
+    are none. A class without samples has accuracy NaN, interval (0, 1), and takes no part in ``worst``, ``std``,
+    ``gap`` and ``worst_fifth``.
     """
 
     confusion: torch.Tensor
+    nonfinite: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         worst, value = self.worst
@@ -38,7 +43,7 @@ class ClassFigures:
     @cached_property
     def n(self) -> list[int]:
         """Samples of each class."""
-        return _integers(self._stats.count)
+        return [sum(counts) for counts in zip_longest(_integers(self._stats.count), self.nonfinite, fillvalue=0)]
 
     @cached_property
     def correct(self) -> list[int]:
@@ -48,7 +53,7 @@ class ClassFigures:
     @cached_property
     def accuracy(self) -> list[float]:
         """``correct / n`` of each class."""
-        return _floats(self._stats.accuracy)
+        return [c / n if n else math.nan for c, n in zip(self.correct, self.n, strict=True)]
 
     @cached_property
     def interval(self) -> list[tuple[float, float]]:
@@ -82,7 +87,7 @@ class ClassFigures:
     @cached_property
     def worst(self) -> tuple[int, float]:
         """The class of the lowest accuracy (the first on ties) and that accuracy."""
-        return self._stats.worst()
+        return min(((k, a) for k, a in enumerate(self.accuracy) if not math.isnan(a)), key=lambda pair: pair[1])
 
     @property
     def worst_fifth(self) -> float:
@@ -124,13 +129,17 @@ class ClassFigures:
                 for k, n in enumerate(self.n)
             ],
             "confusion": self.confusion.tolist(),
+            "nonfinite": list(self.nonfinite),
         }
 
     @classmethod
     def of(cls, label: np.ndarray, pred: np.ndarray, num_classes: int) -> ClassFigures:
-        """The figures of labels and predictions, both (N,) integers."""
-        counts = np.bincount(label.astype(np.int64) * num_classes + pred, minlength=num_classes**2)
-        return cls(torch.from_numpy(counts.reshape(num_classes, num_classes)))
+        """The figures of labels and predictions, both (N,) integers; a prediction may be `NONE`."""
+        named = pred != NONE
+        cells = label[named].astype(np.int64) * num_classes + pred[named]
+        counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+        nonfinite = np.bincount(label[~named].astype(np.int64), minlength=num_classes)
+        return cls(torch.from_numpy(counts), tuple(nonfinite.tolist()) if nonfinite.any() else ())
 
 
 def rho(before: ClassFigures, after: ClassFigures) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairtat.data import ImageData, StreamData
 from fairtat.data.types import scaled
+from fairtat.evaluation.fingerprint import tensor_bytes
 
 
 class Images:
@@ -103,12 +104,6 @@ class Images:
         for tensor in (self.stored, self.labels, self.ids):
             found.update(tensor_bytes(tensor))
         return found.hexdigest()
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's values in order, for hashing; of any dtype, also bfloat16."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from fairtat.evaluation.figures import ClassFigures
 from fairtat.evaluation.finding import Finding
 from fairtat.evaluation.samples import ROBUST, Samples
 from fairtat.evaluation.settings import AttackSettings, CorruptionSettings
-from fairtat.files import write_atomic
+from fairtat.files import DamagedFile, parse_json, sealed_json, write_atomic
 from fairtat.text import printable, printable_values
 
 FORMAT = 2
@@ -80,7 +79,9 @@ class Condition:
             name=values["name"],
             kind=kind,
             settings=read,
-            figures=ClassFigures(torch.tensor(values["confusion"], dtype=torch.int64)),
+            figures=ClassFigures(
+                torch.tensor(values["confusion"], dtype=torch.int64), tuple(values.get("nonfinite", ()))
+            ),
             attacked=values["attacked"],
         )
 
@@ -124,7 +125,9 @@ class Evaluation:
         samples: what became of each image; None when that was not kept.
         targeted: the targeted sweep, if one was asked for.
         findings: reasons to doubt the figures.
-        source: where the model and the data came from, in plain JSON values.
+        source: where the model and the data came from, in plain JSON values; "fingerprint" tells models apart.
+        reused, worked_out: names of the conditions whose answers were kept, and of those that were worked out just now
+            (and "sanity checks"); one that had been interrupted is in both. Not stored.
     """
 
     class_names: tuple[str, ...]
@@ -134,6 +137,8 @@ class Evaluation:
     targeted: TargetedSweep | None = None
     findings: tuple[Finding, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+    worked_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Here, where every evaluation passes: names from anywhere may be printed and put in a page.
@@ -178,6 +183,20 @@ class Evaluation:
         return tuple(condition for condition in self.conditions if condition.kind == kind)
 
     @property
+    def listed(self) -> tuple[Condition, ...]:
+        """The conditions for a list: without a curve's point at a radius where the attack itself is in the list."""
+        attacks = [
+            (_swept(each), each.settings.eps) for each in self.attacks if isinstance(each.settings, AttackSettings)
+        ]
+        return tuple(
+            each
+            for each in self.conditions
+            if each.kind != "sweep"
+            or not isinstance(each.settings, AttackSettings)
+            or (_swept(each), each.settings.eps) not in attacks
+        )
+
+    @property
     def clean(self) -> ClassFigures:
         """Figures on the images as they are."""
         return self.condition(CLEAN).figures
@@ -203,12 +222,17 @@ class Evaluation:
     def curve(self) -> tuple[list[float], np.ndarray, np.ndarray]:
         """Accuracy against the radius: E radii from 0 (clean) up, accuracy (E, C) of each class and (E,) on average.
 
-        Without a sweep there is the clean point alone. A class without images is NaN.
+        Of several sweeps it is the main attack's, or the first. Without a sweep there is the clean point alone. A class
+        without images is NaN.
         """
         points = [(0.0, self.clean)]
-        for condition in self.of_kind("sweep"):
-            assert isinstance(condition.settings, AttackSettings)
-            points.append((condition.settings.eps, condition.figures))
+        swept = [(_swept(condition), condition) for condition in self.of_kind("sweep")]
+        main = self.condition(self.primary)
+        wanted = _swept(main) if any(of == _swept(main) for of, _ in swept) else next((of for of, _ in swept), None)
+        for of, condition in swept:
+            if of == wanted:
+                assert isinstance(condition.settings, AttackSettings)
+                points.append((condition.settings.eps, condition.figures))
         points.sort(key=lambda point: point[0])
         return (
             [eps for eps, _ in points],
@@ -222,7 +246,8 @@ class Evaluation:
         for condition in self.of_kind("corruption"):
             settings = condition.settings
             assert isinstance(settings, CorruptionSettings)
-            errors.setdefault(settings.corruption, {})[settings.severity] = 1 - condition.figures.average
+            # The first of a severity, which is the one asked for last.
+            errors.setdefault(settings.corruption, {}).setdefault(settings.severity, 1 - condition.figures.average)
         return errors
 
     @property
@@ -237,8 +262,9 @@ class Evaluation:
         Format 2. ``source``: where model and data came from. ``class_names`` (C,). ``num_samples``. ``primary``: the
         main attack's name. ``conditions``: a list of objects with ``name``, ``kind``, ``title``, ``settings`` (null for
         clean and worst), ``attacked``, ``average``, ``worst`` {class, name, accuracy}, ``worst_fifth``, ``std``,
-        ``gap``, ``classes`` (a list of {class, name, n, correct, accuracy or null, interval [low, high], cfps, cfns})
-        and ``confusion`` [label][prediction]. ``mean_corruption_error`` or null. ``targeted``: null or {settings,
+        ``gap``, ``classes`` (a list of {class, name, n, correct, accuracy or null, interval [low, high], cfps, cfns}),
+        ``confusion`` [label][prediction] and ``nonfinite`` (C,), samples without a prediction, empty if there are none.
+        ``mean_corruption_error`` or null. ``targeted``: null or {settings,
         n (C,), reached [label][target]}. ``findings``: a list of {id, severity, text}. Accuracies are shares, not
         percent.
         """
@@ -281,11 +307,11 @@ class Evaluation:
             raise ValueError("an evaluation without its per-sample outcomes cannot be saved")
         path = Path(path)
         outcomes = self.samples.to_npz()
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        text = sealed_json(self.to_dict(), indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Samples first: a JSON file that is there always has its samples beside it.
         write_atomic(path.with_suffix(".npz"), lambda file: file.write(outcomes))
-        write_atomic(path, lambda file: file.write(text.encode()))
+        write_atomic(path, lambda file: file.write(text))
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -296,20 +322,25 @@ class Evaluation:
         path = Path(path)
         samples = Samples.from_npz(path.with_suffix(".npz"))
         try:
-            evaluation = cls.from_dict(json.loads(path.read_text()), samples)
-        except ValueError as error:
+            evaluation = cls.from_dict(parse_json(path.read_bytes(), path.name), samples)
+        except (DamagedFile, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
         if not _agree(samples, evaluation.conditions, evaluation.num_classes):
             raise ValueError(f"{path} and its .npz disagree; evaluate again")
         return evaluation
 
 
+def _swept(condition: Condition) -> tuple[str, str, int] | None:
+    """Which attack a condition is one radius of."""
+    settings = condition.settings
+    return (settings.name, settings.norm, settings.seed) if isinstance(settings, AttackSettings) else None
+
+
 def _agree(samples: Samples, conditions: Iterable[Condition], num_classes: int) -> bool:
     return all(
         condition.name in samples.names
-        and torch.equal(
-            ClassFigures.of(samples.label, samples.pred_of(condition.name), num_classes).confusion,
-            condition.confusion,
-        )
+        and torch.equal(found.confusion, condition.confusion)
+        and found.nonfinite == condition.figures.nonfinite
         for condition in conditions
+        for found in [ClassFigures.of(samples.label, samples.pred_of(condition.name), num_classes)]
     )

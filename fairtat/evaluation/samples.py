@@ -12,17 +12,22 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fairtat.errors import UserError, did_you_mean
+from fairtat.files import DamagedFile, read_checked, sealed_zip
 
 ROBUST = "robust"
 """Stands for the main attack wherever a condition's name is asked for."""
+
+NONE = -1
+"""Stands for the predicted class where the logits are not finite and name none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """One question put to every image.
 
-    ``pred`` (N,) int32: the class that the model names; ``margin`` (N,) float32: the label's logit less the largest
-    other one, so above 0 where the model is right; ``attacked`` (N,) bool: whether the (last) attack ran on the image.
+    ``pred`` (N,) int32: the class that the model names, or `NONE`; ``margin`` (N,) float32: the label's logit less the
+    largest other one, so above 0 where the model is right, NaN where it names no class; ``attacked`` (N,) bool: whether
+    the (last) attack ran on the image.
     """
 
     pred: np.ndarray
@@ -32,11 +37,19 @@ class Outcome:
     @classmethod
     def blank(cls, samples: int) -> Outcome:
         """Nothing asked yet."""
-        return cls(np.full(samples, -1, np.int32), np.full(samples, np.nan, np.float32), np.zeros(samples, bool))
+        return cls(np.full(samples, NONE, np.int32), np.full(samples, np.nan, np.float32), np.zeros(samples, bool))
 
     def copy(self) -> Outcome:
         """The same, in arrays of its own."""
         return Outcome(self.pred.copy(), self.margin.copy(), self.attacked.copy())
+
+
+def worst_of(label: np.ndarray, outcomes: Sequence[Outcome]) -> Outcome:
+    """Per sample the outcome with the lowest margin; one that is wrong goes before one that is right."""
+    pred, margin = (np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("pred", "margin"))
+    order = np.lexsort((margin, pred == label), axis=0)[0]
+    columns = np.arange(len(label))
+    return Outcome(pred[order, columns], margin[order, columns], np.zeros(len(label), bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,20 +135,20 @@ class Samples:
             **arrays,
             **optional,
         )
-        return file.getvalue()
+        return sealed_zip(file.getvalue())
 
     @classmethod
     def from_npz(cls, path: Path) -> Samples:
         """Read what ``to_npz`` wrote; ``ValueError`` when the file is damaged or something else."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as file:
                 return cls(
                     names=tuple(str(name) for name in file["conditions"]),
                     primary=str(file["primary"]),
                     **{name: file[name] for name in _ARRAYS},
                     **{name: file[name] for name in _OPTIONAL if name in file.files},
                 )
-        except (BadZipFile, zlib.error, KeyError, EOFError, TypeError, ValueError) as error:
+        except (DamagedFile, BadZipFile, zlib.error, KeyError, EOFError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no per-sample outcomes ({error})") from error
 
 

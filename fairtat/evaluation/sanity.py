@@ -7,6 +7,7 @@ survives a radius at which every image can be turned into any other.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fairtat.evaluation.examination import Examination
 from fairtat.evaluation.finding import Finding
 from fairtat.evaluation.images import Images
-from fairtat.evaluation.samples import Outcome
+from fairtat.evaluation.samples import NONE, Outcome
 from fairtat.evaluation.settings import ATTACKS, AttackSettings, Defaults, stages_of
 from fairtat.evaluation.subject import Subject
 from fairtat.text import printable
@@ -30,6 +31,7 @@ MANY = 0.1  # share of probed images from which a sign is told
 FEW = 5  # images of a class: below, one of them is 25 points or more
 LISTED = 5  # classes that a sentence names
 CHANCE = 0.01  # one-sided: how often a weaker attack may look stronger by luck
+FOUND, LONGEST = 8, 2000  # findings of the probe, and letters of one, that a kept answer has room for
 
 
 def check_images(images: Images, attacks: Sequence[AttackSettings]) -> tuple[tuple[float, float], list[Finding]]:
@@ -86,12 +88,18 @@ def check_model(model: object, samples: int, batch_size: int) -> list[Finding]:
     return findings
 
 
-def check_logits(clean: Outcome) -> list[Finding]:
-    """What is odd about what the model makes of the images as they are."""
-    count = int((~np.isfinite(clean.margin)).sum())
-    if count == 0:
+def check_finite(outcomes: Mapping[str, Outcome]) -> list[Finding]:
+    """How many images the model answers with logits that name no class, by condition."""
+    counts = {name: int((outcome.pred == NONE).sum()) for name, outcome in outcomes.items()}
+    found = {name: count for name, count in counts.items() if count}
+    if not found:
         return []
-    text = f"The logits are not finite on {count} of {len(clean.margin)} images, which are right or wrong by luck."
+    images = len(next(iter(outcomes.values())).pred)
+    listed = ", ".join(f"{name}: {count}" for name, count in found.items())
+    text = (
+        f"The logits are not finite on some of {images} images ({listed}). These count as wrong, and as predictions of "
+        "no class."
+    )
     return [Finding("model:not-finite", "error", text)]
 
 
@@ -153,17 +161,25 @@ def probe(work: Examination, defaults: Defaults) -> list[Finding]:
     if defaults.eps == 0:
         return []
     question = {"kind": "sanity", "eps": defaults.eps, "norm": defaults.norm, "seed": defaults.seed}
-    kept = work.parts.load(question)
-    if kept is not None:
-        arrays = kept[0]
-        return [Finding(*map(str, row)) for row in zip(arrays["id"], arrays["severity"], arrays["text"], strict=True)]
-    findings = _probe(work, defaults)
-    columns = {
-        name: np.array([getattr(finding, name) for finding in findings], dtype=str)
-        for name in ("id", "severity", "text")
-    }
-    work.parts.save(question, columns, 1)
+    kept = np.zeros(FOUND, f"U{LONGEST}")
+    with work.answers.begin(question, "sanity checks", {"findings": kept}, 1, gradient=True) as answer:
+        findings = _unpacked(kept) if answer.done else None
+        if findings is None:
+            findings = _probe(work, defaults)
+            kept[...] = ""
+            kept[: len(findings)] = [json.dumps(finding.to_dict()) for finding in findings]
+            answer.advance(1)
     return findings
+
+
+def _unpacked(kept: np.ndarray) -> list[Finding] | None:
+    """The findings of a kept answer; None where it holds something else, which must not reach a terminal."""
+    try:
+        findings = [Finding(**json.loads(text)) for text in kept if text]
+    except (ValueError, TypeError):
+        return None
+    words = [word for finding in findings for word in (finding.id, finding.severity, finding.text)]
+    return findings if all(isinstance(word, str) and word.isprintable() for word in words) else None
 
 
 def _probe(work: Examination, defaults: Defaults) -> list[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,19 +12,22 @@ from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
 from fairtat.attacks.network import logits_of
-from fairtat.evaluation.images import tensor_bytes
+from fairtat.evaluation.fingerprint import fingerprint
 from fairtat.evaluation.library import library_attack
+from fairtat.evaluation.samples import NONE
 from fairtat.evaluation.settings import ATTACKS, AttackSettings
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 
 
 class Judged(NamedTuple):
-    """What the model makes of a batch: ``pred`` (n,) int64, ``margin`` (n,) float32, ``zero_grad`` (n,) int64.
+    """What the model makes of a batch, ``x`` (n, ...): as it came, or as an attack has left it.
 
-    ``margin`` is the label's logit less the largest other one; ``zero_grad`` counts an attack's steps without gradient.
+    ``pred`` (n,) int64 as in `predictions`, ``margin`` (n,) float32 as in `margins`; ``zero_grad`` (n,) int64 counts an
+    attack's steps without gradient.
     """
 
+    x: Tensor
     pred: Tensor
     margin: Tensor
     zero_grad: Tensor
@@ -53,11 +55,8 @@ class Subject:
 
     def judge(self, x: Tensor, y: Tensor, seed: int = 0) -> Judged:
         """The verdict on images as they are."""
-        return self.judge_logits(self.logits(x, seed), y)
-
-    def judge_logits(self, logits: Tensor, y: Tensor) -> Judged:
-        """The verdict that logits (n, C) stand for."""
-        return Judged(logits.argmax(1), margins(logits, y), torch.zeros_like(y))
+        logits = self.logits(x, seed)
+        return Judged(x, predictions(logits), margins(logits, y), torch.zeros_like(y))
 
     def attack(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> Judged:
         """The verdict on adversarial images; what is returned depends on each image alone, not on the batch.
@@ -68,7 +67,7 @@ class Subject:
             x_adv = library_attack(self.model, self.callable(), x, y, settings, self.num_classes)
             return self.judge(x_adv, y)
         result = self.adversarial(x, y, ids, settings)
-        return Judged(result.pred, margins(result.logits, y), result.zero_grad)
+        return Judged(result.x_adv, predictions(result.logits), margins(result.logits, y), result.zero_grad)
 
     def adversarial(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
         """The adversarial images of one of fairtat's own attacks."""
@@ -91,12 +90,10 @@ class Subject:
         assert isinstance(result, AttackResult)
         return result
 
-    def attack_towards(
-        self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
-    ) -> tuple[Tensor, Tensor]:
-        """Predictions (n,) and the targets' margins (n,) after an attack towards ``target``."""
+    def attack_towards(self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings) -> Judged:
+        """The verdict on images that were moved towards ``target``, whose margins these are."""
         result = self.adversarial_towards(x, y, target, ids, settings)
-        return result.pred, margins(result.logits, target)
+        return Judged(result.x_adv, predictions(result.logits), margins(result.logits, target), result.zero_grad)
 
     def adversarial_towards(
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
@@ -144,21 +141,24 @@ class Subject:
         }
 
     def digest(self) -> str | None:
-        """A fingerprint of structure and weights; None for a callable that shows neither."""
+        """A fingerprint of the model and of how it is called; None for a callable that is no module."""
         if not isinstance(self.model, nn.Module):
             return None
-        # Functions among a module's attributes print their address, which differs from process to process.
-        structure = re.sub(r" at 0x[0-9a-f]+", "", str(self.model))
-        found = hashlib.sha256(f"{structure} {self.normalize} {self.bounds}".encode())
-        for name, tensor in self.model.state_dict().items():
-            if isinstance(tensor, Tensor):
-                found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                found.update(tensor_bytes(tensor))
-        return found.hexdigest()
+        return hashlib.sha256(f"{fingerprint(self.model)} {self.normalize} {self.bounds}".encode()).hexdigest()
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The class of the largest logit, (n,) int64; `NONE` where a logit is NaN or the largest one is infinite.
+
+    Other logits may be -inf: so are those of classes that a model rules out.
+    """
+    largest, named = logits.max(1)
+    return torch.where(largest.isfinite(), named, NONE)
 
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
-    """The logit of class ``y`` (n,) less the largest other one, (n,) float32."""
+    """The logit of class ``y`` (n,) less the largest other one, (n,) float32; NaN without a prediction."""
+    named = predictions(logits) != NONE
     logits = logits.float()
     own = logits.gather(1, y[:, None])[:, 0]
-    return own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return torch.where(named, own - logits.scatter(1, y[:, None], -torch.inf).amax(1), torch.nan)

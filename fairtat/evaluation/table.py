@@ -100,7 +100,7 @@ def conditions_table(evaluation: Evaluation) -> FittedTable:
             *(Column(header, group=k) for k, header in enumerate(("worst 20%", "std", "attacked"), 3)),
         ],
     )
-    for condition in evaluation.conditions:
+    for condition in evaluation.listed:
         if condition.kind == "corruption":
             continue
         figures = condition.figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ def build(
     Args:
         name: a key of `MODELS`; ``timm:NAME`` for a model of timm, whose ``create_model`` gets the options, for
             example ``pretrained``; or ``module:function`` of your own, called with
-            ``(num_classes=, in_channels=, image_size=, **options)``. The module is looked up on the import path
-            and in the working directory.
+            ``(num_classes=, in_channels=, image_size=, **options)``, with those of the three that its signature
+            takes. The module is looked up on the import path and in the working directory.
         num_classes, in_channels, image_size: what the data need; image_size is (H, W).
         mean, std: one number for each channel, or one for all: the model then computes with (x - mean) / std.
         fetch: whether ``pretrained`` weights of timm are fetched; False where others are loaded next.
@@ -118,13 +119,25 @@ def _built(
     if builder is None:
         valid = [*MODELS, "timm:NAME", "module:function"]
         raise UserError(f"no model is called {name!r}{did_you_mean(name, valid)}")
+    given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     try:
-        model = builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
+        model = builder(**_taken(builder, given), **options)
     except TypeError as error:
         raise UserError(f"model {name!r} cannot be built with options {options}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
     return model
+
+
+def _taken(builder: Callable[..., object], given: dict[str, Any]) -> dict[str, Any]:
+    """What the builder's signature takes of ``given``: a model of one's own may fix what it likes."""
+    try:
+        parameters = inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # a builtin, which does not say
+        return given
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return given
+    return {key: value for key, value in given.items() if key in parameters}
 
 
 def _imported(name: str) -> Callable[..., nn.Module]:

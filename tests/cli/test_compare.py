@@ -140,6 +140,8 @@ def test_a_missing_pillow_is_told_before_any_work(
     ("arguments", "message"),
     [
         (["runs/at"], "at least two runs, got 1; for a page, --out, one is enough"),
+        (["runs/at", "--out", "a.html", "--output", "b"], "--output draws a comparison, which needs at least two runs"),
+        (["runs/at", "runs/other"], "at and other cannot be compared: they were evaluated on different images"),
         (["runs/at", "runs/fair", "--out", "report.pdf"], "--out is 'report.pdf'; expected a file that ends in .html"),
         (["runs/at", "runs/fair", "--eps_sweep", "4/x"], "--eps_sweep: "),
         (["runs/at", "--out", "a.html", "--images", "-1"], "--images is -1; expected 0 or more"),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from fairtat.evaluation import Evaluation, rho
+from fairtat.evaluation.witness import WITNESSES
 from fairtat.training import load_run
 
 Command = Callable[..., Any]
@@ -124,7 +127,7 @@ def test_values_out_of_range_are_named(fairtat: Command, runs: Path, option: str
     assert not Path("runs/at/evaluation").exists()
 
 
-def test_every_question_has_its_table_and_the_second_call_shows_the_model_nothing(
+def test_every_question_has_its_table_and_the_second_call_shows_the_model_a_few_images(
     fairtat: Command, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("kornia")
@@ -141,11 +144,22 @@ def test_every_question_has_its_table_and_the_second_call_shows_the_model_nothin
     errors = evaluation.corruption_errors()["contrast"]
     assert rows["contrast"][1:3] == [f"{100 * (1 - errors[severity]):.1f}" for severity in (1, 5)]
 
-    def fail(*arguments: object) -> None:
-        raise AssertionError("the model was asked again")
+    shown = []
+    forward = torch.nn.Linear.forward
 
-    monkeypatch.setattr(torch.nn.Linear, "forward", fail)
-    assert fairtat("evaluate", "runs/at", *options).out == out
+    def counted(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        shown.append(len(x))
+        return forward(layer, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    again = fairtat("evaluate", "runs/at", *options).out
+    assert set(shown) == {WITNESSES}
+    assert "worked out: clean, pgd-2, fgsm, cw-2," in out
+    assert "reused, as the model still answers as it did then: clean, pgd-2, fgsm, cw-2," in again
+    assert "worked out" not in again
+    assert [line for line in again.splitlines() if "reused" not in line] == [
+        line for line in out.splitlines() if "worked out" not in line
+    ]
 
 
 def test_findings_are_printed(fairtat: Command, runs: Path) -> None:
@@ -212,6 +226,9 @@ def test_a_model_from_elsewhere_gets_the_same_figures(fairtat: Command, runs: Pa
         (("--mean", "0.5,0.5", "--std", "1"), "--mean has 2 numbers, but the images have 1 channels"),
         (("--model_options", "{width: 7}"), "is it a model of another size, or for another number of classes?"),
         (("--device", "gpu"), "expected auto, cpu, cuda or cuda:N"),
+        (("--model_options", "{num_classes: 43}"), "--model_options has 'num_classes', which"),
+        (("--model_options", "{image_size: 43}"), "--model_options has 'image_size', which"),
+        (("--model_options", "{mean: [0.5]}"), "--model_options has 'mean', which"),
     ],
 )
 def test_mistakes_with_a_model_from_elsewhere_are_one_line(
@@ -235,6 +252,8 @@ def test_mistakes_with_a_model_from_elsewhere_are_one_line(
         (("runs/at", "--model", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
         (("runs/at", "--weights", "w.pt"), "--weights goes with --model, not with a run folder"),
         (("runs/at", "--split", "all"), "expected test or val"),
+        (("--model", "mlp", "--data", "digits", "--attacks", "pgd-2@0.1,fgsm"), "--attack.eps is needed"),
+        (("--model", "mlp", "--data", "digits", "--attacks", "pgd-2@0.1,fgsm"), "or as fgsm@8/255"),
         (("--model", "mlp", "--data", "digits"), "--attack.eps is needed for a model that fairtat did not train"),
     ],
 )
@@ -247,3 +266,134 @@ def test_what_is_missing_is_said(fairtat: Command, runs: Path, arguments: tuple[
 def test_the_best_checkpoint_can_be_asked_for(fairtat: Command, runs: Path) -> None:
     assert fairtat("evaluate", "runs/at", "--checkpoint", "best", "--attack.steps", 1).code == 0
     assert Evaluation.load("runs/at/evaluation/test.json").source["checkpoint"] == "best"
+
+
+FOREIGN = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) - 0.5)
+
+
+def build():
+    return Net()
+"""
+
+
+def rewritten(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of one's own, as a new process would see it."""
+    Path(f"{name}.py").write_text(text)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+    shutil.rmtree("__pycache__", ignore_errors=True)
+
+
+def test_an_edited_forward_is_asked_again(fairtat: Command, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = load_run("runs/at").splits().test
+    np.savez("images.npz", images=test.floats(test.images).numpy(), labels=test.labels.numpy())
+    # A radius of its own: no --attack.eps is asked for. And a builder that takes nothing.
+    command = ("evaluate", "--model", "edited_net:build", "--data", "images.npz", "--attacks", "pgd-2@0.1")
+    stored = "evaluations/edited_net-build-images/all.json"
+    rewritten("edited_net", FOREIGN, monkeypatch)
+    code, out, err = fairtat(*command)
+    assert (code, err) == (0, "")
+    assert "weights its own" in out
+    before = Evaluation.load(stored)
+    assert before.attack.eps == 0.1
+    assert "reused" in fairtat(*command).out
+    rewritten("edited_net", FOREIGN.replace("- 0.5)", "- 0.5).roll(1, 1)"), monkeypatch)
+    out = fairtat(*command).out
+    assert "reused" not in out
+    assert "replaced: the earlier results are of other weights, settings or code of the model" in out
+    after = Evaluation.load(stored)
+    assert torch.equal(after.clean.confusion, before.clean.confusion.roll(1, 1))
+
+
+def test_results_are_added_and_only_the_same_question_is_replaced(fairtat: Command, runs: Path) -> None:
+    def stored() -> Evaluation:
+        return Evaluation.load("runs/at/evaluation/test.json")
+
+    first = ("--attacks", "pgd-2,cw-2", "--eps_sweep", "0.05,0.1", "--targeted", "pgd-1")
+    assert fairtat("evaluate", "runs/at", *first).code == 0
+    before = stored()
+    out = fairtat("evaluate", "runs/at", "--attacks", "pgd-1@0.05,pgd-2").out
+    assert "kept from before (--fresh forgets it): cw-2, pgd-2@0.05, pgd-2@0.1, targeted pgd-1" in out
+    both = stored()
+    assert both.primary == "pgd-1@0.05"
+    assert both.names == ("clean", "pgd-1@0.05", "pgd-2", "cw-2", "pgd-2@0.05", "pgd-2@0.1")
+    for name in ("clean", "pgd-2", "cw-2", "pgd-2@0.05"):
+        assert torch.equal(both.condition(name).confusion, before.condition(name).confusion)
+    assert both.targeted is not None
+    assert before.targeted is not None
+    assert torch.equal(both.targeted.reached, before.targeted.reached)
+    assert both.curve()[0] == [0.0, 0.05, 0.1]
+
+    # Another seed is another question, and of another name.
+    fairtat("evaluate", "runs/at", "--attacks", "pgd-2", "--attack.seed", 3)
+    assert [condition.settings.seed for condition in stored().attacks] == [3, 0, 0, 0]  # type: ignore[union-attr]
+    assert len(set(stored().names)) == len(stored().names)
+    assert "kept" not in fairtat("evaluate", "runs/at", "--attacks", "fgsm", "--fresh").out
+    assert stored().names == ("clean", "fgsm")
+
+
+def test_the_curves_point_at_the_main_radius_is_listed_once(fairtat: Command, runs: Path) -> None:
+    out = fairtat("evaluate", "runs/at", "--attack.steps", 2, "--eps_sweep", "0.05,0.1").out
+    rows = [line for line in out.partition("every condition")[2].splitlines() if line.strip().startswith("PGD-2")]
+    assert [row.split("eps ")[1].split(",")[0] for row in rows] == ["0.1", "0.05"]
+
+
+def test_another_test_set_for_a_run(fairtat: Command, runs: Path) -> None:
+    run = load_run("runs/at")
+    test = run.splits().test
+    images, labels = test.floats(test.images).numpy()[:40], test.labels.numpy()[:40]
+    np.savez("shifted.npz", images=np.roll(images, 1, 2), labels=labels % 7)  # not every class need be there
+    assert fairtat("evaluate", "runs/at", "--data", "shifted.npz", "--attack.steps", 1).code == 0
+    found = Evaluation.load("runs/at/evaluation/shifted/all.json")
+    assert found.class_names == run.class_names
+    assert found.source["data"] == "shifted.npz"
+    with torch.no_grad():
+        pred = run.model(torch.from_numpy(np.roll(images, 1, 2))).argmax(1)
+    assert found.clean.correct == [int(((pred == k) & (torch.from_numpy(labels % 7) == k)).sum()) for k in range(10)]
+    assert not Path("runs/at/evaluation/test.json").exists()
+
+    np.savez("wide.npz", images=np.zeros((9, 9, 9), np.float32), labels=np.arange(9) % 3)
+    np.savez("named.npz", images=images, labels=labels, class_names=[f"n{k}" for k in range(10)])
+    np.savez("more.npz", images=images, labels=np.arange(40) % 12)
+    for name, message in (
+        ("wide", "holds images of shape (1, 9, 9), but runs/at was trained on (1, 8, 8)"),
+        ("named", "holds class 'n0' where runs/at has '0'"),
+        ("more", "holds 12 classes, but runs/at was trained on 10"),
+    ):
+        code, out, err = fairtat("evaluate", "runs/at", "--data", f"{name}.npz")
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+def test_an_interruption_tells_how_to_go_on(fairtat: Command, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = torch.nn.Linear.forward
+    calls = []
+
+    def interrupted(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return forward(layer, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", interrupted)
+    command = ("evaluate", "runs/at", "--attacks", "pgd-2,fgsm", "--batch-size", 60, "--fresh")
+    code, out, err = fairtat(*command)
+    assert (code, out) == (130, "")
+    again = "evaluate runs/at --attacks pgd-2,fgsm --batch-size 60"
+    assert err == f"interrupted; what was worked out is kept, go on with: fairtat {again}\n"
+    out = fairtat(*again.split()).out
+    assert "reused, as the model still answers as it did then: clean" in out
+    resumed = Evaluation.load("runs/at/evaluation/test.json")
+    assert fairtat(*again.split(), "--output", "whole").code == 0
+    assert resumed.to_dict() == Evaluation.load("whole/test.json").to_dict()

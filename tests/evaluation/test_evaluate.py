@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,8 @@ def test_settings_and_names_are_recorded(net: Net, data: Data) -> None:
 
 def test_progress_is_told_after_each_batch(net: Net, data: Data) -> None:
     calls: list[tuple[str, int, int]] = []
-    evaluate(net, *data, eps=0.1, steps=1, batch_size=20, active_set=False, progress=lambda *call: calls.append(call))
+    options: dict[str, Any] = {"batch_size": 20, "active_set": False, "check_sanity": False}
+    evaluate(net, *data, eps=0.1, steps=1, progress=lambda *call: calls.append(call), **options)
     batches = [(20, 53), (40, 53), (53, 53)]
     assert calls == [(name, *batch) for name in ("clean", "pgd-1") for batch in batches]
 
@@ -315,3 +317,39 @@ def test_it_is_there_at_the_top() -> None:
     assert fairtat.evaluate is evaluate
     with pytest.raises(AttributeError, match="evaluat"):
         _ = fairtat.evaluat
+
+
+class Broken(nn.Module):
+    """Logits that are not finite on images whose first pixel is bright: an attack may get there."""
+
+    def __init__(self, inside: nn.Module, bad: float) -> None:
+        super().__init__()
+        self.inside, self.bad = inside, bad
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inside(x)
+        return torch.where((x[:, 0, 0, 0] > 0.7)[:, None], self.bad, logits)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_no_class(net: Net, data: Data, bad: float) -> None:
+    x, y = data
+    y = torch.where(x[:, 0, 0, 0] > 0.8, 0, y)  # class 0 is what argmax makes of them
+    evaluation = evaluate(Broken(net, bad), x, y, attacks=["fgsm"], targeted="pgd-1", eps=0.04, check_sanity=False)
+    assert evaluation.samples is not None
+    silent = x[:, 0, 0, 0] > 0.7
+    with torch.no_grad():
+        right = (net(x).argmax(1) == y) & ~silent
+    assert evaluation.samples.correct("clean").tolist() == right.tolist()
+    assert (evaluation.samples.pred_of("clean") == -1).tolist() == silent.tolist()
+    assert evaluation.clean.n == [int((y == k).sum()) for k in range(CLASSES)]
+    assert list(evaluation.clean.nonfinite) == [int(((y == k) & silent).sum()) for k in range(CLASSES)]
+    assert int(evaluation.clean.confusion.sum()) == int((~silent).sum())
+    assert evaluation.clean.average == pytest.approx(float(right.double().mean()))
+    (found,) = (finding for finding in evaluation.findings if finding.id == "model:not-finite")
+    assert f"clean: {int(silent.sum())}," in found.text
+    assert evaluation.samples.reached is not None
+    out_of_reach = x[:, 0, 0, 0] > 0.75  # no point of the ball has finite logits
+    assert out_of_reach.any()
+    assert not evaluation.samples.reached[out_of_reach.numpy()].any()
+    assert Evaluation.from_dict(evaluation.to_dict()).to_dict() == evaluation.to_dict()

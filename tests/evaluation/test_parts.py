@@ -11,30 +11,35 @@ ARRAYS = {"pred": np.arange(5), "attacked": np.array([True, False])}
 
 def test_what_is_kept_is_found_again_under_the_same_question_only(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "deep" / "parts", {"model": "m", "data": "d"})
-    assert parts.load({"kind": "clean"}) is None
+    assert parts.load({"kind": "clean"}, ARRAYS, 5) is None
     parts.save({"kind": "clean", "eps": 0.1}, ARRAYS, 3)
-    found = Parts(tmp_path / "deep" / "parts", {"data": "d", "model": "m"}).load({"eps": 0.1, "kind": "clean"})
+    found = Parts(tmp_path / "deep" / "parts", {"data": "d", "model": "m"}).load(
+        {"eps": 0.1, "kind": "clean"}, ARRAYS, 5
+    )
     assert found is not None
     assert found[1] == 3
     assert found[0]["pred"].tolist() == [0, 1, 2, 3, 4]
     assert found[0]["attacked"].dtype == bool
-    assert parts.load({"kind": "clean", "eps": 0.2}) is None
-    assert Parts(tmp_path / "deep" / "parts", {"model": "n", "data": "d"}).load({"kind": "clean", "eps": 0.1}) is None
+    assert parts.load({"kind": "clean", "eps": 0.2}, ARRAYS, 5) is None
+    assert (
+        Parts(tmp_path / "deep" / "parts", {"model": "n", "data": "d"}).load({"kind": "clean", "eps": 0.1}, ARRAYS, 5)
+        is None
+    )
 
 
 def test_an_unfinished_part_waits_for_its_time(tmp_path: Path) -> None:
     parts = Parts(tmp_path, {})
     parts.save({"q": 1}, ARRAYS, 1, complete=False)
-    assert parts.load({"q": 1}) is None
+    assert parts.load({"q": 1}, ARRAYS, 5) is None
     parts._saved -= 1000
     parts.save({"q": 1}, ARRAYS, 1, complete=False)
-    assert parts.load({"q": 1}) is not None
+    assert parts.load({"q": 1}, ARRAYS, 5) is not None
 
 
 def test_nothing_is_kept_without_a_folder(tmp_path: Path) -> None:
     parts = Parts(None, {})
     parts.save({"q": 1}, ARRAYS, 1)
-    assert parts.load({"q": 1}) is None
+    assert parts.load({"q": 1}, ARRAYS, 5) is None
 
 
 def test_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
@@ -44,6 +49,21 @@ def test_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:40], whole[:-5], b"x" * 100):
         path.write_bytes(content)
-        assert parts.load({"q": 1}) is None
+        assert parts.load({"q": 1}, ARRAYS, 5) is None
     path.write_bytes(whole)
-    assert parts.load({"q": 1}) is not None
+    assert parts.load({"q": 1}, ARRAYS, 5) is not None
+
+
+def test_nothing_is_read_afresh(tmp_path: Path) -> None:
+    Parts(tmp_path, {}).save({"q": 1}, ARRAYS, 5)
+    assert Parts(tmp_path, {}, fresh=True).load({"q": 1}, ARRAYS, 5) is None
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, {})
+    parts.save({"q": 1}, ARRAYS, 5)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for k in range(len(whole)):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ 0x10]) + whole[k + 1 :])
+        assert parts.load({"q": 1}, ARRAYS, 5) is None

@@ -90,7 +90,7 @@ def test_arrays_of_another_evaluation_are_noticed(make_evaluation: Make, tmp_pat
     ("text", "message"),
     [
         ("{", "one.json"),
-        ("[]", "not an evaluation of format 2"),
+        ("[]", "expected a JSON object, found list"),
         ('{"format": 1}', "found 1.*evaluate again"),
         ('{"format": 2, "class_names": ["a", "b"]}', "lacks or misnames"),
     ],

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairtat.evaluation.subject import Subject, margins
+from fairtat.evaluation.samples import NONE
+from fairtat.evaluation.subject import Subject, margins, predictions
 
 CPU = torch.device("cpu")
 
@@ -32,15 +33,23 @@ def test_the_digest_follows_structure_weights_buffers_and_input(net: nn.Module) 
 
 
 def test_the_digest_does_not_see_where_a_function_lies_in_memory() -> None:
-    class Named(nn.Identity):
-        def __init__(self, address: str) -> None:
-            super().__init__()
-            self.address = address
+    def with_function(factor: float) -> nn.Module:
+        module = nn.Identity()
+        module.activation = lambda x: factor * x  # type: ignore[assignment]
+        return module
 
-        def extra_repr(self) -> str:
-            return f"activation=<function relu at {self.address}>"
+    first, again, other = (Subject(with_function(factor), CPU).digest() for factor in (2.0, 2.0, 3.0))
+    assert first == again
+    assert first != other
 
-    assert Subject(Named("0x7f01"), CPU).digest() == Subject(Named("0x7f02"), CPU).digest()
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_name_no_class(bad: float) -> None:
+    logits = torch.tensor([[bad, 1.0, 2.0], [3.0, 1.0, -torch.inf], [-torch.inf] * 3, [0.0, 1.0, bad]])
+    assert predictions(logits).tolist() == [NONE, 0, NONE, NONE]
+    found = margins(logits, torch.tensor([0, 0, 0, 1]))
+    assert found.isnan().tolist() == [True, False, True, True]
+    assert found[1] == 2
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,40 @@ def test_a_model_of_ones_own_from_the_working_directory(tmp_path: Path, monkeypa
         build("own_models_ok:not_a_model", 4)
 
 
+BARE = """
+import torch
+def fixed():
+    return torch.nn.Linear(4, 2)
+def classes_alone(num_classes, *, bias=True):
+    return torch.nn.Linear(4, num_classes, bias=bias)
+class Net(torch.nn.Linear):
+    def __init__(self, image_size, in_channels):
+        super().__init__(in_channels * image_size[0] * image_size[1], 2)
+def everything(**given):
+    model = torch.nn.Identity()
+    model.given = given
+    return model
+def other(classes):
+    return torch.nn.Linear(4, classes)
+"""
+
+
+def test_a_builder_gets_what_its_signature_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bare_models.py").write_text(BARE)
+    monkeypatch.chdir(tmp_path)
+    assert build("bare_models:fixed", 7).out_features == 2
+    assert build("bare_models:classes_alone", 7, bias=False).bias is None
+    assert build("bare_models:Net", 7, 3, (2, 2)).in_features == 12
+    assert build("bare_models:everything", 7, 3, (2, 2), width=1).given == {
+        "num_classes": 7,
+        "in_channels": 3,
+        "image_size": (2, 2),
+        "width": 1,
+    }
+    with pytest.raises(UserError, match=r"cannot be built with options.*classes"):
+        build("bare_models:other", 7)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
