@@ -3,6 +3,8 @@
 # make quick   the tests without the slow ones
 # make mutants  plants thirty faults, one by one, and shows whether the tests notice (an hour)
 # make reliability  injects every fault of docs/reliability.md and writes that table
+# make fuzz    10,000 hostile inputs to the ops, core against reference (minutes; others in every run)
+# make sanitize  builds the core with AddressSanitizer and UBSan, and runs the ops' tests and the fuzz on it
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
@@ -23,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick mutants reliability lint format bench docs gpu-check clean
+.PHONY: demo test quick mutants reliability fuzz sanitize lint format bench docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +67,24 @@ mutants: $(VENV)/.dev
 
 reliability: $(VENV)/.dev
 	FAIRTAT_WRITE_RELIABILITY=1 $(BIN)/python -m pytest -m fault
+
+FUZZ := tests/hostile/test_fuzz_ops.py --hypothesis-profile=fuzz
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest $(FUZZ)
+
+# A build of its own beside the development one. Python is no sanitized program, so the runtimes are loaded before it,
+# and what it never frees is no leak of ours.
+SANITIZED := build/sanitize
+RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))
+
+sanitize: $(VENV)/.dev
+	cmake -S . -B $(SANITIZED) -G Ninja -DFAIRTAT_SANITIZE=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/$(SANITIZED)/lib \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	cmake --build $(SANITIZED)
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		PYTHONPATH=tests/hostile FAIRTAT_SANITIZED=$(SANITIZED)/lib $(BIN)/python -m pytest -p sanitized_core \
+		--capture=sys -m "not slow" tests/ops tests/backends/test_native.py $(FUZZ)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -144,7 +144,6 @@ __device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, 
     }
   }
   const float loss = gap / scale;
-  const float nan = loss != loss ? loss : 0.0f;
   for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) {
     float d = 0.0f;
     if (j == plus) d += 1.0f;
@@ -152,7 +151,8 @@ __device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, 
     if (dlr && j == best.index) d -= loss;
     if (dlr && j == third.index) d += targeted ? 0.5f * loss : loss;
     if (dlr && targeted && j == fourth.index) d += 0.5f * loss;
-    store(dz + j, nan + d / scale);  // last, so that 1 - 1 cancels exactly where gap equals scale
+    // The division comes last, so that 1 - 1 cancels exactly where gap equals scale.
+    store(dz + j, loss != loss ? loss : d / scale);
   }
   return loss;
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 _LIBRARY = torch.library.Library("fairtat", "DEF")
 
@@ -52,12 +53,14 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
     torch.library.register_fake(f"fairtat::{name}", fake, lib=_LIBRARY)
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _dispatch_modes() or _function_modes() or _function_transform():
+        if is_compiling() or _dispatch_modes() or _function_modes() or _function_transform():
             return overload(*arguments)
         for i in tensors:
             t = arguments[i]
+            if t is None:
+                continue
             # A subclass of Tensor may do as it likes. A functional, zero or meta tensor has no memory.
-            if t is not None and (type(t) not in _PLAIN or t.is_neg() or (t.data_ptr() == 0 and t.numel() > 0)):
+            if type(t) not in _PLAIN or t.is_neg() or (t.data_ptr() == 0 and t.numel() > 0):
                 return overload(*arguments)
         return implementation(*arguments)
 

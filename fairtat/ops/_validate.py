@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def in_memory(name: str, t: Tensor) -> Tensor:
         TypeError: a tensor without memory of its own (a FakeTensor, a DTensor, a functional or a sparse tensor).
     """
     check_tensor(name, t)
-    if not torch._C._dispatch_keys(t).has(torch._C.DispatchKey.Python):
+    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:
         t = t.resolve_neg()
         if t.data_ptr() != 0 or t.numel() == 0:
             return t
@@ -44,8 +44,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {listed}, got {value!r}{hint}")
 
 
-def check_dtype(name: str, value: Tensor, allowed: Iterable[torch.dtype]) -> None:
-    allowed = tuple(allowed)
+def check_dtype(name: str, value: Tensor, allowed: Collection[torch.dtype]) -> None:
     if value.dtype not in allowed:
         expected = " or ".join(map(name_of, allowed))
         raise TypeError(f"{name} must be {expected}, got {name_of(value.dtype)}")
@@ -109,7 +108,7 @@ def check_labels(name: str, value: object, n: int, like_name: str, like: Tensor)
     """Class indices (N,) int64 on the device of ``like``; contiguous, for the kernels take plain pointers."""
     check_tensor(name, value)
     assert isinstance(value, Tensor)
-    if value.dtype == torch.int64 and value.ndim == 1 and value.shape[0] == n and value.device == like.device:
+    if value.dtype is torch.int64 and value.ndim == 1 and value.shape[0] == n and value.device == like.device:
         return  # the usual case in one look: five labels or so are checked in every call of an op
     check_dtype(name, value, (torch.int64,))
     check_shape(name, value, (n,))
@@ -159,17 +158,17 @@ def channel_numbers(name: str, value: object, dtype: torch.dtype = torch.float64
     """Means or standard deviations that are no tensor: finite numbers of ``dtype``."""
     if not isinstance(value, Iterable) or isinstance(value, str):
         raise TypeError(f"{name} must be numbers or a tensor (C,), got {value!r}")
-    numbers = []
-    for v in value:
-        try:
-            number = float(v)
-        except OverflowError:
-            number = math.inf
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be numbers or a tensor (C,), got {v!r} among them") from None
-        if not abs(number) <= LARGEST[dtype]:
+    values = list(value)
+    try:
+        numbers = list(map(float, values))
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got {', '.join(map(shown, values))}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers or a tensor (C,), got {values!r}") from None
+    largest = LARGEST[dtype]
+    for number, v in zip(numbers, values, strict=True):
+        if not -largest <= number <= largest:
             raise ValueError(f"{name} must be finite{_in(dtype, number)}, got {shown(v)}")
-        numbers.append(number)
     return numbers
 
 
@@ -186,20 +185,17 @@ def check_seed(seed: int, stream: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-def check_apart(written: Mapping[str, Tensor | None], read: Mapping[str, Tensor | None]) -> None:
-    """Raise ValueError where a tensor that is written shares memory with another; all of them are dense.
+def check_apart(names: Sequence[str], tensors: Sequence[Tensor | None], written: Collection[str]) -> None:
+    """Raise ValueError where a tensor that is written, which come first, shares memory with another; all are dense.
 
-    Asks for addresses, so it belongs below the dispatcher.
+    Asks for addresses, so it belongs below the dispatcher. A tensor without memory has the address 0.
     """
-    spans = [
-        (name, t.data_ptr(), t.data_ptr() + t.numel() * t.element_size())
-        for tensors in (written, read)
-        for name, t in tensors.items()
-        if t is not None
-    ]
-    for i, (output, begin, end) in enumerate(spans[: sum(t is not None for t in written.values())]):
+    spans = [(n, at := t.data_ptr(), at + t.nbytes) for n, t in zip(names, tensors, strict=True) if t is not None]
+    for i, (output, begin, end) in enumerate(spans):
+        if output not in written or begin == 0:
+            return
         for name, first, last in spans[i + 1 :]:
-            if begin < last and first < end and begin != 0:  # without an address: a tensor without memory
+            if begin < last and first < end:
                 raise ValueError(f"{name} must not share memory with {output}, which is overwritten; pass a clone")
 
 

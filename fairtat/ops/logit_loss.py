@@ -57,17 +57,15 @@ def logit_loss(
         dlr with y:  (z_y - z_t) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)             C >= 4
         kl:          KL(softmax(clean_logits) || softmax(z)); t decides only ``reached``
 
-    A logit of -inf rules its class out: probability 0, and 0 * log(0 / q) = 0. So far as the equations go::
+    Loss and gradient of a row are NaN, for every kind, where its largest logit (for kl, or that of clean_logits) is
+    +inf, NaN or -inf, and where an equation asks for inf - inf or inf / inf: a model that diverged must show. Elsewhere
+    a logit of -inf rules its class out, with probability 0 and 0 * log(0 / q) = 0, and::
 
-        ce, margin:  z_t = -inf: loss +inf; ce has the gradient softmax(z) with -1 at t, margin its usual one
-        margin:      all others -inf: loss -inf, the gradient's +1 at the lowest index other than t
-        dlr:         a spread of +inf and a finite difference: loss and gradient 0; a difference of +-inf over a
-                     finite spread: loss +-inf, and gradients of +-inf where the spread is taken
-        kl:          a class that clean_logits does not rule out and z does: loss +inf, the gradient finite
-
-    They end, and loss and gradient of the whole row are NaN, where they ask for inf - inf or inf / inf, and for
-    every kind where the largest logit (for kl, also of clean_logits) is +inf, NaN, or -inf: such a row has no
-    softmax, and is what a model that diverged returns. Gradients beyond the logits' dtype round to +-inf.
+        ce, margin:  z_t = -inf: loss +inf, and the usual gradient, which is -1 at t
+        margin:      all others -inf: loss -inf, and a gradient of +1 at the lowest index other than t
+        dlr:         spread +inf: loss and gradient 0; difference +-inf: loss +-inf, and gradients of +-inf at the
+                     logits of the spread
+        kl:          z rules a class out that clean_logits does not: loss +inf, and the usual gradient
 
     Sum reduction: a sample's gradient does not depend on its batch. The arithmetic is float32 for float32,
     bfloat16 and float16 logits and float64 for float64.

@@ -24,6 +24,9 @@ from fairtat.ops._validate import (
 )
 from fairtat.ops.pgd_init import NORMS
 
+WRITTEN = ("x_adv", "model_input", "zero_grad")
+IN_MEMORY = (*WRITTEN, "grad", "x", "eps", "step_size", "mean", "std")
+
 
 def pgd_step_(
     x_adv: Tensor,  # (N, ...)
@@ -143,10 +146,7 @@ def _run(
     zero_grad: Tensor | None,
     backend: str,
 ) -> None:
-    check_apart(
-        {"x_adv": x_adv, "model_input": model_input, "zero_grad": zero_grad},
-        {"grad": grad, "x": x, "eps": eps_n, "step_size": step_n, "mean": mean, "std": std},
-    )
+    check_apart(IN_MEMORY, (x_adv, model_input, zero_grad, grad, x, eps_n, step_n, mean, std), WRITTEN)
     backends.kernel("pgd_step", backend)(
         x_adv, grad, x, eps_n, eps, step_n, step, targeted, norm, lo, hi, model_input, mean, std, zero_grad
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.ops._library import register
-from fairtat.ops._validate import check_device, check_dtype, check_labels, check_sample_ids, check_seed, check_tensor
+from fairtat.ops._validate import check_device, check_dtype, check_sample_ids, check_seed, check_tensor
 
 TABLE_BITS = 31  # a row's weights sum to at most 2**31: the product with a 32-bit draw fits 64 bits
 
@@ -91,12 +91,13 @@ def sample_targets(
     """
     check_tensor("table", table)
     check_dtype("table", table, (torch.int64,))
-    if table.ndim not in (1, 2) or table.shape != (table.shape[-1],) * table.ndim:
-        raise ValueError(f"table must have shape (C,) or (C, C), got {tuple(table.shape)}")
+    shape = tuple(table.shape)
+    if len(shape) not in (1, 2) or shape[0] != shape[-1]:
+        raise ValueError(f"table must have shape (C,) or (C, C), got {shape}")
     check_tensor("label", label)
+    check_dtype("label", label, (torch.int64,))
     if label.ndim != 1:
         raise ValueError(f"label must have shape (N,), got {tuple(label.shape)}")
-    check_labels("label", label, label.shape[0], "label", label)
     check_device("table", table, "label", label)
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, label.shape[0], "label", label)
