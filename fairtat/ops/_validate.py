@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -134,6 +134,20 @@ def check_seed(seed: int, stream: int) -> int:
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must lie in [0, 2**32), got {stream}")
     return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_apart(names: Sequence[str], tensors: Sequence[Tensor | None], written: Collection[str]) -> None:
+    """Raise ValueError where a tensor that is written, which come first, shares memory with another; all are dense.
+
+    Asks for addresses, so it belongs below the dispatcher. A tensor without memory has the address 0.
+    """
+    spans = [(n, at := t.data_ptr(), at + t.nbytes) for n, t in zip(names, tensors, strict=True) if t is not None]
+    for i, (output, begin, end) in enumerate(spans):
+        if output not in written or begin == 0:
+            return
+        for name, first, last in spans[i + 1 :]:
+            if begin < last and first < end:
+                raise ValueError(f"{name} must not share memory with {output}, which is overwritten; pass a clone")
 
 
 def check_sample_ids(sample_ids: Tensor | None, n: int, like_name: str, like: Tensor) -> Tensor | None:
