@@ -18,7 +18,7 @@ FAIRTAT_FN void add(FixedPoint* to, FixedPoint value) {
 }
 
 // Losses become integers a block at a time, in a loop that vectorises, before they are scattered.
-constexpr int64_t kBlock = 512;
+constexpr int64_t kBlock = 256;
 
 // Returns whether every loss fits; one that does not becomes 0.
 bool fix_losses(FixedPoint* __restrict fixed, const float* __restrict loss, int64_t n) {
@@ -67,7 +67,7 @@ constexpr int kCopies = 4;
 
 struct Copies {
   uint32_t cells[kCopies][kFewClasses * kFewClasses];
-  FixedPoint sums[kCopies][kFewClasses];
+  alignas(16) FixedPoint sums[kCopies][kFewClasses];  // a pair in one cache line
 };
 
 FAIRTAT_FN void count_one(Copies* to, int copy, int64_t classes, int64_t label, int64_t pred, FixedPoint fixed) {
@@ -78,7 +78,8 @@ FAIRTAT_FN void count_one(Copies* to, int copy, int64_t classes, int64_t label, 
 void add_few_classes(const ClassStatsArgs& a) {
   const int64_t classes = a.classes, cells = classes * classes;
   Copies copies = {};
-  FixedPoint fixed[kBlock] = {};
+  alignas(64) FixedPoint fixed[kBlock];
+  if (a.loss == nullptr) memset(fixed, 0, sizeof fixed);
   for (int64_t begin = 0; begin < a.n; begin += kBlock) {
     const int64_t n = min_of(kBlock, a.n - begin);
     if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) correct_misfits(a, begin, n);
@@ -99,7 +100,8 @@ void add_few_classes(const ClassStatsArgs& a) {
 void add_many_classes(const ClassStatsArgs& a) {
   int64_t* const confusion = a.buffer + kConfusion * a.classes;
   FixedPoint* const sums = loss_sums(a.buffer, a.classes);
-  FixedPoint fixed[kBlock] = {};
+  alignas(64) FixedPoint fixed[kBlock];
+  if (a.loss == nullptr) memset(fixed, 0, sizeof fixed);
   for (int64_t begin = 0; begin < a.n; begin += kBlock) {
     const int64_t n = min_of(kBlock, a.n - begin);
     if (a.loss != nullptr && !fix_losses(fixed, a.loss + begin, n)) correct_misfits(a, begin, n);

@@ -7,7 +7,7 @@
 namespace fairtat {
 namespace FAIRTAT_ISA {
 
-// Rows of the (7 + C, C) buffer, as in fairtat/reference/class_stats.py. Two rows hold the losses, a pair for each class.
+// Rows of the (7 + C, C) buffer, as in fairtat/reference/class_stats.py; two hold the losses, a pair for each class.
 constexpr int64_t kReached = 0, kTargetFp = 1, kTargetFn = 2, kLoss = 3, kNonfinite = 5, kSaturated = 6, kConfusion = 7;
 
 constexpr float kLossMax = 0x1.fffffep30f;  // the largest float whose whole part int32 holds
@@ -19,8 +19,8 @@ struct FixedPoint {
 // False for NaN and infinity, and for a loss that is cut to kLossMax.
 FAIRTAT_FN bool fits_fixed_point(float loss) { return fabsf(loss) <= kLossMax; }
 
-// loss = whole + round(fraction * 2**32) / 2**32, ties to even, for a loss that fits. Every step is exact, and one that
-// vectorises: adding 1.5 * 2**52 leaves the rounded fraction in the low bits of a double.
+// loss = whole + round(fraction * 2**32) / 2**32, ties to even, for a loss that fits. All but that rounding is exact, and
+// all of it vectorises: adding 1.5 * 2**52 leaves the rounded fraction in the low bits of a double.
 FAIRTAT_FN FixedPoint to_fixed_point(float loss) {
   const int32_t whole = static_cast<int32_t>(loss);
   const double fraction = static_cast<double>(loss - static_cast<float>(whole));

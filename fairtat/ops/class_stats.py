@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.ops._library import mark_written, register
-from fairtat.ops._validate import check_device, check_dtype, check_labels, check_shape, check_tensor
+from fairtat.ops._validate import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
 from fairtat.reference.class_stats import HEADER
+
+_TENSORS = ("stats.buffer", "pred", "label", "loss", "target")
 
 
 class StatsBuffer(Protocol):
@@ -48,6 +50,8 @@ def class_stats_(
         target: The attack's targets (N,) int64.
         backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
 
+    No other tensor may share memory with the buffer, which is written.
+
     Returns:
         stats, the same object.
 
@@ -57,8 +61,9 @@ def class_stats_(
     buffer = stats.buffer
     check_tensor("stats.buffer", buffer)
     check_dtype("stats.buffer", buffer, (torch.int64,))
-    if buffer.ndim != 2 or buffer.shape[0] != HEADER + buffer.shape[1] or not buffer.is_contiguous():
-        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(buffer.shape)}")
+    shape = buffer.shape
+    if len(shape) != 2 or shape[0] != HEADER + shape[1] or not buffer.is_contiguous():
+        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(shape)}")
     check_tensor("label", label)
     n = label.shape[0] if label.ndim else 0
     check_labels("label", label, n, "stats.buffer", buffer)
@@ -67,21 +72,33 @@ def class_stats_(
         check_labels("target", target, n, "stats.buffer", buffer)
         target = target.contiguous()
     if loss is not None:
-        check_tensor("loss", loss)
-        check_shape("loss", loss, (n,))
-        check_device("loss", loss, "stats.buffer", buffer)
-        if not loss.is_floating_point():
-            raise TypeError(f"loss must be floating point, got {loss.dtype}")
-        if loss.dtype not in (torch.float32, torch.float64):  # the float32 kernels would round a float64 loss twice
-            loss = loss.float()
-        loss = loss.contiguous()
+        loss = _checked_loss(loss, n, buffer).contiguous()
     dtype = torch.float32 if loss is None else loss.dtype
     chosen = backends.choose("class_stats", buffer.device, dtype, backend)
     _call(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
     return stats
 
 
+def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:
+    """The losses in float32 or float64."""
+    check_tensor("loss", loss)
+    if loss.dtype is torch.float32 and loss.shape == (n,) and loss.device == buffer.device:
+        return loss  # the usual case in one look
+    check_shape("loss", loss, (n,))
+    check_device("loss", loss, "stats.buffer", buffer)
+    if not loss.is_floating_point():
+        raise TypeError(f"loss must be floating point, got {loss.dtype}")
+    # The float32 kernels would round a float64 loss twice.
+    return loss if loss.dtype is torch.float64 else loss.float()
+
+
 def _run(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None, backend: str) -> None:
+    read = (pred, label, loss, target)
+    # One look at where they begin, as wide as the widest of them, spares small batches the exact check.
+    begin, end, width = buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes, label.nbytes
+    for t in read:
+        if t is not None and begin - width < t.data_ptr() < end:
+            check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
     backends.kernel("class_stats", backend)(buffer, pred, label, loss, target)
     mark_written(buffer)
 

@@ -234,6 +234,32 @@ def test_any_strides_of_the_batch_are_served(backend: str) -> None:
     assert torch.equal(one_for_all, count(backend, 6, pred, label, torch.full((20,), 2.0), torch.full((20,), 3)))
 
 
+@pytest.mark.parametrize("argument", ["pred", "label", "target", "loss"])
+@pytest.mark.parametrize("first", [0, 16, 41])  # of the buffer's 44 elements: its beginning, middle and last ones
+def test_input_in_the_memory_of_the_buffer_is_refused(backend: str, argument: str, first: int) -> None:
+    """The op would read what it has just written: here it would have counted 1 as a class."""
+    memory = torch.zeros(60, dtype=torch.int64)
+    stats = Stats(memory[:44].view(11, 4))
+    arguments = {"pred": torch.zeros(3).long(), "label": torch.ones(3).long()}
+    arguments[argument] = (
+        memory[first : first + 3] if argument != "loss" else memory.view(torch.float32)[2 * first :][:3]
+    )
+    with pytest.raises(ValueError, match=f"^{argument} must not share memory with stats.buffer"):
+        class_stats_(stats, **arguments, backend=backend)
+    assert memory.count_nonzero() == 0
+
+
+def test_neighbors_of_the_buffer_are_no_part_of_it(backend: str) -> None:
+    memory = torch.zeros(60, dtype=torch.int64)
+    stats = Stats(memory[3:47].view(11, 4))
+    loss = memory.view(torch.float32)[100:103]
+    class_stats_(stats, memory[:3], memory[47:50], loss=loss, target=memory[57:], backend=backend)
+    assert stats.buffer[CONFUSION, 0] == stats.buffer[REACHED, 0] == 3
+    strided = stats.buffer[:3, 3]  # copied before anything is written
+    class_stats_(stats, memory[:3], strided, backend=backend)
+    assert stats.buffer[CONFUSION, 0] == 6
+
+
 @pytest.mark.skipif(not backends.status()["cpu"].available, reason="needs the compiled core")
 def test_the_compiled_core_allocates_nothing() -> None:
     pred, label, loss, target = batch(64, 100)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats as statistics
 from torch import Tensor
 
+from fairtat import backends
 from fairtat.ops import sample_targets, target_table
 
 Philox = Callable[[np.ndarray, int], np.ndarray]
@@ -202,6 +203,17 @@ def test_any_strides_are_served(backend: str) -> None:
     wide = torch.stack([label, ids], dim=1)
     strided = sample_targets(wide[:, 0], table.t().contiguous().t(), seed=0, sample_ids=wide[:, 1], backend=backend)
     assert torch.equal(strided, expected)
+
+
+@pytest.mark.skipif(not backends.status()["cpu"].available, reason="needs the compiled core")
+@pytest.mark.parametrize("seed", range(20))
+def test_a_table_of_any_numbers_draws_some_class(seed: int) -> None:
+    """No sum of the table's numbers may overflow a signed integer, nor lead outside the row."""
+    g = torch.Generator().manual_seed(seed)
+    extremes = torch.tensor([-(2**63), 2**63 - 1, 0, -1, 2**31])
+    table = extremes[torch.randint(5, (6, 6), generator=g)]
+    target = sample_targets(torch.arange(600) % 6, table, seed=seed, backend="cpu")
+    assert ((target >= 0) & (target < 6)).all()
 
 
 @pytest.mark.parametrize("index", [-1, 4, 2**40, -(2**63)])
