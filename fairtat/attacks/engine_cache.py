@@ -1,7 +1,7 @@
 """What an engine keeps of a model between attacks: its programs or graphs by options and shapes, or why it has none.
 
 A record lives as long as its model, which it does not hold. It needs no lock, as one thread attacks a model at a time
-(`model_state.frozen`); making programs and graphs needs `BUILDING`, as PyTorch's tracers and compilers change global
+(`model_state.frozen`); programs and graphs are made in `building`, as PyTorch's tracers and compilers change global
 state.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 MOST_FAMILIES = 6  # of options and image shapes: a trainer has two, its attack and its validation's
 MOST_SIZES = 3  # of the batch in each
@@ -86,5 +88,11 @@ def record_of(model: nn.Module, engine: str) -> Record[Any]:
     return _RECORDS.setdefault(model, {}).setdefault(engine, Record())
 
 
-BUILDING = threading.RLock()
-"""Held by whoever traces, compiles or captures."""
+_BUILDING = threading.RLock()
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Trace, compile or capture in here: one thread at a time, and unseen by who looks at an attack's operations."""
+    with _BUILDING, _disable_current_modes():
+        yield

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.engine_cache import BUILDING, Family, record_of
+from fairtat.attacks.engine_cache import Family, building, record_of
 from fairtat.attacks.engine_eager import Eager
 from fairtat.attacks.fallback import warn_once
 from fairtat.attacks.network import Network
@@ -107,8 +106,7 @@ class _Compiled:
         size, name = len(tensors["x"]), type(model).__name__
         _LOG.info("engine 'compiled': tracing and compiling %s for %d images", name, size)
         try:
-            # What is traced is not run: nobody need look at it.
-            with BUILDING, _disable_current_modes():
+            with building():
                 program = build(model, anatomy, self.network.state, self.attack.batch, self.options, tensors)
         except Exception as error:  # whatever a model or a compiler may raise
             _LOG.debug("engine 'compiled' cannot serve this model", exc_info=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fairtat.attacks import engine_eager, graph_runtime
 from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.engine_cache import BUILDING, Family, Record, record_of
+from fairtat.attacks.engine_cache import Family, Record, building, record_of
 from fairtat.attacks.engine_eager import Eager, Outcome, Score
 from fairtat.attacks.fallback import warn_once
 from fairtat.attacks.graph_plan import Plan, Space, Unfit
@@ -155,7 +155,7 @@ class _Graphs:
         plan = Plan(self.attack, size)
         space.enter(plan)
         try:
-            with BUILDING:
+            with building():
                 plan.capture(self.attack, spans, anatomy, space)
         except Unfit as why:
             self.unfit = family.unfit = str(why)

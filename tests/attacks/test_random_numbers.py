@@ -191,6 +191,21 @@ def test_an_operation_of_others_is_believed_to_draw_until_it_has_not(h):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_branch_that_is_an_operation_of_its_own(h, company):
+    """A higher-order operator, of which a dispatch mode has to know."""
+
+    def branch(images):
+        return torch.cond(images.sum() > 0, lambda v: v + 0.3 * torch.randn_like(v), lambda v: v.clone(), (images,))
+
+    torch._dynamo.reset()
+    x, _, target = h.images(6)
+    model = nn.Sequential(Layer(branch), h.cnn())
+    state = torch.get_rng_state()
+    first, again = (fast_targeted_pgd(model, x, target, seed=3, **QUICK) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+
+
 def test_where_others_draw_all_the_time_looks_become_seldom():
     habit, looks = random_numbers._Habit(), []
     for attack in range(40):
