@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Hashable, Iterator, Mapping
+import weakref
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
+
+from fairtat.attacks.signature import KINDS, Sight, Signature, layout
 
 
 @dataclass(frozen=True)
@@ -44,46 +45,47 @@ class Anatomy:
             waiting += [(prefix + key, child) for key, child in module._modules.items() if child is not None]
         return cls(modules, parameters, buffers)
 
-    def signature(self, *, addresses: bool = False) -> Hashable:
-        """All of a model that a trace of its forward may take as constant: layers, settings, shapes of tensors.
+    def signature(self, *, addresses: bool = False) -> Signature:
+        """All of a model that a trace of its forward may take as constant: layers, settings, code, shapes of tensors.
 
-        With ``addresses``, where its tensors lie as well, those among the modules' plain attributes included.
-        Attributes other than numbers, text, tuples of those, functions and tensors are not looked into.
+        With ``addresses``, where its tensors lie as well, those among the modules' attributes included. What a forward
+        reads of the world outside its modules (global variables, files, other libraries) is no part of it.
         """
-        parts: list[Any] = []
+        sight = Sight(self.modules, addresses=addresses)
+        structure: list[Hashable] = []
+        settings: list[Hashable] = []
         for name, module in self.modules.items():
-            parts += (name, type(module))
-            for attribute, value in vars(module).items():
-                kind = _KINDS[type(value)]
-                if kind is None:
-                    continue
-                if kind is _PLAIN:  # with its type: 1, 1.0 and True are equal, but not the same setting
-                    parts += (attribute, type(value), value)
-                elif kind is _CODE:
-                    parts += (attribute, value)
-                elif kind is _TUPLE:
-                    parts += (attribute, _plain(value))
-                elif addresses:
-                    parts += (attribute, value.data_ptr(), *layout(value))
+            structure += (name, weakref.ref(type(module)))
+            sight.within = name
+            settings += [
+                (attribute, type(value), value) if KINDS[type(value)] is None else sight.attribute(attribute, value)
+                for attribute, value in vars(module).items()
+                if attribute not in _OF_EVERY_MODULE
+            ]
+        for kind in dict.fromkeys(map(type, self.modules.values())):
+            sight.within = kind.__qualname__
+            settings.append(sight.see_class(kind))
         for tensors in (self.parameters, self.buffers):
             for name, t in tensors.items():
-                parts += (name, *layout(t))
+                structure += (name, *layout(t))
             if addresses:
-                parts += [t.data_ptr() for t in tensors.values()]
-        return tuple(parts)
+                structure += [t.data_ptr() for t in tensors.values()]
+        return Signature((*structure, *(sight.addresses or ())), tuple(settings), sight.unseen)
 
-    def hooks(self) -> str | None:
-        """Whose hooks would run only once, while the model is traced or captured; None: nobody's."""
+    def objection(self) -> str | None:
+        """Why neither a program nor a graph can be made of this model; None: nothing speaks against it."""
         if nn_module._has_any_global_hook():
-            return "global module hooks"
+            return "global module hooks would run only once"
         for name, module in self.modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                return f"{name or 'the model'} is TorchScript, which runs by an interpreter of its own"
             if (
                 module._forward_hooks
                 or module._forward_pre_hooks
                 or module._backward_hooks
                 or module._backward_pre_hooks
             ):
-                return f"the hooks of {name or 'the model'}"
+                return f"the hooks of {name or 'the model'} would run only once"
         return None
 
     @property
@@ -96,49 +98,36 @@ class Anatomy:
 
     @contextmanager
     def untouched(self) -> Iterator[list[str]]:
-        """Undo what a forward does to its modules' attributes; afterwards the list holds their names."""
-        before = [(name, module, _attributes(module)) for name, module in self.modules.items()]
+        """Undo what a forward does to its modules' attributes; afterwards the list holds their names.
+
+        Contents of a container or an object that a forward changed are named, but stay changed.
+        """
+        before = [(name, module, dict(vars(module)), dict(module._buffers)) for name, module in self.modules.items()]
+        contents = self._contents()
         changed: list[str] = []
         try:
             yield changed
         finally:
-            for name, module, (attributes, buffers) in before:
+            now_contents = self._contents()
+            changed += [key for key, then in contents.items() if now_contents.get(key, then) != then]
+            for name, module, attributes, buffers in before:
                 for then, now in ((attributes, vars(module)), (buffers, module._buffers)):
                     differing = [key for key in {**then, **now} if now.get(key, now) is not then.get(key, before)]
-                    changed += [f"{name}.{key}".lstrip(".") for key in differing]
+                    changed += [key for key in (f"{name}.{key}".lstrip(".") for key in differing) if key not in changed]
                     if differing:
                         now.clear()
                         now.update(then)
 
-
-def _attributes(module: nn.Module) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    return dict(vars(module)), dict(module._buffers)
-
-
-_PLAIN, _CODE, _TUPLE, _TENSOR = "plain", "code", "tuple", "tensor"
-
-
-class _Kinds(dict[type, "str | None"]):
-    """How the values of a type count; this is asked a thousand times before every attack."""
-
-    def __missing__(self, kind: type) -> str | None:
-        found = self[kind] = _TENSOR if issubclass(kind, Tensor) else None
-        return found
+    def _contents(self) -> dict[str, Hashable]:
+        """What can change in place, by the names of the attributes that hold it; but for tensors."""
+        sight = Sight(self.modules, addresses=True)
+        return {
+            f"{name}.{attribute}".lstrip("."): sight.see(value)
+            for name, module in self.modules.items()
+            for attribute, value in vars(module).items()
+            if attribute not in _OF_EVERY_MODULE and not isinstance(value, Tensor)
+        }
 
 
-_COUNTED: dict[str, tuple[type, ...]] = {
-    _PLAIN: (bool, int, float, str, type(None), torch.dtype, torch.Size),
-    _CODE: (types.FunctionType, types.BuiltinFunctionType, type),
-    _TUPLE: (tuple,),
-}
-_KINDS = _Kinds({kind: name for name, kinds in _COUNTED.items() for kind in kinds})
-
-
-def layout(t: Tensor) -> tuple[Hashable, ...]:
-    return t.dtype, t.device, t.shape, t.stride()
-
-
-def _plain(value: object) -> Hashable:
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return (type(value), value) if _KINDS[type(value)] is _PLAIN else id(value)
+# What every module has, beside its mode: tensors, children and hooks, which are looked at apart.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}

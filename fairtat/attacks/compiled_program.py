@@ -28,6 +28,7 @@ from fairtat.attacks.batch import Batch
 from fairtat.attacks.compiled_convolution import convolution_input_gradient
 from fairtat.attacks.compiled_linear import product_and_bias
 from fairtat.attacks.compiled_losses import logit_gradient
+from fairtat.attacks.engine_check import Probe, probe
 from fairtat.attacks.engine_eager import input_gradient
 from fairtat.attacks.model_state import ModelState
 from fairtat.attacks.network import Network
@@ -70,17 +71,18 @@ class Program:
     nodes: int  # of one step
     seconds: float  # that it took to build
     _hoisted: fx.GraphModule
-    _run: Callable[..., object]
+    _run: Callable[..., Sequence[Tensor]]
 
     def prepare(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """What every step needs of the parameters as they are now."""
         return list(self._hoisted(*parameters))
 
-    def run(self, tensors: Sequence[Tensor], prepared: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        self._run(*tensors, *prepared, *buffers)
+    def run(self, tensors: Sequence[Tensor], prepared: Sequence[Tensor], buffers: Sequence[Tensor]) -> Probe:
+        """Make the steps; what the first of them found, before it moved."""
+        return Probe(*self._run(*tensors, *prepared, *buffers))
 
 
-def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., object]:
+def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Compile a graph for inputs of these shapes; inductor keeps what it made on disk for the next process."""
     options = {
         # Random layers of the model then draw from PyTorch's generators, as they do in the eager engine.
@@ -92,7 +94,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
     mode = FakeTensorMode(shape_env=ShapeEnv())
     examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
     with tracing(TracingContext(mode)):
-        compiled: Callable[..., object] = torch._inductor.compile(graph, examples, options=options)
+        compiled: Callable[..., Sequence[Tensor]] = torch._inductor.compile(graph, examples, options=options)
     return compiled
 
 
@@ -116,11 +118,16 @@ def build(
     classes = 0
     memory_format = torch.channels_last if compiled_winograd.suits(parameters) else torch.preserve_format
 
-    def step(*values: Tensor) -> None:
+    def step(*values: Tensor) -> tuple[Tensor, ...]:
         nonlocal classes
         t = StepTensors(**{f.name: None for f in fields(StepTensors)} | dict(zip(names, values, strict=False)))  # type: ignore[arg-type]
         state = dict(zip([*parameters, *buffers], values[len(names) :], strict=True))
-        network = Network(lambda images: torch.func.functional_call(model, state, (images,)), held, batch, options)
+
+        def call(images: Tensor) -> Any:
+            return torch.func.functional_call(model, state, (images,))
+
+        # The clone below is the model's to write to; a compiler takes it away where nothing does.
+        network = Network(call, held, batch, options, owns_input=True)
         leaf = (t.x_adv if t.model_input is None else t.model_input).detach().requires_grad_()
         logits = network(leaf.clone(memory_format=memory_format))
         classes = logits.shape[1]
@@ -128,10 +135,12 @@ def build(
         z = z.float() if z.dtype == torch.float16 else z
         dlogits = logit_gradient(z, t.goal, options.loss, t.y, t.clean_logits)
         grad = input_gradient(logits, dlogits, leaf, network.float16, options.norm, t.std)
+        first = probe(logits, grad)
         reference.pgd_step_(
             t.x_adv, grad, t.x, t.eps, 0.0, t.step, 0.0, options.targeted, options.norm, *options.bounds,
             t.model_input, t.mean, t.std, t.zero_grad,
         )  # fmt: skip
+        return tuple(first)  # inductor knows no other
 
     with torch.enable_grad(), anatomy.untouched() as changed:
         one_step = make_fx(step, _REWRITES, tracing_mode="fake")(*named)
@@ -144,9 +153,9 @@ def build(
     with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
         inputs = [*tensors.values(), *hoisted(*parameters.values()), *buffers.values()]
 
-        def several(*values: Tensor) -> None:
-            for _ in range(together):
-                rest(*values)
+        def several(*values: Tensor) -> object:
+            first, *_ = [rest(*values) for _ in range(together)]
+            return first
 
         run = compile_graph(make_fx(several, tracing_mode="fake")(*inputs) if together > 1 else rest, inputs)
     return Program(together, classes, nodes, time.perf_counter() - begin, hoisted, run)

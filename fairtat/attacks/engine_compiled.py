@@ -7,8 +7,9 @@ that are attributes of its modules, is decided when it is traced. The rest runs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.engine_cache import Family, building, record_of
+from fairtat.attacks.engine_cache import Family, Record, building, record_of
+from fairtat.attacks.engine_check import CHANGES, MISMATCH, FirstPass, Probe
 from fairtat.attacks.engine_eager import Eager
 from fairtat.attacks.fallback import warn_once
 from fairtat.attacks.network import Network
@@ -49,6 +51,7 @@ class _Compiled:
         # What torch.compile wraps is compiled here in another way.
         self.model = getattr(attack.network.model, "_orig_mod", attack.network.model)
         self.unfit: str | None = None
+        self.made = False  # all steps, in the last pass
         self._eager = Eager(attack)
 
     def descend(self, spans: Sequence[Span], room: Tensor | None) -> AttackResult | None:
@@ -57,46 +60,79 @@ class _Compiled:
             self.unfit = "with early_stop the batch shrinks from step to step"
         if self.options.steps == 0 or self.options.early_stop:
             return self._eager.descend(spans, room)
-        work = self.attack.begin(spans, room)
-        if not self._run_compiled(work):
-            return self._eager.staying(work)
-        return self._eager.finish(work)
+        work = self._run_compiled(partial(self.attack.begin, spans, room))
+        return self._eager.finish(work) if self.made else self._eager.staying(work)
 
-    def _run_compiled(self, work: Pass) -> bool:
-        """Whether the steps were made; if not, nothing was touched."""
+    def _run_compiled(self, start: Callable[[], Pass]) -> Pass:
+        """The samples that ``start`` gives, after all steps if these were ``made``, else at their start."""
+        self.made = False
+        work = start()
         if not isinstance(self.model, nn.Module):
             self.unfit = f"the model is no torch.nn.Module but a {type(self.model).__name__}, with weights out of sight"
         if self.unfit is not None:
-            return False
+            return work
         model, tensors = self.model, self._tensors(work)
         assert isinstance(model, nn.Module)
         anatomy = Anatomy.of(model)
-        hooks = anatomy.hooks()
-        if hooks is not None:
-            self.unfit = f"{hooks} would run only once, while tracing"
-            return False
-        family = record_of(model, "compiled").family(self._settings(tensors), anatomy.signature())
+        self.unfit = anatomy.objection()
+        if self.unfit is not None:
+            return work
+        record: Record[Program] = record_of(model, "compiled")
+        settings, signature = self._settings(tensors), anatomy.signature()
+        family = record.family(settings, signature, self.options.engine_check)
         n = len(work.x)
         size = None if family.unfit else family.size_for(n)
-        if size is not None and size not in family.programs:
-            self._build(family, model, anatomy, tensors)
+        while size is not None:
+            built = size not in family.programs
+            if built:
+                self._build(family, model, anatomy, tensors)
+            # Padding would change batch statistics.
+            if family.unfit is not None or (size != n and self.network.state.mixes_samples):
+                break
+            program = family.programs[size] if built else family.use(size)
+            doubted = family.doubted(size, self.options.engine_check)
+            work = self._steps(program, size, anatomy, work, start if doubted else None)
+            if self.made:
+                family.confirmed.add(size)
+                return work
+            # What was made of the model is no longer right, or never was.
+            if built:
+                family.unfit = MISMATCH
+            else:
+                family = record.anew(settings, signature, CHANGES)
         self.unfit = family.unfit
-        # Padding would change batch statistics.
-        if self.unfit is not None or size is None or (size != n and self.network.state.mixes_samples):
-            return False
-        program = family.use(size)
+        return work
+
+    def _steps(
+        self, program: Program, size: int, anatomy: Anatomy, work: Pass, doubted: Callable[[], Pass] | None
+    ) -> Pass:
+        """The same with this program; ``doubted``: if its first pass is the model's, what starts again if it is not."""
         self.attack.batch.check_classes(work.x.new_empty(0, program.classes), self.options)
-        at_work = work if size == n else _padded(work, size)
-        inputs = list((tensors if at_work is work else self._tensors(at_work)).values())
-        buffers = list(anatomy.buffers.values())
+        runs = self.options.steps // program.steps
+        if doubted is not None:
+            eager = FirstPass(self._eager, work, doubted, anatomy.buffers.values())
+            confirmed = eager.confirms(self._advance(program, size, anatomy, work, 1))
+            if not confirmed:
+                work = doubted()
+            if confirmed is False:
+                return work
+            runs -= bool(confirmed)
+        if runs:
+            self._advance(program, size, anatomy, work, runs)
+        self.made = True
+        return work
+
+    def _advance(self, program: Program, size: int, anatomy: Anatomy, work: Pass, runs: int) -> Probe:
+        """Run a program some times, and return what it found at first."""
+        at_work = work if size == len(work.x) else _padded(work, size)
+        inputs, buffers = list(self._tensors(at_work).values()), list(anatomy.buffers.values())
         # The graph holds the casts of autocast; around it, they would be made a second time.
         with torch.no_grad(), torch.autocast(work.x.device.type, enabled=False):
             prepared = program.prepare(list(anatomy.parameters.values()))
-            for _ in range(self.options.steps // program.steps):
-                program.run(inputs, prepared, buffers)
+            first, *_ = [program.run(inputs, prepared, buffers) for _ in range(runs)]
         if at_work is not work:
             _copy_back(at_work, work)
-        return True
+        return first
 
     def _build(self, family: Family[Program], model: nn.Module, anatomy: Anatomy, tensors: dict[str, Tensor]) -> None:
         """Add a program for these tensors to the family, or the reason why there can be none."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.attacks.batch import Batch
+from fairtat.attacks.engine_check import Probe, probe
 from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
 from fairtat.attacks.passes import Attack, Pass, Span, empty_rows, laid_out_like, take
@@ -86,21 +87,24 @@ class Eager:
             self.attack.step(work, grad, work.step_n, self.batch.step)
         return self.finish(work, outcome)
 
-    def advance(self, work: Pass) -> Score:
-        """Make one step, in place. Who has stopped stays unmoved: nothing asks the device, and ranks keep in step."""
+    def advance(self, work: Pass) -> tuple[Score, Tensor]:
+        """Make one step, in place, and return what it went by: score and gradient.
+
+        Who has stopped stays unmoved: nothing asks the device, and ranks keep in step.
+        """
         leaf, score = self._look(work)
         grad = self._gradient(score, leaf)
         score = score._replace(logits=score.logits.detach())
         del leaf
         if work.moving is None:
             self.attack.step(work, grad, work.step_n, self.batch.step)
-            return score
+            return score, grad
         zero_before = None if work.zero_grad is None else work.zero_grad.clone()
         step_n = work.x.new_full((len(work.x),), self.batch.step) if work.step_n is None else work.step_n
         self.attack.step(work, grad, torch.where(work.moving, step_n, 0.0), 0.0)
         if zero_before is not None and work.zero_grad is not None:
             work.zero_grad.copy_(torch.where(work.moving, work.zero_grad, zero_before))
-        return score
+        return score, grad
 
     def finish(self, work: Pass, outcome: Outcome | None = None) -> AttackResult | None:
         """Judge what is left of a pass, where that is asked for, and put its samples in their places."""
@@ -115,6 +119,18 @@ class Eager:
         """The score of the samples where they are, without a gradient."""
         with torch.no_grad(), self.network.state.statistics_held():
             return self._score(self.network(work.model_input), work)
+
+    def probe(self, work: Pass, nudge: float = 0.0) -> Probe:
+        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up and down."""
+        leaf = work.model_input.detach()
+        if nudge:
+            signs = torch.ones_like(leaf)
+            signs[..., ::2] = -1
+            leaf = leaf * (1 + nudge * signs)
+        leaf.requires_grad_()
+        with self.network.state.statistics_held():
+            score = self._score(self.network(leaf), work)
+        return probe(score.logits, self._gradient(score, leaf))
 
     def _look(self, work: Pass) -> tuple[Tensor, Score]:
         """(what the gradient is taken to, the score) of the samples where they are."""

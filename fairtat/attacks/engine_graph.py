@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fairtat.attacks import engine_eager, graph_runtime
 from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.batch import Batch
 from fairtat.attacks.engine_cache import Family, Record, building, record_of
+from fairtat.attacks.engine_check import CHANGES, MISMATCH, FirstPass
 from fairtat.attacks.engine_eager import Eager, Outcome, Score
 from fairtat.attacks.fallback import warn_once
 from fairtat.attacks.graph_plan import Plan, Space, Unfit
@@ -27,7 +29,6 @@ from fairtat.attacks.result import AttackResult
 _LOG = logging.getLogger("fairtat")
 
 STEPS_BETWEEN_LOOKS = 2  # after which the host asks who has stopped, and waits for the answer
-MOST_WASTED = 4  # plans made in vain before a model whose tensors keep moving is left alone
 
 
 def run(network: Network, batch: Batch, options: AttackOptions, seed: int) -> Tensor | AttackResult:
@@ -67,14 +68,13 @@ class _Graphs:
 
     def descend(self, spans: Sequence[Span], room: Tensor | None) -> AttackResult | None:
         """Attack the samples of these spans."""
-        plan = self._plan(spans) if self.options.steps > 0 else None
-        if plan is None:
+        ready = self._ready(spans) if self.options.steps > 0 else None
+        if ready is None:
             return self._eager.descend(spans, room)
-        self.attack.batch.check_classes(plan.work.x.new_empty(0, plan.classes), self.options)
-        live = plan.fill(self.attack, spans)
+        plan, live, runs = ready
         if self.attack.shrinks:
             return self._shrinking(plan, live, room)
-        for _ in range(self.options.steps // plan.together):
+        for _ in range(runs):
             plan.step(plan.size)
         if room is not None:
             room.copy_(live.x_adv)
@@ -111,8 +111,8 @@ class _Graphs:
         outcome.record(live, None, _head(plan.judge(size), len(live.x)) if self.attack.scored else None)
         return outcome.result
 
-    def _plan(self, spans: Sequence[Span]) -> Plan | None:
-        """The plan that serves a pass, ready for the current stream; None: the eager engine does."""
+    def _ready(self, spans: Sequence[Span]) -> tuple[Plan, Pass, int] | None:
+        """(a plan for the current stream, its samples, how often to step); None: the eager engine serves."""
         if self._runtime is None:
             self.unfit = f"CUDA graphs need a GPU, and x is on {self.attack.batch.x.device}"
             return None
@@ -124,20 +124,48 @@ class _Graphs:
         if self.unfit is not None:
             return None
         record: Record[Plan] = record_of(self.model, "graph")
-        family = record.family(self._settings(), anatomy.signature(addresses=True))
-        if family.wasted >= MOST_WASTED:
-            family.unfit = "its weights are other tensors at every call"
-        self.unfit = family.unfit
+        settings, signature = self._settings(), anatomy.signature(addresses=True)
+        family = record.family(settings, signature, self.options.engine_check)
         size = None if family.unfit else self._size_for(sum(map(len, spans)), family)
-        if size is None:
-            return None
         if record.shared is None or record.shared.runtime is not self._runtime:
             record.shared = Space(self._runtime)
-        if size not in family.programs:
-            return self._captured(size, spans, anatomy, record.shared, family)
-        plan = family.use(size)
-        record.shared.enter(plan)
-        return plan
+        while size is not None:
+            captured = size not in family.programs
+            if captured:
+                self._capture(size, spans, anatomy, record.shared, family)
+            if family.unfit is not None:
+                break
+            plan = family.programs[size] if captured else family.use(size)
+            record.shared.enter(plan)
+            self.attack.batch.check_classes(plan.work.x.new_empty(0, plan.classes), self.options)
+            live = plan.fill(self.attack, spans)
+            doubted = family.doubted(size, self.options.engine_check)
+            runs = self._confirm(plan, live, spans, anatomy) if doubted else self.options.steps // plan.together
+            if runs is not None:
+                family.confirmed.add(size)
+                return plan, live, runs
+            # What was captured of the model is no longer right, or never was.
+            if captured:
+                family.unfit = MISMATCH
+            else:
+                family = record.anew(settings, signature, CHANGES)
+        self.unfit = family.unfit
+        return None
+
+    def _confirm(self, plan: Plan, live: Pass, spans: Sequence[Span], anatomy: Anatomy) -> int | None:
+        """How often to step a plan from where it is now; None: it does not do the model's work, and left no trace."""
+        size = plan.bucket(len(live.x))
+        eager = FirstPass(self._eager, live, partial(plan.fill, self.attack, spans), anatomy.buffers.values())
+        plan.step(size)
+        confirmed = eager.confirms(plan.first(size))
+        if confirmed is False:
+            return None
+        if confirmed and self.attack.shrinks:  # whose steps are counted one by one
+            eager.restore()
+            confirmed = None
+        if confirmed is None:
+            plan.fill(self.attack, spans)
+        return self.options.steps // plan.together - bool(confirmed)
 
     def _size_for(self, n: int, family: Family[Plan]) -> int | None:
         if self.attack.shrinks:
@@ -146,10 +174,8 @@ class _Graphs:
         # Padding would change batch statistics.
         return size if size == n or not self.network.state.mixes_samples else None
 
-    def _captured(
-        self, size: int, spans: Sequence[Span], anatomy: Anatomy, space: Space, family: Family[Plan]
-    ) -> Plan | None:
-        """A new plan of the family, or None and the reason why there can be none."""
+    def _capture(self, size: int, spans: Sequence[Span], anatomy: Anatomy, space: Space, family: Family[Plan]) -> None:
+        """Add a plan for this size to the family, or the reason why there can be none."""
         assert isinstance(self.model, nn.Module)
         name = type(self.model).__name__
         plan = Plan(self.attack, size)
@@ -158,14 +184,13 @@ class _Graphs:
             with building():
                 plan.capture(self.attack, spans, anatomy, space)
         except Unfit as why:
-            self.unfit = family.unfit = str(why)
+            family.unfit = str(why)
             _LOG.info("engine 'graph' cannot serve %s: %s", name, why)
-            return None
+            return
         # A first forward may have made what later ones find.
         family.signature = Anatomy.of(self.model).signature(addresses=True)
         family.add(size, plan)
         _LOG.info("engine 'graph': captured %s for %d images", name, size)
-        return plan
 
     def _settings(self) -> Hashable:
         """All but the model and the size of the batch that the captured work depends on."""
@@ -195,12 +220,12 @@ class _Graphs:
 
 def objection(anatomy: Anatomy) -> str | None:
     """Why a model is not even tried."""
-    hooks = anatomy.hooks()
-    if hooks is not None:
-        return f"{hooks} would run only once, while capturing"
-    if any(isinstance(module, nn.SyncBatchNorm) and module.training for module in anatomy.modules.values()):
+    found = anatomy.objection()
+    if found is None and any(
+        isinstance(module, nn.SyncBatchNorm) and module.training for module in anatomy.modules.values()
+    ):
         return "SyncBatchNorm in train mode waits for other processes, which need not capture at the same call"
-    return None
+    return found
 
 
 def _head(score: Score, n: int) -> Score:

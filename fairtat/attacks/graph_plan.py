@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fairtat.attacks.anatomy import Anatomy
 from fairtat.attacks.cast_once import CastOnce
+from fairtat.attacks.engine_check import Probe, probe
 from fairtat.attacks.engine_eager import Eager, Score
 from fairtat.attacks.graph_runtime import GraphRuntime
 from fairtat.attacks.passes import Attack, Pass, Span, empty_rows
@@ -31,6 +32,9 @@ from fairtat.attacks.passes import Attack, Pass, Span, empty_rows
 MOST_STEPS = 20  # in one graph: more launches of a shorter one cost nothing, more nodes cost memory and time to build
 WARM_UPS = 2  # calls before a capture, so that whatever is made at the first call is there
 BUCKETS = 4  # sizes that a batch may shrink to: all, a half, a quarter, an eighth
+
+
+Found = tuple[Score | None, Probe | None]  # what captured work returns
 
 
 class Unfit(Exception):
@@ -57,7 +61,7 @@ class Space:
         elif plan.stream != stream:
             self.runtime.used_here(plan.tensors())
 
-    def capture(self, function: Callable[[], Score | None]) -> Graph:
+    def capture(self, function: Callable[[], Found]) -> Graph:
         """A graph of one call, for memory that the others use as well.
 
         Raises:
@@ -66,10 +70,11 @@ class Space:
         if not self._graphs:  # a pool that has lost its last graph is given back, and cannot be used again
             self._pool = self.runtime.new_pool()
         try:
-            graph = Graph(*self.runtime.capture(function, self._pool))
+            replay, (score, first) = self.runtime.capture(function, self._pool)
         except Exception as error:  # whatever a model or a device may raise
             summary = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             raise Unfit(f"the model cannot be captured ({summary})") from error
+        graph = Graph(replay, score, first)
         self._graphs.add(graph)
         return graph
 
@@ -80,6 +85,7 @@ class Graph:
 
     replay: Callable[[], object]
     score: Score | None
+    first: Probe | None  # what the first of its steps found
 
 
 class Plan:
@@ -145,6 +151,12 @@ class Plan:
         self._steps[size].replay()
         return self._steps[size].score
 
+    def first(self, size: int) -> Probe:
+        """What the first of the last ``step``'s steps found, before it moved."""
+        found = self._steps[size].first
+        assert found is not None
+        return found
+
     def judge(self, size: int) -> Score:
         self._scores[size].replay()
         score = self._scores[size].score
@@ -206,7 +218,7 @@ class Plan:
 
     def _functions(
         self, eager: Eager, casts_once: Anatomy | None
-    ) -> Iterator[tuple[dict[int, Graph], int, Callable[[], Score | None]]]:
+    ) -> Iterator[tuple[dict[int, Graph], int, Callable[[], Found]]]:
         """What is captured: (where its graph goes, the size of its batch, the work)."""
         for size in self.sizes:
             yield self._steps, size, partial(_work, eager, self.work.head(size), self.together, casts_once)
@@ -214,14 +226,17 @@ class Plan:
                 yield self._scores, size, partial(_work, eager, self.work.head(size), 0, casts_once)
 
 
-def _work(eager: Eager, work: Pass, steps: int, casts_once: Anatomy | None) -> Score | None:
+def _work(eager: Eager, work: Pass, steps: int, casts_once: Anatomy | None) -> Found:
     """Some steps, and what their last forward said where samples may leave; no steps: a forward of its own."""
     with nullcontext() if casts_once is None else CastOnce(casts_once.parameters.values()):
         if steps == 0:
-            return eager.judge(work)
+            return eager.judge(work), None
+        first = None
         for _ in range(steps):
-            score = eager.advance(work)
-        return score if eager.attack.shrinks else None
+            score, grad = eager.advance(work)
+            first = first or probe(score.logits, grad)
+            del grad  # so that it is gone before the next graph grows
+        return score if eager.attack.shrinks else None, first
 
 
 def _room(like: Tensor, n: int, dtype: torch.dtype | None = None) -> Tensor:

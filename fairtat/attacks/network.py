@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairtat.attacks.batch import Batch
 from fairtat.attacks.model_state import Model, ModelState
 from fairtat.attacks.options import AttackOptions
 
 
+class InputWritten(Exception):
+    """A model works on its input in place, so the images that were being attacked are no longer what they were."""
+
+
+_WRITES_A_LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
+_WRITES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a module does, once it has been seen
+
+
 class Network:
     """The model as the engines see it: model input in, logits (N, C) out."""
 
-    def __init__(self, model: Model, state: ModelState, batch: Batch, options: AttackOptions) -> None:
+    def __init__(
+        self, model: Model, state: ModelState, batch: Batch, options: AttackOptions, *, owns_input: bool = False
+    ) -> None:
+        """``owns_input``: what it is given is the model's own, to be written to."""
         device = batch.x.device
         if state.device is not None and state.device != device:
             raise ValueError(f"x must be on the model's device ({state.device}), got {device}")
@@ -36,10 +48,18 @@ class Network:
             under_autocast = torch.is_autocast_enabled(device.type)
             compute_dtype = torch.get_autocast_dtype(device.type) if under_autocast else self.input_dtype
         self.float16 = compute_dtype == torch.float16  # activations, so their gradients too
+        self.precision = compute_dtype
+        self._owns_input = owns_input
+        self._writes = _WRITES.get(model) if isinstance(model, nn.Module) else False
 
     def __call__(self, model_input: Tensor) -> Tensor:
+        """Logits (N, C).
+
+        Raises:
+            InputWritten: the model has written to ``model_input``, or was about to. From now on it is given copies.
+        """
         with self._autocast:
-            output = self.model(model_input)
+            output = self._call(model_input)
         logits = logits_of(output)
         if logits.ndim != 2 or logits.shape[0] != model_input.shape[0]:
             raise ValueError(
@@ -47,6 +67,35 @@ class Network:
                 f"images, got {tuple(logits.shape)}"
             )
         return logits
+
+    def _call(self, model_input: Tensor) -> object:
+        if self._owns_input or len(model_input) == 0:
+            return self.model(model_input)
+        if self._writes:
+            return self.model(model_input.clone())
+        # What writes by way of x.data changes no version, so at a module's first pass it is the values that tell.
+        total = model_input.sum(dtype=torch.float64) if self._writes is None else None
+        version = model_input._version
+        try:
+            output = self.model(model_input)
+        except RuntimeError as error:
+            if _WRITES_A_LEAF not in str(error):
+                raise
+            self._note(True)
+            raise InputWritten from error
+        if model_input._version != version or not (
+            total is None or torch.equal(total, model_input.sum(dtype=torch.float64))
+        ):
+            self._note(True)
+            raise InputWritten
+        if total is not None:
+            self._note(False)
+        return output
+
+    def _note(self, writes: bool) -> None:
+        self._writes = writes
+        if isinstance(self.model, nn.Module):
+            _WRITES[self.model] = writes
 
 
 def logits_of(output: object) -> Tensor:

@@ -18,6 +18,7 @@ from fairtat.radius import check_radius
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
 ENGINES = ("auto", "eager", "compiled", "graph")
+ENGINE_CHECKS = ("first", "always", "off")
 TARGETED_LOSSES = ("ce", "margin", "dlr")
 UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
@@ -50,6 +51,7 @@ class AttackOptions:
     seed: int | None = None
     backend: str = "auto"
     engine: str = "auto"
+    engine_check: str = "first"
     chunk_size: int | None = None
     check: bool = True
     return_info: bool = False
@@ -76,6 +78,7 @@ class AttackOptions:
         _check_name("bn_mode", self.bn_mode, BN_MODES)
         _check_name("backend", self.backend, ("auto", *BACKENDS))
         _check_name("engine", self.engine, ENGINES)
+        _check_name("engine_check", self.engine_check, ENGINE_CHECKS)
         bounds = check_bounds(self.bounds)
         if not isinstance(self.eps, Tensor):
             check_radius("eps", self.eps, self.norm, bounds)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.network import Network
+from fairtat.attacks.network import InputWritten, Network
 from fairtat.attacks.options import AttackOptions
 from fairtat.attacks.result import AttackResult
 
@@ -118,7 +118,11 @@ class Attack:
         kept = _Kept(x_adv, self.options)
         for spans in self._in_turn(kept) if self.shrinks and restarts > 1 else self._folded():
             # Without restarts a pass works on its rows of the result itself, so that nothing is copied.
-            outcome = descend(spans, x_adv[spans[0].rows] if restarts == 1 else None)
+            room = x_adv[spans[0].rows] if restarts == 1 else None
+            try:
+                outcome = descend(spans, room)
+            except InputWritten:  # so the pass starts again, and the model is given copies
+                outcome = descend(spans, room)
             if outcome is not None:
                 kept.offer(spans, outcome)
         return kept.result() if self.options.return_info else x_adv

@@ -50,6 +50,7 @@ def fast_targeted_pgd(
     sample_ids: Tensor | None = None,  # (N,)
     backend: str = "auto",
     engine: str = "auto",
+    engine_check: str = "first",
     chunk_size: int | None = None,
     check: bool = True,
     return_info: bool = False,
@@ -154,7 +155,8 @@ def fast_targeted_pgd(
         "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
         "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
         "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "chunk_size": chunk_size, "check": check, "return_info": return_info,
+        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
+        "return_info": return_info,
     }  # fmt: skip
     return _attack(model, x, target, options, y=y, sample_ids=sample_ids)
 
@@ -182,6 +184,7 @@ def fast_pgd(
     sample_ids: Tensor | None = None,  # (N,)
     backend: str = "auto",
     engine: str = "auto",
+    engine_check: str = "first",
     chunk_size: int | None = None,
     check: bool = True,
     return_info: bool = False,
@@ -215,7 +218,8 @@ def fast_pgd(
         "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
         "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
         "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "chunk_size": chunk_size, "check": check, "return_info": return_info,
+        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
+        "return_info": return_info,
     }  # fmt: skip
     return _attack(model, x, y, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 

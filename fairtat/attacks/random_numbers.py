@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairtat.attacks.turns import taking_turns
+from fairtat.attacks.turns import holds, taking_turns
 
 _GENERATORS = object()  # what the threads that borrow them take turns with
 _OF_PYTORCH = frozenset({"aten", "prim", "prims", "mkldnn", "onednn", "quantized", "fairtat"})  # tags tell who draws
@@ -99,6 +99,11 @@ def borrowed_generators(x: Tensor, seed: int, thread: int | None = None) -> Iter
         finally:
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
+
+
+def borrowed(x: Tensor) -> list[torch.Generator]:
+    """The generators for work on x if this thread has borrowed them: nobody minds what is done with them."""
+    return _generators(x) if holds({id(_GENERATORS)}) else []
 
 
 def _generators(x: Tensor) -> list[torch.Generator]:

@@ -50,6 +50,13 @@ def taking_turns(things: Set[int], thread: int | None = None) -> Iterator[None]:
                 _changed.notify_all()
 
 
+def holds(things: Set[int]) -> bool:
+    """Whether this thread holds these things."""
+    thread = threading.get_ident()
+    with _changed:
+        return any(claim.thread == thread and things <= claim.things for claim in _held)
+
+
 def _check_end(claim: _Claim) -> None:
     """Raise RuntimeError if who bars this claim waits, by way of others or not, for the thread that makes it."""
     seen: set[int] = set()

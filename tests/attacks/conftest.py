@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from fairtat.attacks import graph_runtime
+from fairtat.attacks import compiled_program, graph_runtime
 
 CLASSES = 5
 
@@ -147,13 +149,49 @@ class StubGraphs:
         self.captures += 1
         if self.forget:
             return (lambda: None), result
-        written = [] if result is None else list(result)
+        written = tree_leaves(result)
 
         def replay():
             self.replays += 1
-            again = function()
-            for tensor, value in zip(written, [] if again is None else again, strict=True):
-                tensor.copy_(value)
+            for tensor, value in zip(written, tree_leaves(function()), strict=True):
+                if tensor is not None:
+                    tensor.copy_(value)
+
+        return replay, result
+
+
+class Record(TorchDispatchMode):
+    """The operations that are run in here, to be run again on the same tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        with torch.no_grad():
+            for func, args, kwargs, out in self.calls:
+                again = func(*args, **kwargs)
+                for tensor, value in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                    if isinstance(tensor, torch.Tensor) and tensor.data_ptr() != value.data_ptr():
+                        tensor.copy_(value)
+
+
+class RecordedGraphs(StubGraphs):
+    """Graphs that repeat operations whatever has become of the function, as real ones do; for backend="reference"."""
+
+    def capture(self, function, pool):
+        with Record() as record:
+            result = function()
+        self.captures += 1
+
+        def replay():
+            self.replays += 1
+            record.replay()
 
         return replay, result
 
@@ -180,3 +218,24 @@ def stub(monkeypatch):
     graphs = StubGraphs()
     monkeypatch.setattr(graph_runtime, "runtime_for", lambda device: graphs)
     return graphs
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The same with a memory: what was captured stays as it was."""
+    graphs = RecordedGraphs()
+    monkeypatch.setattr(graph_runtime, "runtime_for", lambda device: graphs)
+    return graphs
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    """The batch sizes that were compiled; the graphs run as they were traced, which takes no time to compile."""
+    sizes = []
+
+    def as_traced(graph, inputs):
+        sizes.append(len(inputs[0]))
+        return graph
+
+    monkeypatch.setattr(compiled_program, "compile_graph", as_traced)
+    return sizes

@@ -106,14 +106,14 @@ def test_what_a_forward_leaves_behind_is_named_and_undone():
 
 def test_hooks_are_found():
     model = Scaled()
-    assert Anatomy.of(model).hooks() is None
+    assert Anatomy.of(model).objection() is None
     handle = model.layer.register_forward_pre_hook(lambda *_: None)
-    assert Anatomy.of(model).hooks() == "the hooks of layer"
+    assert Anatomy.of(model).objection() == "the hooks of layer would run only once"
     handle.remove()
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    assert Anatomy.of(model).hooks() == "global module hooks"
+    assert Anatomy.of(model).objection() == "global module hooks would run only once"
     handle.remove()
-    assert Anatomy.of(model).hooks() is None
+    assert Anatomy.of(model).objection() is None
 
 
 def test_whether_a_part_is_compiled():

@@ -7,7 +7,16 @@ import weakref
 
 import pytest
 
-from fairtat.attacks.engine_cache import MOST_FAMILIES, MOST_SIZES, Family, Record, record_of
+from fairtat.attacks.engine_cache import (
+    MOST_FAMILIES,
+    MOST_SIZES,
+    MOST_WASTED,
+    RESTLESS,
+    Family,
+    Record,
+    record_of,
+)
+from fairtat.attacks.signature import Signature
 
 
 def served(sizes, **how):
@@ -58,15 +67,58 @@ def test_the_program_used_last_is_dropped_last():
     assert list(family.programs) == [*range(2, MOST_SIZES), 0, MOST_SIZES]
 
 
-def test_families_made_in_vain_are_counted():
+def model(structure, settings=0, unseen=None):
+    return Signature(structure, settings, unseen)
+
+
+@pytest.mark.parametrize("check", ["first", "off"])
+def test_families_made_in_vain_are_counted_and_end(check):
     record = Record()
-    for n in range(4):
-        family = record.family("a", f"model {n}")
-        assert family.wasted == n
+    for n in range(MOST_WASTED + 1):
+        family = record.family("a", model(n), check)
+        assert (family.wasted, family.unfit) == (
+            n,
+            None if n < MOST_WASTED else "its layers or weights are others at every call",
+        )
         family.add(8, "program")
-    family.use(8)
-    assert record.family("a", "another").wasted == 0
-    assert record.family("a", "yet another").wasted == 0  # none had been made
+    record = Record()
+    record.family("a", model(0), check).add(8, "program")
+    record.family("a", model(1), check).add(8, "program")
+    record.family("a", model(1), check).use(8)
+    assert record.family("a", model(2), check).wasted == 0
+    assert record.family("a", model(3), check).wasted == 0  # none had been made
+
+
+def test_settings_that_change_at_every_call_make_doubts_in_the_end():
+    record = Record()
+    for n in range(RESTLESS + 1):
+        family = record.family("a", model("layers", n), "first")
+        assert not family.programs
+        assert family.doubted(8, "first")
+        family.add(8, "program")
+        family.confirmed.add(8)
+    for n in range(100, 105):
+        assert record.family("a", model("layers", n), "first") is family
+        assert family.doubted(8, "first")
+        family.confirmed.add(8)
+        assert record.family("a", model("layers", n), "first") is family
+        assert not family.doubted(8, "first")
+        family.use(8)
+    # With nothing that would look at them, they are not kept; nor for other layers.
+    assert record.family("a", model("layers", 1000), "off") is not family
+    assert record.family("a", model("others", 1000), "first").programs == {}
+
+
+def test_what_is_doubted():
+    family = Family(model("layers"))
+    family.add(8, "program")
+    assert [family.doubted(8, check) for check in ("first", "always", "off")] == [True, True, False]
+    family.confirmed.add(8)
+    assert [family.doubted(8, check) for check in ("first", "always", "off")] == [False, True, False]
+    family.add(8, "another")
+    assert family.doubted(8, "first")
+    family = Family(model("layers", unseen="layer.generator"), confirmed={8})
+    assert [family.doubted(8, check) for check in ("first", "always", "off")] == [True, True, False]
 
 
 def test_programs_and_families_are_bounded():
@@ -75,11 +127,11 @@ def test_programs_and_families_are_bounded():
         family.add(n, object())
     assert list(family.programs) == list(range(10 - MOST_SIZES, 10))
     record = Record()
-    first = record.family("first", "model")
+    first = record.family("first", model(0), "first")
     for settings in range(MOST_FAMILIES - 1):
-        record.family(settings, "model")
-    assert record.family("first", "model") is first
-    record.family("one more", "model")
+        record.family(settings, model(0), "first")
+    assert record.family("first", model(0), "first") is first
+    record.family("one more", model(0), "first")
     assert len(record.families) == MOST_FAMILIES
     assert "first" in record.families
     assert 0 not in record.families
@@ -87,10 +139,10 @@ def test_programs_and_families_are_bounded():
 
 def test_another_model_starts_anew_unless_it_was_found_unfit():
     record = Record()
-    fit, unfit = record.family("a", "model"), record.family("b", "model")
+    fit, unfit = record.family("a", model(0), "first"), record.family("b", model(0), "first")
     unfit.unfit = "its forward counts its calls"
-    assert record.family("a", "another") is not fit
-    assert record.family("b", "another") is unfit
+    assert record.family("a", model(1), "first") is not fit
+    assert record.family("b", model(1), "first") is unfit
 
 
 def test_a_record_goes_with_its_model(h):

@@ -31,19 +31,6 @@ def fallbacks_are_errors():
         yield
 
 
-@pytest.fixture
-def compiles(monkeypatch):
-    """The batch sizes that were compiled; the graphs run as they were traced, which takes no time to compile."""
-    sizes = []
-
-    def as_traced(graph, inputs):
-        sizes.append(len(inputs[0]))
-        return graph
-
-    monkeypatch.setattr(compiled_program, "compile_graph", as_traced)
-    return sizes
-
-
 def both(attack, model, *data, **options):
     """(eager, compiled) attacks on copies of the model, and the two copies."""
     models = copy.deepcopy(model), copy.deepcopy(model)

@@ -140,7 +140,11 @@ def test_peak_memory_is_the_bare_models_and_four_batches(h, stub, engine, amp, n
     for _ in range(2):
         with Peak() as peak:
             fast_targeted_pgd(model, x, target, engine=engine, amp=amp, normalize=normalize, steps=3, **more)
-        assert peak.bytes <= bare.bytes + 4 * x.nbytes + 256 * len(x)  # labels, radii, logits, counters
+        small = 256 * len(x)  # labels, radii, logits, counters
+        probes = (
+            2 * 4 * (18 + 5) * len(x)
+        )  # an entry of each row of the first gradient, and its logits, from either side
+        assert peak.bytes <= bare.bytes + 4 * x.nbytes + small + (probes if engine == "graph" else 0)
     assert peak.bytes > bare.bytes  # so that it is not nothing that was measured
 
 

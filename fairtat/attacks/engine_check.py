@@ -1,0 +1,97 @@
+"""Whether a program or a graph computes what the model computes now: its first pass beside one of plain PyTorch.
+
+What decides is the logits and the gradient of the first pass, before a step has been made. A step in Linf keeps the
+signs of the gradient alone, which flip wherever rounding crosses zero and take the later steps with them: images that
+differ in a percent of their pixels say nothing. Logits and gradients are the same up to rounding, or the model is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairtat.attacks.random_numbers import borrowed
+
+if TYPE_CHECKING:
+    from fairtat.attacks.engine_eager import Eager
+    from fairtat.attacks.passes import Pass
+
+MISMATCH = "its first pass, just built, is not that of the model"
+CHANGES = "it computes something else at every call"
+
+MOST_ENTRIES = 16  # of an image's gradient, or one of each row: keeping all would take the memory of a batch
+ROUNDINGS = 4  # how much further than one rounding of its input moves the model a program may be off: it has many
+
+
+class Probe(NamedTuple):
+    """What the first pass of an attack found."""
+
+    logits: Tensor  # (N, C)
+    gradient: Tensor  # (N, ...) some entries of the gradient to the model's input
+
+    def head(self, n: int) -> Probe:
+        return Probe(self.logits[:n], self.gradient[:n])
+
+
+def probe(logits: Tensor, grad: Tensor) -> Probe:
+    """What is kept of a pass to be compared."""
+    entries = -(-grad.shape[1:].numel() // MOST_ENTRIES)
+    return Probe(logits.detach(), grad[..., ::entries].clone())
+
+
+class FirstPass:
+    """The eager engine's first pass of some samples, for an engine's own to be compared with.
+
+    ``work`` is at its start, and ``start`` puts it there again; buffers and generators are held to what they are.
+    """
+
+    def __init__(self, eager: Eager, work: Pass, start: Callable[[], Pass], buffers: Iterable[Tensor]) -> None:
+        self._eager = eager
+        self._start = start
+        self._buffers = [(t, t.clone()) for t in buffers]
+        self._generators = [(generator, generator.get_state()) for generator in borrowed(work.x)]
+        self._expected = eager.probe(work)
+        self.restore()
+
+    def confirms(self, found: Probe) -> bool | None:
+        """Whether this is the same computation; None: it is, but to tell took a second look, and all is at its start.
+
+        It is the same if both agree in half of the digits of their precision, or better than the model agrees with
+        itself when its input moves by one rounding and its random numbers are others.
+        """
+        found = found.head(len(self._expected.logits))
+        eps = max(torch.finfo(t.dtype).eps for t in (found.logits, torch.empty(0, dtype=self._eager.network.precision)))
+        apart = _distances(found, self._expected)
+        if max(apart) <= eps**0.5:
+            return True
+        self.restore()
+        own = _distances(self._eager.probe(self._start(), nudge=eps), self._expected)
+        self.restore()
+        return None if all(a <= max(eps**0.5, ROUNDINGS * b) for a, b in zip(apart, own, strict=True)) else False
+
+    def restore(self) -> None:
+        """Put buffers and generators back."""
+        with torch.no_grad():
+            for tensor, value in self._buffers:
+                tensor.copy_(value)
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+
+def _distances(found: Probe, expected: Probe) -> tuple[float, ...]:
+    return tuple(_distance(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Relative, over the batch; what is not finite has to be the same."""
+    if found.shape != expected.shape:
+        return torch.inf
+    a, b = found.double(), expected.double()
+    odd = ~(a.isfinite() & b.isfinite())
+    same = (~odd | (a == b) | (a.isnan() & b.isnan())).all()
+    a, b = a.masked_fill(odd, 0.0), b.masked_fill(odd, 0.0)
+    size = torch.maximum(a.norm(), b.norm()).clamp_min(torch.finfo(torch.float64).tiny)
+    return float(torch.where(same, (a - b).norm() / size, torch.inf))
