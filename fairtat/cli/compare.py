@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.padding import Padding
 
 from fairtat.cli.parser import Parser
-from fairtat.cli.runs import AttackOptions, EvaluationOptions, Subject, comma_separated, examine, open_run, subject_of
+from fairtat.cli.runs import (
+    AttackOptions,
+    EvaluationOptions,
+    Subject,
+    answers_line,
+    comma_separated,
+    examine,
+    open_run,
+    subject_of,
+)
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
@@ -99,6 +108,8 @@ def run(options: jsonargparse.Namespace) -> int:
     else:
         _print_comparison(console, comparison)
     console.print()
+    for name, evaluation in evaluations.items():
+        console.print(f"{name}: {answers_line(evaluation)}", soft_wrap=True)
     written: list[Path] = []
     if comparison is not None and (options.output is not None or options.out is None):
         written += _write(comparison, Path(options.output or "comparison"))

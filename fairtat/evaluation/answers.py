@@ -75,10 +75,10 @@ class Answer:
 
     def advance(self, done: int, x: Tensor | None = None) -> None:
         """``done`` work items are done now, the last ones with images x (n, ...) before the model."""
-        answers = self._answers
-        if self.done == 0 and x is not None and self._noted:
-            answers.witness.note(self._noted, x)
+        answers, first = self._answers, self.done == 0
         self.done, self._changed = done, True
+        if first and x is not None and self._noted:
+            answers.witness.note(self._noted, x)
         _once(answers.worked_out, self._name)
         answers.parts.save(self._question, self.kept_arrays, done, complete=False)
         if answers.progress is not None:

@@ -138,6 +138,10 @@ class _Fingerprint:
             self.say(str(tensor))
 
     def _module(self, module: nn.Module) -> None:
+        compiled_from = module._modules.get("_orig_mod")
+        if compiled_from is not None:  # of torch.compile's wrapper the rest is bookkeeping
+            self.add(compiled_from)
+            return
         self._class(type(module))
         for name in _STATE:
             self._items(getattr(module, name))

@@ -50,10 +50,11 @@ class Witness:
 
     def note(self, arrays: Mapping[str, np.ndarray], x: Tensor) -> None:
         """Take images (n, ...) that the model was judged on, as many as there is room for, and their logits."""
-        room = arrays["seen"]
-        taken = x[: len(room)].float().cpu().numpy()
-        room[: len(taken)] = taken
-        arrays["seen_logits"][...] = self._judged(room)
+        seen = arrays["seen"].copy()
+        taken = x[: len(seen)].float().cpu().numpy()
+        seen[: len(taken)] = taken
+        logits = self._judged(seen)  # before either array changes: Ctrl-C may come meanwhile
+        arrays["seen"][...], arrays["seen_logits"][...] = seen, logits
 
     def agrees(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Whether the model still answers as it did when the arrays were noted."""
