@@ -23,8 +23,8 @@ WIDTH = 9.0  # inches; 1350 pixels, what a README shows without scaling it up
 ROW_HEIGHT = 3.0  # inches
 CLASSES_IN_ROW = 25
 MAX_CLASSES = 100
-LEGEND_COLUMNS = 40  # of one in the legend
 NAME_COLUMNS = 22  # of a class below its bars
+LEGEND_COLUMNS = 40  # of one in the legend
 
 
 def comparison_png(comparison: Comparison) -> bytes:
