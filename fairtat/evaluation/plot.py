@@ -10,6 +10,7 @@ import numpy as np
 
 from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.figures import ClassFigures
+from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,8 @@ WIDTH = 9.0  # inches; 1350 pixels, what a README shows without scaling it up
 ROW_HEIGHT = 3.0  # inches
 CLASSES_IN_ROW = 25
 MAX_CLASSES = 100
+NAME_COLUMNS = 22  # of a class below its bars
+LEGEND_COLUMNS = 40  # of one in the legend
 
 
 def comparison_png(comparison: Comparison) -> bytes:
@@ -72,7 +75,7 @@ def _draw_row(axes: Axes, comparison: Comparison, classes: list[int], slots: int
         at = np.arange(len(classes)) + (run - (runs - 1) / 2) * bar
         _draw_bars(axes, evaluation.robust, classes, at, bar, COLOURS[run % len(COLOURS)], _label(comparison, name))
 
-    names = [comparison.class_names[k] for k in classes]
+    names = shortened([comparison.class_names[k] for k in classes], NAME_COLUMNS)
     # About 0.085 inches a character of the tick labels: slanted where neighbours would touch.
     slanted = max(len(name) for name in names) * 0.085 > 0.9 * WIDTH / slots
     axes.set_xticks(
@@ -132,4 +135,5 @@ def _draw_bars(
 def _label(comparison: Comparison, name: str) -> str:
     robust = comparison.evaluations[name].robust
     worst, value = robust.worst
-    return f"{name}: average {robust.average:.1%}; worst class \u25bc {comparison.class_names[worst]}, {value:.1%}"
+    (class_name,) = shortened([comparison.class_names[worst]], LEGEND_COLUMNS)
+    return f"{printable(name)}: average {robust.average:.1%}; worst class \u25bc {class_name}, {value:.1%}"

@@ -14,8 +14,9 @@ from fairtat.evaluation import wording
 from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
 from fairtat.evaluation.report.record import RunRecord
+from fairtat.evaluation.report.spread import spreads
 from fairtat.evaluation.settings import radius
-from fairtat.text import printable
+from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:
     from fairtat.evaluation.compare import Comparison
@@ -26,6 +27,9 @@ __all__ = ["class_table", "render"]
 
 RUN_COLOURS = 7
 """Colours in report.css; more runs use them again, with other dashes."""
+
+RUN_COLUMNS = 40
+"""Letters of a run's name in a drawing."""
 
 OPEN_CLASSES = 24
 """Classes that a chart shows at once; the others can be unfolded."""
@@ -71,7 +75,11 @@ def _without_controls(value: Any) -> Any:
 
 
 def _runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    return [{"index": run, "name": record.name, "colour": run % RUN_COLOURS} for run, record in enumerate(records)]
+    short = shortened([record.name for record in records], RUN_COLUMNS)
+    return [
+        {"index": run, "name": record.name, "short": short[run], "colour": run % RUN_COLOURS}
+        for run, record in enumerate(records)
+    ]
 
 
 def _context(report: Report) -> dict[str, Any]:
@@ -93,6 +101,7 @@ def _context(report: Report) -> dict[str, Any]:
         "runs": _runs(records),
         "colours": RUN_COLOURS,
         "scored": scored,
+        "spreads": spreads(records),
         "bars": classes.class_bars(records),
         "rows": rows,
         "scale": classes.difference_scale(rows) if report.comparison else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +134,30 @@ def test_long_names_do_not_widen_the_page(opened: Open, record: Record) -> None:
     names = ["W" * 60, "a name of several words that goes on and on", "c", "d"]
     report = Report([record("run-" + "x" * 80, names=names), record("fair", names=names, seed=1)])
     assert opened(report, width=380).evaluate("document.documentElement.scrollWidth") == 380
+
+
+def test_many_long_names_leave_every_figure_in_sight_on_a_phone(opened: Open, record: Record) -> None:
+    names = [*(f"End of speed limit ({speed}km/h) for all vehicles but trains" for speed in range(43))]
+    runs = [record(name, classes=43, names=names, seed=seed, extras=True) for seed, name in enumerate(("at", "fair"))]
+    page = opened(Report(runs), width=380)
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 380
+    values = page.locator(".bars .value, .changes .value").filter(has_text=re.compile("[0-9]"))
+    assert values.count() == 3 * 43
+    inside = "cells => cells.every(c => c.scrollWidth <= c.clientWidth && c.getBoundingClientRect().right <= 380)"
+    assert values.evaluate_all(inside)
+    assert len(set(column(page, 1))) == 43
+    assert page.locator("table.sortable tbody th").evaluate_all(
+        "cells => cells.every(c => c.scrollWidth <= c.clientWidth)"
+    )
+
+
+def test_on_a_wide_screen_the_picture_stands_beside_the_summary(opened: Open, report: Report) -> None:
+    for width, beside in ((1280, True), (380, False)):
+        page = opened(report, width=width)
+        story, picture = (page.locator(f"#summary {part}").first.bounding_box() for part in (".story", ".spread"))
+        assert (picture["x"] > story["x"] + story["width"]) == beside
+        assert picture["x"] + picture["width"] <= width
 
 
 def test_paper_shows_what_a_screen_folds(opened: Open, record: Record) -> None:

@@ -49,12 +49,14 @@ def test_a_difference_is_good_on_the_diagonal_when_it_grows_and_beside_it_when_i
         ["", "", ""],
         ["l12", "", "l12"],
     ]
+    assert found.scale == ("25.0 points worse", "25.0 points better")
 
 
 def test_equal_runs_have_an_empty_difference() -> None:
     figures = ClassFigures(CONFUSION)
     found = heat.difference_map("title", figures, figures, NAMES)
     assert {cell.shade for row in found.cells for cell in row} == {""}
+    assert found.scale is None
 
 
 def test_a_map_of_many_classes_is_a_mosaic_of_the_same_shades() -> None:
@@ -78,6 +80,18 @@ def test_strips_follow_the_history_from_the_lowest_shade_to_the_highest(record: 
     assert cells.shape == (4, 3)
     assert (cells[:, 0] == "s1").all()
     assert cells[3, 2] == "s12"
+
+
+def test_radii_are_in_the_unit_in_which_the_run_writes_its_own(record: Record) -> None:
+    history = [{"epoch": 1, "class_eps": [0.25, 0.5]}, {"epoch": 2, "class_eps": [0.5, 1.0]}]
+    run = replace(record(classes=2), history=history, config={"attack": {"eps": "0.5", "norm": "l2"}})
+    found = heat.radius_strip(0, run)
+    assert found is not None
+    assert (found.low, found.high) == ("0.25", "1")
+    # Without a configuration, that of the evaluation: 8/255.
+    found = heat.radius_strip(0, replace(run, config=None))
+    assert found is not None
+    assert (found.low, found.high) == ("63.8/255", "255/255")
 
 
 def test_targets_by_label_are_averaged_over_the_labels(record: Record) -> None:

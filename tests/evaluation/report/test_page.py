@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from fairtat.evaluation import Finding
+from fairtat.evaluation import Comparison, Finding
 from fairtat.evaluation.report import Gallery, Report, RunRecord
 from fairtat.evaluation.report.gallery import Attacked, Exhibit
+from fairtat.evaluation.wording import points
 
 Record = Callable[..., RunRecord]
 NASTY = '<script>alert("x")</script>&amp;\'"'
@@ -106,6 +108,38 @@ def test_names_are_text_and_never_markup(record: Record, read: Callable[[str], A
     assert page.text.count("<script>alert") > 10
     allowed = {"onclick", "onload", "onerror"}
     assert not any(allowed & set(attributes) for _, attributes in page.tags)
+
+
+def test_no_control_character_of_a_name_or_a_file_reaches_the_page(record: Record) -> None:
+    bad = "a\x1b[31m\x07\x9b\u202eb"
+    run = replace(
+        record(bad, names=[bad, "b", "c", "d"], findings=[Finding("x", "info", bad)]),
+        config={"attack": {"eps": "8/255"}, bad: bad},
+        environment={"torch": bad},
+    )
+    html = Report([run, record("b", names=[bad, "b", "c", "d"])], notes=[bad]).html()
+    assert "a[31mb" in html
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html)
+
+
+def test_a_notebook_shows_the_table_of_every_class(record: Record, read: Callable[[str], Any]) -> None:
+    one, two = (run.evaluation for run in runs(record, 2, per_class=[20, 0, 20, 3]))
+    page = read(one._repr_html_())
+    assert [a.get("class") for a in page.attributes("table")] == ["fairtat"]
+    assert len(page.attributes("tr")) == 1 + one.num_classes
+    assert not page.attributes("button")
+    for name, share, n in zip(one.class_names, one.robust.accuracy, one.robust.n, strict=True):
+        assert name in page.text
+        assert n == 0 or f"{100 * share:.1f}" in page.text
+    comparison = Comparison({"at": one, "fair": two})
+    assert points(comparison.changes("fair")[0].difference) in read(comparison._repr_html_()).text
+
+
+def test_without_a_template_engine_a_notebook_falls_back_to_text(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert record().evaluation._repr_html_() is None
 
 
 def test_findings_and_notes_are_said_at_the_top(record: Record, read: Callable[[str], Any]) -> None:
