@@ -67,18 +67,21 @@ class FirstPass:
         apart = _distances(found, self._expected)
         if max(apart) <= eps**0.5:
             return True
-        self.restore()
+        self._restore_buffers()
         own = _distances(self._eager.probe(self._start(), nudge=eps), self._expected)
         self.restore()
         return None if all(a <= max(eps**0.5, ROUNDINGS * b) for a, b in zip(apart, own, strict=True)) else False
 
     def restore(self) -> None:
         """Put buffers and generators back."""
+        self._restore_buffers()
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    def _restore_buffers(self) -> None:
         with torch.no_grad():
             for tensor, value in self._buffers:
                 tensor.copy_(value)
-        for generator, state in self._generators:
-            generator.set_state(state)
 
 
 def _distances(found: Probe, expected: Probe) -> tuple[float, ...]:

@@ -85,7 +85,7 @@ def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
         undo.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    was_training = modules[0].training
+    was_training = getattr(modules[0], "training", False)
     try:
         for module in modules:
             if "_orig_mod" in module._modules:
@@ -93,7 +93,9 @@ def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
             train = bn_mode != "eval" and isinstance(module, _BatchNorm) and (module.training or not was_training)
             if isinstance(module, _BatchNorm) and (train or module.running_mean is None):
                 state.mixes_samples = True
-            if module.training != train:
+            if bn_mode != "eval" and isinstance(module, torch.jit.ScriptModule):
+                _refuse_batch_statistics(module, bn_mode)
+            if getattr(module, "training", train) != train:  # what torch.jit.freeze made has no mode any more
                 assign(module, "training", train)
             if train and module.track_running_stats:
                 if bn_mode == "train":
@@ -115,3 +117,12 @@ def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
         for owner, name, value in undo:
             if getattr(owner, name) != value:  # not so where the assignment was what failed
                 setattr(owner, name, value)
+
+
+def _refuse_batch_statistics(module: torch.jit.ScriptModule, bn_mode: str) -> None:
+    """Raise ValueError where a mode may have been compiled in: in BatchNorm, and in all that was frozen."""
+    if "BatchNorm" in module.original_name or not hasattr(module, "training"):
+        raise ValueError(
+            f"bn_mode={bn_mode!r} cannot reach BatchNorm inside TorchScript; use bn_mode='eval', or the module that "
+            "the TorchScript was made from"
+        )

@@ -98,6 +98,11 @@ class Network:
             _WRITES[self.model] = writes
 
 
+def may_write(model: Model) -> bool:
+    """Whether a model has to be given copies of images that are needed afterwards; an attack finds out."""
+    return not isinstance(model, nn.Module) or _WRITES.get(model, True)
+
+
 def logits_of(output: object) -> Tensor:
     """The logits in what a model returned: a tensor, an object with ``.logits`` as transformers do, or a dict.
 

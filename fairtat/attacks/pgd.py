@@ -89,7 +89,8 @@ def fast_targeted_pgd(
         model: A module, or any callable, from images (N, ...) to logits (N, C), to an object with ``.logits``,
             or to a dict with "logits".
         x: Images (N, ...) in ``bounds``, float32 or float64, rank 2 or more; any layout (one that is not dense
-            with the batch outermost is copied once). Never changed.
+            with the batch outermost is copied once). Never changed. A model that works in place on what it is given
+            is found out and given copies.
         target: Classes (N,) to move towards, an integer dtype.
         y: True labels (N,). They are checked to differ from ``target``; needed by ``loss="dlr"``, else unused.
         eps: Radius in pixel units (those of ``bounds``), a number or (N,).
@@ -135,6 +136,18 @@ def fast_targeted_pgd(
             mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
             "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size; else
             "eager". It never warns.
+        engine_check: Whether an engine's program or graph is shown to be the model's before its result counts. What
+            it was made from is compared before every call (0.4 ms for a ResNet-18): layers, shapes, and for each
+            module its attributes with all that they hold (containers, objects, functions) and the code of its class.
+            Where that has changed, a new one is made; where it changes at every call, as a log does, checks take the
+            place. A check compares logits and gradient of the attack's first pass with those of "eager". It costs that
+            pass, a synchronisation on a GPU, and where rounding has to be told from a change (low precision) another
+            pass and some steps. If they differ, a new program is made; if that one differs too, the attack runs
+            eagerly with one :class:`EngineFallback` warning.
+            "first": a check in the first call after each build, and in every call of a model with attributes that
+            cannot be looked into (arrays over 4 kB, objects of extensions). "always": in every call. "off": never.
+            Only "always" sees a change in what a forward reads from outside its modules: global variables, containers
+            and objects in a function's closure, functions of other modules, files.
         chunk_size: The most images in one pass of the model, restarts counted; None: all at once.
         check: False skips the checks of values (on a GPU: one synchronisation), not those of shapes and types.
         return_info: Return an :class:`AttackResult`, at the price of one more forward pass.

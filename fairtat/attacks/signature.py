@@ -10,7 +10,7 @@ import re
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import PurePath
 from typing import Any, Generic, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from torch._ops import OperatorBase, OpOverloadPacket
 MOST_VALUES = 20_000  # in containers and objects, on one walk: some milliseconds
 MOST_DEPTH = 12
 MOST_BYTES = 4096  # of an array that is compared by its values
+MOST_PLAIN = 8  # numbers in a tuple or list of one type, which is compared as it is
 
 
 class Signature(NamedTuple):
@@ -88,14 +89,17 @@ class Sight:
         self._met[id(value)] = len(self._met)
         return parts()
 
-    def _all(self, values: Iterable[object], depth: int) -> tuple[Hashable, ...]:
+    def _all(self, values: Collection[object], depth: int) -> tuple[Hashable, ...]:
+        self._left -= len(values)
+        if self._left < 0:
+            return (self._hidden(values),)
         kinds = KINDS
         return tuple([(type(v), v) if kinds[type(v)] is None else self.see(v, depth) for v in values])
 
     def _items(self, value: Any, depth: int) -> Hashable:
         kind = type(value)
         if kind in _BASES:
-            kinds = tuple(map(type, value))
+            kinds = tuple(map(type, value)) if len(value) <= MOST_PLAIN else ()
             if kinds in _PLAIN:  # such as the stride of a convolution
                 return kind, kinds, tuple(value)
             return kind, self._all(value, depth)
@@ -105,12 +109,13 @@ class Sight:
         return self._once(value, lambda: self._items(value, depth))
 
     def _set(self, value: Any, depth: int) -> Hashable:
-        return weakref.ref(type(value)), frozenset(self._all(value, depth))
+        return weakref.ref(type(value)), frozenset(self._all(list(value), depth))
 
     def _mapping(self, value: Any, depth: int) -> Hashable:
         def parts() -> Hashable:
+            keys, values = list(value), list(value.values())  # copies, as another thread may be writing
             own = None if type(value) is dict else self._attributes(value, depth)
-            return weakref.ref(type(value)), self._all(value.keys(), depth), self._all(value.values(), depth), own
+            return weakref.ref(type(value)), self._all(keys, depth), self._all(values, depth), own
 
         return self._once(value, parts)
 
@@ -173,7 +178,10 @@ class Sight:
         return value.dtype, value.shape, value.tobytes()
 
     def _identity(self, value: object, depth: int) -> Hashable:
-        return weakref.ref(value)
+        try:
+            return weakref.ref(value)
+        except TypeError:
+            return id(value)
 
     def _nothing(self, value: object, depth: int) -> Hashable:
         return None
@@ -188,8 +196,9 @@ class _Kinds(dict[type, "Look | None"]):
     def __missing__(self, kind: type) -> Look | None:
         if len(self) > 1000:  # classes that are made and dropped
             self.clear()
-        found = next((look for bases, look in _LOOKS if issubclass(kind, bases)), Sight._object)
-        self[kind] = found
+        # PyTorch's inner objects lead to all of a compiler, and have no settings of a model.
+        other = Sight._identity if kind.__module__.startswith("torch._") else Sight._object
+        found = self[kind] = next((look for bases, look in _LOOKS if issubclass(kind, bases)), other)
         return found
 
 
@@ -213,7 +222,7 @@ _LOOKS: tuple[tuple[tuple[type, ...], Look | None], ...] = (
     ((functools.partial,), Sight._partial),
 )
 KINDS = _Kinds()
-_PLAIN = frozenset((kind,) * n for kind in (int, float, bool, str) for n in range(1, 9))
+_PLAIN = frozenset((kind,) * n for kind in (int, float, bool, str) for n in range(1, MOST_PLAIN + 1))
 _BASES = frozenset((nn.Module, object, type, Generic, Protocol, enum.Enum, tuple, list, deque))
 
 

@@ -67,7 +67,7 @@ def check_model(model: object, samples: int, batch_size: int) -> list[Finding]:
     if not isinstance(model, nn.Module):
         return []
     findings = []
-    if model.training:
+    if getattr(model, "training", False):  # torch.jit.freeze leaves none
         text = (
             "The model came in train mode. It was evaluated in eval mode (and left in train mode); figures that were "
             "taken in train mode, with dropout and batch statistics on, will differ."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.attacks.network import logits_of
+from fairtat.attacks.network import logits_of, may_write
 from fairtat.evaluation.fingerprint import fingerprint
 from fairtat.evaluation.library import library_attack
 from fairtat.evaluation.samples import NONE
@@ -124,6 +124,8 @@ class Subject:
             if normalize is not None:
                 mean, std = (torch.as_tensor(v, device=x.device, dtype=x.dtype).view(1, -1, 1, 1) for v in normalize)
                 x = (x - mean) / std
+            elif may_write(self.model):
+                x = x.clone()
             return logits_of(self.model(x))
 
         return call

@@ -136,6 +136,10 @@ class AttackConfig:
     takes seconds for a small network and half a minute for a ResNet, and is faster from then on; graph replays CUDA
     graphs; auto is graph on a GPU and eager elsewhere."""
 
+    engine_check: Literal["first", "always", "off"] = "first"
+    """Compare a compiled program's or graph's first pass with the model's: once after it was built, in every step (for
+    a model that reads global variables or files which change), or never."""
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:

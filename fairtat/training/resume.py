@@ -19,8 +19,8 @@ _LOG = logging.getLogger("fairtat")
 
 # Where and how fast a run computes, not what: another device or engine rounds differently, which is all that changes.
 CHANGEABLE = frozenset({
-    "device", "threads", "compile", "checkpoint_every", "tensorboard", "attack.engine", "attack.backend",
-    "data.root", "data.download", "data.placement", "data.workers",
+    "device", "threads", "compile", "checkpoint_every", "tensorboard", "attack.engine", "attack.engine_check",
+    "attack.backend", "data.root", "data.download", "data.placement", "data.workers",
 })  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def validate(model: nn.Module, data: Data, config: TrainConfig, *, seed: int, wo
                 sample_ids=batch.ids,
                 backend=config.attack.backend,
                 engine=config.attack.engine,
+                engine_check=config.attack.engine_check,
                 check=False,
                 return_info=True,
             )

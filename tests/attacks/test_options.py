@@ -33,6 +33,8 @@ BAD = [
     ({"backend": "gpu"}, ValueError, "backend must be .* got 'gpu'"),
     ({"backend": "cuda"}, ValueError, "backend='cuda' (is not available|cannot run)"),
     ({"engine": "eagre"}, ValueError, "engine must be .* got 'eagre'; did you mean 'eager'"),
+    ({"engine_check": "alway"}, ValueError, "engine_check must be .* got 'alway'; did you mean 'always'"),
+    ({"engine_check": True}, TypeError, "engine_check must be one of 'first', 'always', 'off', got bool"),
     ({"bounds": (1.0, 0.0)}, ValueError, "bounds must be .* low < high"),
     ({"bounds": 1.0}, TypeError, "bounds must be two numbers"),
     ({"seed": 1.0}, TypeError, "seed must be an int, got float"),

@@ -46,6 +46,7 @@ class ExampleMaker:
             "init": init if attack.init == "auto" else attack.init,
             "restarts": attack.restarts,
             "engine": attack.engine,
+            "engine_check": attack.engine_check,
             **options,
         }
 
