@@ -77,7 +77,7 @@ def untrained(config: TrainConfig) -> Path:
 
 
 def diverged(config: TrainConfig) -> Path:
-    with pytest.raises(TrainingDiverged, match=r"epoch 1: .*; start again with the same --output"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1, step \d+ of \d+: .*; start again with the same --output"):
         train(replace(config, optim=replace(config.optim, lr=Number(1e30))))
     return Path(config.output or "")
 
