@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["printable", "printable_values", "shortened", "width"]
+__all__ = ["escaped", "printable", "printable_values", "shortened", "width"]
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 TRIED = 10  # places to cut at, before names are numbered
@@ -27,6 +27,11 @@ _CONTROLS = re.compile(
 def printable(text: str, *, lines: bool = False) -> str:
     """``text`` as a terminal and a page may show it: no control characters, and one line unless ``lines``."""
     return _CONTROLS.sub("", _ODD_BREAKS.sub("\n", text) if lines else _BREAKS.sub(" ", text))
+
+
+def escaped(text: str) -> str:
+    r"""``text`` with its control characters written out, such as ``\x1b``: an error names a file as it is."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def printable_values(values: Any) -> Any:

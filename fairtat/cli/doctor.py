@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib import metadata
 from typing import Any
 
 import jsonargparse
@@ -18,25 +17,10 @@ from rich.text import Text
 from fairtat import backends
 from fairtat._version import __version__
 from fairtat.backends import auto
+from fairtat.cli import packages
 from fairtat.cli.parser import Parser
 from fairtat.cli.selftest import Check, run_selftest
 from fairtat.devices import has_native_bf16
-
-# Distribution -> the extra that brings it. Asked of the installed metadata: importing them would take seconds.
-# Package -> the extra of fairtat that brings it.
-OPTIONAL = {
-    "scikit-learn": "train",
-    "mlxtend": "train",
-    "matplotlib": "eval",
-    "jinja2": "eval",
-    "pillow": "eval",
-    "kornia": "eval",
-    "pyautoattack": "eval",
-    "timm": "vision",
-    "torchvision": "vision",
-    "datasets": "hf",
-    "tensorboard": "tensorboard",
-}
 
 OK, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
 
@@ -45,8 +29,9 @@ def parser() -> jsonargparse.ArgumentParser:
     """Arguments and help of the subcommand."""
     parser = Parser(
         "doctor",
-        "Show versions, backends and threads, and check every op on every backend that is present against known\n"
-        "answers and the reference. The exit code is 1 if a check fails: put this output into a bug report.",
+        "Show versions, backends and threads, try whether each optional package loads, and check every op on every\n"
+        "backend that is present against known answers and the reference. The exit code is 1 if such a check fails:\n"
+        "put this output into a bug report.",
         "  fairtat doctor\n  fairtat doctor --json > doctor.json",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
@@ -72,7 +57,7 @@ def describe(checks: list[Check]) -> dict[str, Any]:
             "fairtat": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "triton": _version("triton"),
+            "triton": packages.version_of("triton"),
         },
         "platform": platform.platform(),
         "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
@@ -87,8 +72,8 @@ def describe(checks: list[Check]) -> dict[str, Any]:
             "measured": None if auto.MEASURED is None else asdict(auto.MEASURED),
         },
         "optional": {
-            name: {"version": _version(name), "extra": extra, "install": f"pip install 'fairtat[{extra}]'"}
-            for name, extra in OPTIONAL.items()
+            name: {**asdict(package), "install": f"pip install 'fairtat[{package.extra}]'"}
+            for name, package in packages.look().items()
         },
         "selftest": [
             {"op": check.op, "backend": check.backend, "passed": check.passed, "detail": check.detail}
@@ -99,13 +84,6 @@ def describe(checks: list[Check]) -> dict[str, Any]:
 
 def _devices() -> list[str]:
     return ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _print(report: dict[str, Any], checks: list[Check]) -> None:
@@ -121,11 +99,13 @@ def _print(report: dict[str, Any], checks: list[Check]) -> None:
     facts.add_row("bfloat16", "; ".join(f"{device} {words[native]}" for device, native in report["bf16"].items()))
     facts.add_row("threads", f"{threads['torch']} used by PyTorch and fairtat, {threads['cpus']} CPUs")
     facts.add_row("core", _core(report["core"]))
-    for extra in dict.fromkeys(OPTIONAL.values()):
-        packages = {name: entry for name, entry in report["optional"].items() if entry["extra"] == extra}
-        found = ", ".join(f"{name} {entry['version'] or 'not installed'}" for name, entry in packages.items())
-        facts.add_row(f"[{extra}]", found)
-        missing = [entry["install"] for entry in packages.values() if entry["version"] is None]
+    for extra in dict.fromkeys(entry["extra"] for entry in report["optional"].values()):
+        of_extra = {name: entry for name, entry in report["optional"].items() if entry["extra"] == extra}
+        facts.add_row(f"[{extra}]", ", ".join(f"{name} {_state(entry)}" for name, entry in of_extra.items()))
+        for name, entry in of_extra.items():
+            if entry["error"] is not None:
+                facts.add_row("", f"{name}: {entry['error']}", style="red")
+        missing = [entry["install"] for entry in of_extra.values() if entry["version"] is None]
         if missing:
             facts.add_row("", missing[0])  # on a line of its own, to be copied
     console.print(facts)
@@ -138,6 +118,12 @@ def _print(report: dict[str, Any], checks: list[Check]) -> None:
             console.print(f"FAILED {check.op} on {check.backend}: {check.detail}", style="bold red")
     passed = sum(check.passed for check in checks)
     console.print(f"{passed} of {len(checks)} self-tests passed", style="green" if report["ok"] else "bold red")
+
+
+def _state(package: dict[str, Any]) -> str:
+    if package["version"] is None:
+        return "not installed"
+    return f"{package['version']} (does not load)" if package["error"] is not None else str(package["version"])
 
 
 def _core(info: dict[str, Any] | None) -> str:

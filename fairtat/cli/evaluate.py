@@ -25,7 +25,7 @@ from fairtat.cli.runs import (
     subject_on,
 )
 from fairtat.cli.weights import load_weights
-from fairtat.data import CORRUPTIONS, Data, load, load_splits
+from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
@@ -74,6 +74,13 @@ class EvaluateOptions(EvaluationOptions):
 
     data_root: str | None = None
     """Where the files of that data set lie."""
+
+    data_layout: Layout = "auto"
+    """Which axis of the images in a .npz file holds the channels, where auto cannot tell: nchw or nhwc."""
+
+    data_exif: Exif | None = None
+    """Images of folders and Hugging Face sets: apply turns them as their EXIF orientation says, ignore does not. By
+    default as the run was trained, and apply for a model that comes with --model."""
 
     mean: str | None = None
     """Per channel, of a model that takes (x - mean) / std: 0.491,0.482,0.447."""
@@ -166,7 +173,7 @@ def _subject(options: jsonargparse.Namespace) -> Subject:
         trust = options.trust_model or options.model or False
         trained = open_run(options.run, options.device, options.checkpoint, trust_model=trust)
         if options.data is not None:
-            return subject_on(trained, options.data, *_data(options), options.checkpoint)
+            return subject_on(trained, options.data, *_data(options, trained.config.data.exif), options.checkpoint)
         return subject_of(trained, options.split, options.checkpoint)
     if options.model is None:
         raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")
@@ -178,7 +185,7 @@ def _subject(options: jsonargparse.Namespace) -> Subject:
 def _foreign(options: jsonargparse.Namespace) -> Subject:
     """A model that fairtat did not train, with its data."""
     models.check_options(options.model_options, "--model_options")
-    data, split = _data(options)
+    data, split = _data(options, "apply")
     channels, height, width = data.image_shape
     model = models.build(
         options.model,
@@ -202,10 +209,15 @@ def _foreign(options: jsonargparse.Namespace) -> Subject:
     )
 
 
-def _data(options: jsonargparse.Namespace) -> tuple[Data, str]:
-    """The images that --data names, and which part of them."""
+def _data(options: jsonargparse.Namespace, exif: Exif) -> tuple[Data, str]:
+    """The images that --data names, and which part of them; ``exif`` stands where --data_exif is not given."""
     split: str = options.split or ("all" if options.data.endswith(".npz") else "test")
-    found = load(options.data) if split == "all" else getattr(load_splits(options.data, root=options.data_root), split)
+    layout, exif = options.data_layout, options.data_exif or exif
+    if split == "all":
+        found = load(options.data, layout=layout, exif=exif)
+    else:
+        found = getattr(load_splits(options.data, root=options.data_root, layout=layout, exif=exif), split)
+    check_images(found)
     return found, split
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fairtat._version import __version__
 from fairtat.errors import UserError, did_you_mean
+from fairtat.text import escaped
 
 # Subcommand -> what the overview says of it. A module is imported only when its command runs: `fairtat --help` and
 # `fairtat doctor` need none of the optional packages, and start no slower for them.
@@ -103,6 +104,7 @@ example:
 
 
 def _one_line(error: Exception) -> str:
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"{error.filename}: {error.strerror}"
+    return escaped(" ".join(text.split())) or type(error).__name__

@@ -64,7 +64,8 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--dry_run",
         action="store_true",
-        help="Build everything, time a few steps, tell what the run would cost and write, and write nothing.",
+        help="Build everything, decode every image, time a few steps, tell what the run would cost and write, and "
+        "write nothing.",
     )
     made.add_trust_model()
     made.add_class_arguments(TrainConfig)

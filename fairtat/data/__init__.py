@@ -6,12 +6,13 @@ from fairtat.data.cifar import load_cifar10, load_cifar100
 from fairtat.data.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
 from fairtat.data.folder import load_folder
 from fairtat.data.huggingface import load_huggingface
+from fairtat.data.image_files import Exif
 from fairtat.data.npz import load_npz
 from fairtat.data.registry import DATASETS, load, load_splits
-from fairtat.data.splits import Splits, hold_out, stratified_split
+from fairtat.data.splits import Splits, check_images, hold_out, stratified_split
 from fairtat.data.stream import Data, StreamData, stream_data
 from fairtat.data.tinyimagenet import load_tinyimagenet
-from fairtat.data.types import ImageData, image_data
+from fairtat.data.types import ImageData, Layout, image_data
 
 __all__ = [
     "AUGMENTATIONS",
@@ -24,10 +25,13 @@ __all__ = [
     "Batch",
     "Batches",
     "Data",
+    "Exif",
     "ImageData",
+    "Layout",
     "Splits",
     "StreamData",
     "batches",
+    "check_images",
     "hold_out",
     "image_data",
     "load",

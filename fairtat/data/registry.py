@@ -63,7 +63,7 @@ def load_splits(
     """Train, validation and test parts: the same for the same arguments, on every machine.
 
     A set's own test part stays the test part, its own validation part the validation part; what it lacks is a share of
-    each class of its train part. Images of folders and ``hf:`` sets are read later; `Splits.check` looks at them all.
+    each class of its train part. Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
 
     Args:
         name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images a class, or a ``.npz`` file.

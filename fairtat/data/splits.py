@@ -14,7 +14,7 @@ from fairtat.data.labels import FROM_ONE
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 
-__all__ = ["Parts", "Splits", "hold_out", "number_parts", "stratified_split"]
+__all__ = ["Parts", "Splits", "check_images", "hold_out", "number_parts", "stratified_split"]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -29,21 +29,6 @@ class Splits:
 
     def to(self, device: torch.device | str) -> Splits:
         return Splits(self.train.to(device), self.val.to(device), self.test.to(device))
-
-    def check(self, *, decode: bool = False) -> None:
-        """Look at every image now, so that a damaged one in the test part does not end a run that is otherwise done.
-
-        Reads headers and the ends of files, or with ``decode`` all pixels; images in memory have been checked before.
-
-        Raises:
-            UserError: an image cannot be used; the message names it.
-        """
-        turned = sum(part.check(decode=decode) for part in (self.train, self.val, self.test))
-        if turned:
-            _LOG.warning(
-                "notice: %d of %d images are turned as their EXIF orientation says; data.exif: ignore leaves them as "
-                "they are stored", turned, len(self.train) + len(self.val) + len(self.test),
-            )  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -60,6 +45,23 @@ class Parts(NamedTuple):
             None if self.val is None else change(self.val),
             None if self.test is None else change(self.test),
         )
+
+
+def check_images(*parts: Data, decode: bool = False) -> None:
+    """Look at every image now, so that a damaged one in the test part does not end a run that is otherwise done.
+
+    Reads headers and the ends of files, or with ``decode`` all pixels; images in memory have been checked before. A
+    notice goes to the log where images get turned.
+
+    Raises:
+        UserError: an image cannot be used; the message names it.
+    """
+    turned = sum(part.check(decode=decode) for part in parts)
+    if turned:
+        _LOG.warning(
+            "notice: %d of %d images are turned as their EXIF orientation says; data.exif: ignore leaves them as they "
+            "are stored", turned, sum(map(len, parts)),
+        )  # fmt: skip
 
 
 def number_parts(parts: Parts) -> Parts:

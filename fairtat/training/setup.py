@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fairtat.attacks.network import logits_of
-from fairtat.data import Splits, batches
+from fairtat.data import Splits, batches, check_images
 from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
@@ -78,7 +78,7 @@ def _load(config: TrainConfig, world: World, decode: bool) -> Splits:
     with world.together():
         if world.main:
             splits = load_data(config.data)
-            splits.check(decode=decode)  # once for all processes, before the first epoch
+            check_images(splits.train, splits.val, splits.test, decode=decode)  # once for all processes
     with world.together():
         return splits or load_data(config.data)
 

@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
 
 from fairtat import backends
+from fairtat.cli import packages
+from fairtat.cli.packages import Package
 
 Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports take seconds each: tests/cli/test_packages.py has them."""
+    monkeypatch.setattr(packages, "look", lambda: {})
 
 
 def test_json_reports_versions_backends_and_every_self_test(fairtat: Command) -> None:
@@ -46,18 +53,21 @@ def test_bfloat16_is_told_native_from_emulated(fairtat: Command, monkeypatch: py
 
 
 def test_a_missing_extra_comes_with_its_command(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = metadata.version
-
-    def without_matplotlib(name: str) -> str:
-        if name == "matplotlib":
-            raise metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(metadata, "version", without_matplotlib)
+    monkeypatch.setattr(packages, "look", lambda: {"matplotlib": Package("eval", None)})
     out = fairtat("doctor").out
     assert "matplotlib not installed" in out
     assert "pip install 'fairtat[eval]'" in [line.strip() for line in out.splitlines()]
     assert json.loads(fairtat("doctor", "--json").out)["optional"]["matplotlib"]["version"] is None
+
+
+def test_a_package_that_does_not_load_is_told(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Package("vision", "0.28.0", "RuntimeError: operator torchvision::nms does not exist")
+    monkeypatch.setattr(packages, "look", lambda: {"torchvision": broken, "timm": Package("vision", "1.0")})
+    code, out, _ = fairtat("doctor")
+    assert code == 0  # the kernels are right
+    assert "torchvision 0.28.0 (does not load), timm 1.0" in out
+    assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in out
+    assert json.loads(fairtat("doctor", "--json").out)["optional"]["torchvision"]["error"] == broken.error
 
 
 def test_a_machine_without_the_core_is_described(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,6 +211,18 @@ def test_a_model_from_elsewhere_gets_the_same_figures(fairtat: Command, runs: Pa
     assert other.source["weights"] == "weights.safetensors"
 
 
+def test_a_layout_that_cannot_be_told_is_an_option(
+    fairtat: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("thin.npz", images=rng.integers(0, 256, (12, 3, 8, 3), dtype=np.uint8), labels=np.arange(12) % 3)
+    arguments = ("evaluate", "--model", "mlp", "--data", "thin.npz", "--attack.eps", "0.1", "--attack.steps", 1)
+    code, _, err = fairtat(*arguments)
+    assert (code, "set data.layout to nchw or nhwc" in err) == (2, True)
+    assert fairtat(*arguments, "--data_layout", "nhwc").code == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

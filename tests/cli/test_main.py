@@ -11,6 +11,7 @@ import pytest
 
 import fairtat as package
 from fairtat.cli import main as cli
+from fairtat.errors import UserError
 
 Command = Callable[..., Any]
 
@@ -91,6 +92,13 @@ def test_library_errors_become_one_line(fairtat: Command, failing: Callable[[Bas
     assert fairtat("doctor") == (2, "", "error: /somewhere: Permission denied\n")
 
 
+def test_names_of_files_cannot_command_the_terminal(fairtat: Command, failing: Callable[[BaseException], None]) -> None:
+    failing(UserError("a\x1b[2J/\u202eb\nc\udce9.png: cannot be read"))
+    assert fairtat("doctor").err == "error: a\\x1b[2J/\\u202eb c\\udce9.png: cannot be read\n"
+    failing(PermissionError(13, "Permission denied", "\x1b]0;title\x07"))
+    assert fairtat("doctor").err == "error: \\x1b]0;title\\x07: Permission denied\n"
+
+
 def test_a_bug_keeps_its_traceback(fairtat: Command, failing: Callable[[BaseException], None]) -> None:
     failing(AssertionError("a bug"))
     with pytest.raises(AssertionError):
@@ -125,8 +133,9 @@ def test_doctor_and_help_need_no_optional_package(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('sklearn', 'mlxtend', 'matplotlib', 'triton', 'pandas'): sys.modules[name] = None\n"
-        "from fairtat.cli.main import main\n"
-        "sys.exit(main(['evaluate', '--help']) or main(['doctor']))"
+        "from fairtat.cli import main, packages\n"
+        "packages.OPTIONAL.clear()\n"  # tried in processes of their own, at length
+        "sys.exit(main.main(['evaluate', '--help']) or main.main(['doctor']))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (found.returncode, found.stderr) == (0, "")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fairtat.data import StreamData, batches, load_folder, load_splits
+from fairtat.data import StreamData, batches, check_images, load_folder, load_splits
 from fairtat.errors import UserError
 
 
@@ -198,20 +198,21 @@ def test_a_broken_file_of_any_part_is_found_by_a_check(
     write(tmp_path / "train", {"a": 10, "b": 10})
     write(tmp_path / "test", {"a": 2, "b": 2}, size=(5, 4))
     splits = load_splits(tmp_path, workers=workers)
-    splits.check()
-    splits.check(decode=True)
+    parts = (splits.train, splits.val, splits.test)
+    check_images(*parts)
+    check_images(*parts, decode=True)
     file = tmp_path / "test" / "b" / "001.png"
     whole = file.read_bytes()
     for content in (b"", whole[:50], b"no image"):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"test/b/001.png: cannot be read as an image"):
-            splits.check()
+            check_images(*parts)
     inside = bytearray(whole)
     inside[whole.index(b"IDAT") + 6] ^= 0xFF  # head and end are whole
     file.write_bytes(bytes(inside))
-    splits.check()
+    check_images(*parts)
     with pytest.raises(UserError, match=r"test/b/001.png: cannot be read as an image"):
-        splits.check(decode=True)
+        check_images(*parts, decode=True)
 
 
 def test_turned_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,10 +223,10 @@ def test_turned_images_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for name in ("000.png", "001.png"):
         Image.fromarray(np.full((4, 5), 9, np.uint8)).save(tmp_path / "train" / "b" / name, exif=exif)
     with caplog.at_level(logging.WARNING, logger="fairtat"):
-        load_splits(tmp_path).check()
+        check_images(*load_folder(tmp_path)[::2])
     assert caplog.messages == [
         "notice: 2 of 22 images are turned as their EXIF orientation says; data.exif: ignore leaves them as they are "
         "stored"
     ]
     with pytest.raises(UserError, match=r"b/000.png: is 4 pixels high and 5 wide; expected 5 and 4"):
-        load_splits(tmp_path, exif="ignore").check()
+        check_images(load_folder(tmp_path, exif="ignore").train)
