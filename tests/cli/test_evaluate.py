@@ -223,6 +223,28 @@ def test_a_layout_that_cannot_be_told_is_an_option(
     assert fairtat(*arguments, "--data_layout", "nhwc").code == 0
 
 
+def test_turned_images_are_told_and_turned_or_not_as_asked(
+    fairtat: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    exif = image.Exif()
+    exif[0x0112] = 3
+    for place in [Path("set", part, name) for part in ("train", "test") for name in "abc"]:
+        place.mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+            image.fromarray(pixels).save(place / f"{number}.png", exif=exif)
+    arguments = ("evaluate", "--model", "mlp", "--data", "set", "--attack.eps", "0.1", "--attack.steps", 1)
+    applied = fairtat(*arguments)
+    assert applied.code == 0
+    assert "notice: 6 of 6 images are turned as their EXIF orientation says" in caplog.text
+    caplog.clear()
+    ignored = fairtat(*arguments, "--data_exif", "ignore")
+    assert (ignored.code, caplog.text) == (0, "")
+    assert "reused" not in ignored.out  # other images are another question
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -129,6 +129,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
         assert ignored.check([0]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_are_no_reason_to_refuse_an_image(tmp_path: Path) -> None:
     whole = pixels()
     for number, exif in enumerate(
