@@ -50,7 +50,7 @@ _SAID: set[Hashable] = set()
 
 
 def first_time(key: Hashable) -> bool:
-    """Whether nobody has asked with this key in this process."""
+    """Whether this is the first call with this key in this process."""
     if key in _SAID:
         return False
     _SAID.add(key)

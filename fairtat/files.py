@@ -2,7 +2,7 @@
 
 The digest of a file is kept in the file itself, so that no crash can part the two, at a place that its format allows:
 ``fairtat_digest: sha256:HEX``, where HEX is the SHA-256 of the whole file with zeros in the place of HEX. It finds what
-a disk, a memory or a copy has changed. It is no signature: whoever can write the file can write its digest.
+a disk, a memory or a copy has changed. It is not a signature: anyone who can write the file can write its digest.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def open_own(path: Path, flags: int) -> int:
     """A descriptor of a plain file that has this name alone: a folder from elsewhere cannot have another one written.
 
     Raises:
-        UserError: a link, a pipe, a device or a folder is in its place.
+        UserError: there is a link, a pipe, a device or a folder under its name.
         OSError: as `os.open`.
     """
-    refused = UserError(f"{path}: is a link or no plain file, so it is not written; remove it")
+    refused = UserError(f"{path}: is a link or not a plain file, so it is not written; remove it")
     try:
         # Not blocking, or a pipe would wait for a reader.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

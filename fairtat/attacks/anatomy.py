@@ -49,7 +49,7 @@ class Anatomy:
         """All of a model that a trace of its forward may take as constant: layers, settings, code, shapes of tensors.
 
         With ``addresses``, where its tensors lie as well, those among the modules' attributes included. What a forward
-        reads of the world outside its modules (global variables, files, other libraries) is no part of it.
+        reads of the world outside its modules (global variables, files, other libraries) is not part of it.
         """
         sight = Sight(self.modules, addresses=addresses)
         structure: list[Hashable] = []

@@ -56,7 +56,7 @@ def _logit_ratio(z: Tensor, target: Tensor, y: Tensor | None) -> Tensor:
         scale = 0.5 * (spread + (_pick(z, first) - _pick(z, fourth))) + DLR_EPS
         low = 0.5 * _one_hot(third, z) + 0.5 * _one_hot(fourth, z)
     ratio = gap / scale
-    moved = torch.where(_is(first, z), -ratio, torch.where(low == 0, 0.0, ratio * low))  # inf * 0 is no part of it
+    moved = torch.where(_is(first, z), -ratio, torch.where(low == 0, 0.0, ratio * low))  # inf * 0 is not part of it
     # Divided last, so that 1 - 1 cancels exactly where gap equals scale.
     gradient = (_one_hot(plus, z) - _one_hot(target, z) + moved) / scale
     return torch.where(ratio.isnan(), torch.nan, gradient)

@@ -82,7 +82,7 @@ class Record(Generic[P]):
     shared: Any = None  # what the programs of all families have in common
 
     def family(self, settings: Hashable, signature: Signature, check: str) -> Family[P]:
-        """The programs for these settings; a fresh start for a model that was fit and is no longer what it was.
+        """The programs for these settings; a fresh start for a model that was fit and has changed since.
 
         Where fresh starts because of the model's settings, such as a counter or a log, have been in vain, the programs
         stay, and are compared with the model instead (unless ``check`` is "off").
@@ -104,7 +104,7 @@ class Record(Generic[P]):
         return found
 
     def anew(self, settings: Hashable, signature: Signature, why: str, *, restless: bool = False) -> Family[P]:
-        """No programs in the place of those that are no longer right; ``restless``: the model's settings are why."""
+        """Drop programs that are no longer right; ``restless``: the model's settings are why."""
         old = self.families[settings]
         wasted = 0 if old.served or not old.programs else old.wasted + 1
         restless = old.restless or (restless and wasted >= RESTLESS)

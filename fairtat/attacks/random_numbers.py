@@ -1,7 +1,7 @@
 """Random numbers of a model under attack: from a stream of the attack's own, and nothing is touched if it draws none.
 
 PyTorch's default generators belong to the whole process, so seeding them for an attack and restoring them afterwards
-would disturb whoever draws in another thread meanwhile. Few models draw anything in eval mode. So, where there are
+would disturb other threads that draw meanwhile. Few models draw anything in eval mode. So, where there are
 other threads, the first attack on a model looks at its operations, and seeds when the first one comes that draws; if
 none comes, later attacks do nothing but compare the generators' states before and after. The look costs 2 to 10
 microseconds an operation: an attack on a ResNet takes 1.1 times as long, one on a small MLP twice as long, once.
@@ -76,7 +76,7 @@ def own_random_numbers(model: object, bn_mode: str, settings: Hashable, x: Tenso
             loan.enter_context(borrowed_generators(x, seed, thread))
             states[:] = [generator.get_state() for generator in generators]
 
-        if habit.draws or threading.active_count() == 1:  # nobody else is there to be disturbed
+        if habit.draws or threading.active_count() == 1:  # no other thread can be disturbed
             borrow()
         else:
             states += [generator.get_state() for generator in generators]
@@ -104,7 +104,7 @@ def borrowed_generators(x: Tensor, seed: int, thread: int | None = None) -> Iter
 
 
 def borrowed(x: Tensor) -> list[torch.Generator]:
-    """The generators for work on x if this thread has borrowed them: nobody minds what is done with them."""
+    """The generators for work on x if this thread has borrowed them: no other thread uses them."""
     return _generators(x) if holds({id(_GENERATORS)}) else []
 
 

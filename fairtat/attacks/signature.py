@@ -166,7 +166,7 @@ class Sight:
             return self._hidden(value)
         where = value.data_ptr(), *layout(value)
         version = None if value.is_inference() else value._version
-        if self.addresses is None:  # what a trace takes from a tensor that is no input are numbers, as of then
+        if self.addresses is None:  # what a trace takes from a tensor that is not an input are numbers, as of then
             return where, version
         self.addresses += where
         # So does a captured kernel that has a number on the CPU for an argument; others read where they lie.

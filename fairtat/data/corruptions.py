@@ -63,7 +63,7 @@ def load_corrupted(
         corruption: one of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
         severity: 1 to 5.
         root: the folder that holds the published one; by default ``data``.
-        class_names: one name a class; by default the numbers.
+        class_names: one name per class; by default the numbers.
 
     Raises:
         UserError: unknown names, or files that are missing, damaged or of another shape.

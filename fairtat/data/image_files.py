@@ -44,7 +44,7 @@ def open_image(file: Any, name: str | None = None) -> Any:
         name: what errors call it; by default the path.
 
     Raises:
-        UserError: Pillow is missing, or this is no image.
+        UserError: Pillow is missing, or this is not an image.
     """
     image_module = optional_import("PIL.Image", purpose="reading image files", extra="vision")
     name = str(file) if name is None else name
@@ -92,7 +92,7 @@ class ImageSource:
         """The image in this row, of which only the header has been read.
 
         Raises:
-            UserError: this is no image.
+            UserError: this is not an image.
         """
         raise NotImplementedError
 
@@ -206,7 +206,7 @@ def _orientation(image: Any) -> int:
         return 1  # Pillow turns the first kind, and would decode the second to look for an orientation
     try:
         value = int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # nobody refuses an image for damaged EXIF data
+    except Exception:  # damaged EXIF data is not a reason to refuse an image
         return 1
     return value if value in _TURNS else 1
 

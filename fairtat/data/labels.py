@@ -32,7 +32,7 @@ def read_labels(
         name: what errors call this data.
         labels: (N,) or (N, 1): integers, whole-number floats, bools, or text. Text is looked up in ``class_names``;
             without them, its values are the names, in alphabetical order, or by their value if all are decimal numbers.
-        class_names: one name a class, as the labels spell it.
+        class_names: one name per class, as the labels spell it.
 
     Raises:
         UserError: another shape or kind, or text that is not among the names.
@@ -57,7 +57,7 @@ def read_labels(
 
 
 def name_classes(name: str, labels: Tensor, class_names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """One clean name a class (see `clean_class_names`), the numbers if there are none; the labels are in their range.
+    """One clean name per class (see `clean_class_names`), the numbers if there are none; the labels are in their range.
 
     Raises:
         UserError: labels outside, or fewer than two classes.

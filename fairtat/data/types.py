@@ -34,7 +34,7 @@ class ImageData:
     images: Tensor  # (N, C, H, W) uint8, or float32 in [0, 1]
     labels: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64
-    class_names: tuple[str, ...]  # (C,) one name a class
+    class_names: tuple[str, ...]  # (C,) one name per class
     white: int  # the stored value that stands for 1.0: 255 for 8-bit images, 1 for floats
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ def image_data(
         images: (N, H, W), (N, C, H, W) or (N, H, W, C); uint8 in [0, white], floats in [0, 1], or bools.
         labels: (N,) or (N, 1): integers, whole-number floats or bools, in [0, number of classes), or text
             (see `fairtat.data.labels.read_labels`).
-        class_names: one name a class; by default the text of the labels, or the numbers 0 .. max(labels).
+        class_names: one name per class; by default the text of the labels, or the numbers 0 .. max(labels).
         white: the uint8 value that stands for 1.0.
         layout: which axis of four holds the channels: ``nchw``, ``nhwc``, or ``auto`` for the one of axes 1 and 3
             that has 1 or 3.

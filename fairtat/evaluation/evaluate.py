@@ -106,7 +106,7 @@ def evaluate(
         cache: A folder that keeps every answer. The same question to the same model on the same images is then read
             from there, and an interrupted evaluation goes on. The same model: the same weights, buffers, attributes,
             hooks and code, the same logits to the bit on a few images and on a few that the kept attack has moved, and
-            the same gradients; each time that is looked at anew. A callable that is no module is not kept.
+            the same gradients; each time that is looked at anew. A callable that is not a module is not kept.
         fresh: Work everything out, whatever the cache holds, and replace that.
         progress: Called with (condition, done, total) after each batch.
 

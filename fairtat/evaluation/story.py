@@ -132,7 +132,7 @@ def _worst(comparison: Comparison, name: str) -> str:
         verdict = "" if own.clear == drawn.clear else f", {'beyond' if own.clear else 'within'} noise"
         sentence += (
             f" The interval is that of the lowest of {sum(n > 0 for n in comparison.baseline.robust.n)} classes, "
-            f"which may be another one on other images; {names[1]} by itself has {between(own.interval)}{verdict}."
+            f"which may be another one on other images; {names[1]} alone has {between(own.interval)}{verdict}."
         )
     return sentence
 

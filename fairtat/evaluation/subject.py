@@ -143,7 +143,7 @@ class Subject:
         }
 
     def digest(self) -> str | None:
-        """A fingerprint of the model and of how it is called; None for a callable that is no module."""
+        """A fingerprint of the model and of how it is called; None for a callable that is not a module."""
         if not isinstance(self.model, nn.Module):
             return None
         return hashlib.sha256(f"{fingerprint(self.model)} {self.normalize} {self.bounds}".encode()).hexdigest()

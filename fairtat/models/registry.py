@@ -35,7 +35,7 @@ _BY_DATA = "the data decide"
 _GIVEN = {
     **dict.fromkeys(("num_classes", "in_channels", "in_chans", "image_size"), _BY_DATA),
     **dict.fromkeys(("mean", "std"), "is a setting of its own beside options"),
-    **dict.fromkeys(("name", "fetch"), "fairtat sets by itself"),
+    **dict.fromkeys(("name", "fetch"), "fairtat sets itself"),
 }
 """Arguments that no option may be, and why."""
 
@@ -79,7 +79,7 @@ def build(
 
 
 def check_options(options: Mapping[str, Any], name: str = "options") -> None:
-    """Refuse options that `build` passes by itself.
+    """Refuse options that `build` passes itself.
 
     Raises:
         UserError: one of them is among ``options``; the message begins with ``name``.

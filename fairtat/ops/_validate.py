@@ -155,7 +155,7 @@ def check_bounds(bounds: tuple[float, float], dtype: torch.dtype = torch.float64
 
 
 def channel_numbers(name: str, value: object, dtype: torch.dtype = torch.float64) -> list[float]:
-    """Means or standard deviations that are no tensor: finite numbers of ``dtype``."""
+    """Means or standard deviations that are not a tensor: finite numbers of ``dtype``."""
     if not isinstance(value, Iterable) or isinstance(value, str):
         raise TypeError(f"{name} must be numbers or a tensor (C,), got {value!r}")
     values = list(value)
@@ -211,7 +211,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def _in(dtype: torch.dtype, value: float) -> str:
-    """Which dtype could not hold a number that is finite by itself."""
+    """Which dtype cannot hold a finite number."""
     return f" in {name_of(dtype)}" if LARGEST[dtype] < abs(value) < math.inf else ""
 
 

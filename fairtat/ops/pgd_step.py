@@ -53,7 +53,7 @@ def pgd_step_(
         l2:    v = x_adv - d*step*grad/(||grad|| + 1e-12) - x
                x_adv = clip(x + v*min(1, eps/||v||), lo, hi)
 
-    In Linf each element goes by itself, as these comparisons have it: with NaN they are false. In L2 a NaN of the
+    In Linf each element is independent and these comparisons decide: with NaN they are false. In L2 a NaN of the
     gradient counts as 0 and an infinity as the largest float32, while a pixel of x or x_adv that is not finite makes
     its sample NaN; norms are summed in float64, so images, radii and steps may have any size that float32 holds. The
     same pass can write the next model input, ``(x_adv - mean[c]) / std[c]`` in the model's dtype.

@@ -48,7 +48,7 @@ def _is_sgd(value: Any) -> bool:
 
 _SGD_KEYS = {"params", "lr", "momentum", "dampening", "weight_decay"}
 
-# What a key must hold: files from elsewhere are read, so a mistake in one is told here and not by whoever uses it.
+# What a key must hold: files from elsewhere are read, so a mistake in one is reported here and not where it is used.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epoch": (_is_count, "number of epochs"),
     "class_names": (_is_names, "list of names"),
@@ -85,7 +85,7 @@ def load_checkpoint(
     Raises:
         UserError: missing, truncated or damaged (`DamagedFile`), not a checkpoint of fairtat, or of another format.
     """
-    if not path.is_file():  # missing, or a pipe that nobody fills
+    if not path.is_file():  # missing, or a pipe that is never filled
         raise UserError(f"{path}: no such checkpoint")
     try:
         data = path.read_bytes()

@@ -28,7 +28,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     taken over. Child processes do not inherit it.
 
     Raises:
-        UserError: another process holds it, which the message names, or it is no plain file.
+        UserError: another process holds it, which the message names, or it is not a plain file.
         OSError: the file cannot be written.
     """
     path = folder.resolve() / LOCK_NAME

@@ -105,7 +105,7 @@ def require_trust(config: ModelConfig, source: object, trust: bool | str) -> Non
         trust: True, or the name of the model, as a person has given it beside the file.
 
     Raises:
-        UserError: the model is no built-in one and nobody but the file asks for it, or another one was named.
+        UserError: the model is not built in and only the file asks for it, or another one was named.
     """
     if isinstance(trust, str) and trust != config.name:
         raise UserError(f"{source}: its model is {config.name!r}, not {trust!r}")

@@ -52,7 +52,7 @@ def test_resuming_writes_through_no_link(
     (begun / name).unlink(missing_ok=True)
     link(begun / name, precious)
     if name == "run.lock":
-        with pytest.raises(UserError, match=r"run.lock: is a link or no plain file, so it is not written; remove it"):
+        with pytest.raises(UserError, match=r"run.lock: is a link or not a plain file"):
             resume(begun)
         (begun / name).unlink()
     assert resume(begun).epoch == 2
@@ -65,7 +65,7 @@ def test_a_pipe_is_not_waited_for(begun: Path) -> None:
         (begun / name).unlink(missing_ok=True)
         os.mkfifo(begun / name)
         if name in ("metrics.jsonl", "run.lock"):
-            with pytest.raises(UserError, match=f"{name}: is a link or no plain file, so it is not written; remove it"):
+            with pytest.raises(UserError, match=f"{name}: is a link or not a plain file"):
                 resume(begun)
             (begun / name).unlink()
     assert resume(begun).epoch == 2
@@ -76,7 +76,7 @@ def test_a_temporary_name_that_is_taken_is_not_written(tmp_path: Path, precious:
     write_atomic(tmp_path / "file", lambda stream: stream.write(b"new"))
     assert (tmp_path / "file").read_bytes() == b"new"
     (tmp_path / "lines").symlink_to(precious)
-    with pytest.raises(UserError, match="lines: is a link or no plain file"):
+    with pytest.raises(UserError, match="lines: is a link or not a plain file"):
         append_json_line(tmp_path / "lines", {"epoch": 1})
     assert precious.read_bytes() == b"not to be written"
 

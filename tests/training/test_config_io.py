@@ -154,7 +154,7 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_duplicates(tmp_path
         ({"num_classes": 43}, "model.options has 'num_classes', which the data decide; leave it out"),
         ({"in_chans": 3}, "model.options has 'in_chans', which the data decide; leave it out"),
         ({"mean": [0.5]}, "model.options has 'mean', which is a setting of its own beside options; leave it out"),
-        ({"name": "mlp"}, "model.options has 'name', which fairtat sets by itself; leave it out"),
+        ({"name": "mlp"}, "model.options has 'name', which fairtat sets itself; leave it out"),
         ({3: "mlp"}, "model.options has the key 3; expected the name of a keyword argument"),
     ],
 )
