@@ -88,7 +88,7 @@ def test_two_intervals_of_one_number_are_explained_and_come_to_one_verdict() -> 
     assert found.headline.startswith("No class moved by more than the choice of test images explains")
     assert found.details[0] == (
         f"The worst class fell from 35.0 to 25.0% (cat): −10.0 points {between(drawn.interval)}, within noise. "
-        "The interval is that of the lowest of 3 classes, which may be another one on other images; cat by itself has "
+        "The interval is that of the lowest of 3 classes, which may be another one on other images; cat alone has "
         f"{between(own.interval)}."
     )
 
