@@ -16,6 +16,14 @@ from fairtat.attacks.fallback import EngineFallback
 QUICK = {"eps": 0.1, "step_size": 0.03, "steps": 2, "seed": 0}
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own handler: a process that a shell started in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def patchwork(h):
     """A model whose flags all differ: one layer frozen, one BatchNorm frozen, gradients on some parameters."""
     model = h.cnn().train()
