@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fairtat.attacks.random_numbers import borrowed
+from fairtat.attacks.random_numbers import borrowed, start_of_stream
 
 if TYPE_CHECKING:
     from fairtat.attacks.engine_eager import Eager
@@ -54,6 +54,8 @@ class FirstPass:
         self._buffers = [(t, t.clone()) for t in buffers]
         self._generators = [(generator, generator.get_state()) for generator in borrowed(work.x)]
         self._expected = eager.probe(work)
+        # A model whose draws are news to the attack has been given its stream by this very pass.
+        self._generators = self._generators or [(g, start_of_stream(g)) for g in borrowed(work.x)]
         self.restore()
 
     def confirms(self, found: Probe) -> bool | None:

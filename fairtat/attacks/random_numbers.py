@@ -108,6 +108,11 @@ def borrowed(x: Tensor) -> list[torch.Generator]:
     return _generators(x) if holds({id(_GENERATORS)}) else []
 
 
+def start_of_stream(generator: torch.Generator) -> Tensor:
+    """The state of a borrowed generator before its first draw."""
+    return torch.Generator(generator.device).manual_seed(generator.initial_seed()).get_state()
+
+
 def _generators(x: Tensor) -> list[torch.Generator]:
     generators = [torch.default_generator]
     if x.device.type == "cuda":

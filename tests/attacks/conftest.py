@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -204,6 +205,33 @@ class Helpers:
     textbook_pgd = staticmethod(textbook_pgd)
     snapshot = staticmethod(snapshot)
     same = staticmethod(same)
+
+
+@contextmanager
+def another_thread():
+    """There is a thread that an attack might disturb."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No thread could be disturbed, whatever earlier tests have left running."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
+@pytest.fixture(params=["alone", "in company"])
+def company(request):
+    if request.param == "alone":
+        request.getfixturevalue("alone")
+        yield False
+    else:
+        with another_thread():
+            yield True
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_a_program_is_compared_once(builds, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_program_that_was_wrong_from_the_start_gives_way_once(builds, engine):
+def test_a_program_that_was_wrong_from_the_start_gives_way_once(builds, engine, alone):
     class LooksBack(nn.Linear):
         def forward(self, x):
             watched = _get_current_dispatch_mode() is not None

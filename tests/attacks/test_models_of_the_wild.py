@@ -249,11 +249,13 @@ def test_every_kind_on_every_engine(h, stand_ins, kind, norm, engine):
     assert h.same(tensors(model), before)
 
 
+@pytest.mark.parametrize("engine_check", ["first", "off"])
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", DRAWING)
-def test_what_draws_random_numbers_is_repeatable_and_attacked(h, stand_ins, kind, engine):
+def test_what_draws_random_numbers_is_repeatable_and_attacked(h, stand_ins, company, kind, engine, engine_check):
     model, (x, _, target), state = model_of(kind), scene(kind), torch.get_rng_state()
-    first, second = attacked(kind, engine, model, x, target, backend="reference", **LINF)
+    options = {"backend": "reference", "engine_check": engine_check, **LINF}
+    first, second = attacked(kind, engine, model, x, target, **options)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     assert (first - x).abs().max() <= 0.1 + 1e-12

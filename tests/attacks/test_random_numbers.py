@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager, nullcontext
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,26 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fairtat import fast_targeted_pgd
 from fairtat.attacks import random_numbers
+from tests.attacks.conftest import another_thread
 
 QUICK = {"eps": 0.1, "step_size": 0.03, "steps": 3}
 CALLERS_SEED = 1234
-
-
-@contextmanager
-def another_thread():
-    """There is a thread that an attack might disturb."""
-    stop = threading.Event()
-    thread = threading.Thread(target=stop.wait)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-
-
-@pytest.fixture(params=[nullcontext, another_thread], ids=["alone", "in company"])
-def company(request):
-    with request.param():
-        yield request.param is another_thread
 
 
 class Layer(nn.Module):
