@@ -1,6 +1,6 @@
 # make demo    adversarial training and FAIR-TAT on handwritten digits, compared class by class
-# make test    everything CI runs: lint, types, import layers, all tests
-# make quick   the tests without the slow ones
+# make test    lint, types, import layers and the everyday tests, in a few minutes
+# make test-all  the same with the slow tests: what CI runs
 # make mutants  plants thirty faults, one by one, and shows whether the tests notice (an hour)
 # make reliability  injects every fault of docs/reliability.md and writes that table
 # make fuzz    10,000 hostile inputs to the ops, core against reference (minutes; others in every run)
@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test quick mutants reliability fuzz sanitize lint format bench docs gpu-check clean
+.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,11 +56,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
-	$(BIN)/python -m pytest
+# A process per core, a file at a time: what a file's tests share is made once.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+test: lint
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest $(PARALLEL)
 
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutants.py

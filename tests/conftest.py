@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+
+# The processes of a parallel run share the cores; what they start inherits this. Before torch is imported.
+if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
 # The benchmark scripts and the tests are no packages; both import what they share from their folders.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
