@@ -20,7 +20,7 @@ from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
 from fairtat.attacks.passes import Attack, Pass, Span, empty_rows, laid_out_like, take
 from fairtat.attacks.result import AttackResult
-from fairtat.ops._validate import in_memory
+from fairtat.checks import in_memory
 
 # Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
 # L2, which divides by the gradient's size, takes it out again.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
+from fairtat.checks import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
 from fairtat.ops._library import mark_written, register
-from fairtat.ops._validate import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
 from fairtat.reference.class_stats import HEADER
 
 _TENSORS = ("stats.buffer", "pred", "label", "loss", "target")

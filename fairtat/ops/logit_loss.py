@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
+from fairtat.checks import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
 from fairtat.ops._library import register
-from fairtat.ops._validate import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
 
 KINDS = ("ce", "margin", "dlr", "kl")
 

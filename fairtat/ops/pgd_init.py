@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
+from fairtat.checks import check_bounds, check_choice, check_images, check_sample_ids, check_seed, per_sample
 from fairtat.ops._library import register
-from fairtat.ops._validate import check_bounds, check_choice, check_images, check_sample_ids, check_seed, per_sample
 
 INITS = ("uniform", "normal", "zero")
 NORMS = ("linf", "l2")

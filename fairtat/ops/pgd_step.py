@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import mark_written, register
-from fairtat.ops._validate import (
+from fairtat.checks import (
     LOW_PRECISION,
     channel_numbers,
     check_apart,
@@ -22,6 +21,7 @@ from fairtat.ops._validate import (
     check_tensor,
     per_sample,
 )
+from fairtat.ops._library import mark_written, register
 from fairtat.ops.pgd_init import NORMS
 
 WRITTEN = ("x_adv", "model_input", "zero_grad")

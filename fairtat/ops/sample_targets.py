@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
+from fairtat.checks import check_device, check_dtype, check_sample_ids, check_seed, check_tensor
 from fairtat.ops._library import register
-from fairtat.ops._validate import check_device, check_dtype, check_sample_ids, check_seed, check_tensor
 
 TABLE_BITS = 31  # a row's weights sum to at most 2**31: the product with a 32-bit draw fits 64 bits
 
