@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS
 from torch import Tensor
 
 from fairtat import backends
@@ -56,16 +57,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20241)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def width_outermost(x: Tensor) -> Tensor:
-    """(N, C, H, W) stored as (N, W, C, H): dense, and neither of PyTorch's named formats."""
-    return x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-
-
-@pytest.fixture(params=[torch.Tensor.contiguous, channels_last, width_outermost], ids=lambda f: f.__name__)
+@pytest.fixture(params=LAYOUTS, ids=lambda f: f.__name__)
 def layout(request: pytest.FixtureRequest) -> Layout:
     return request.param
 

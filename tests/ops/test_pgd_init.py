@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS
+from pairwise import pairwise
 from torch import Tensor
 
 from fairtat.ops import pgd_init
@@ -78,8 +80,7 @@ def test_the_oracle_meets_the_published_vectors(
     assert philox(np.array(counter, dtype=np.uint64), key).tolist() == list(expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("per_sample", [False, True], ids=["one eps", "eps per sample"])
+@pairwise("threads", shape=SHAPES, per_sample=(False, True), threads=(1, 3))
 def test_uniform_is_the_equation_to_the_last_bit(
     backend: str, element_words: ElementWords, shape: tuple[int, ...], per_sample: bool, threads: int
 ) -> None:
@@ -100,8 +101,7 @@ def test_every_memory_format_gets_the_same_noise(
     torch.testing.assert_close(start, uniform_start(x, element_words(189, 0, range(5), 3), 0.1), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("init", ["uniform", "normal", "zero"])
+@pairwise("layout", layout=LAYOUTS, init=("uniform", "normal", "zero"), norm=("linf", "l2"))
 def test_memory_format_changes_no_value_of_any_start(
     backend: str, layout: Callable[[Tensor], Tensor], init: str, norm: str
 ) -> None:
