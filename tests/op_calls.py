@@ -88,9 +88,12 @@ CALLS: dict[str, Callable[[], Calls]] = {
 def run(op: str, backend: str, arguments: tuple[Any, ...], device: str = "cpu") -> tuple[Tensor, ...]:
     """What a call returns, and its tensors as it leaves them; those given stay as they are."""
     given = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
-    answer = kernel(op, backend)(*given)
+    return tuple(t.cpu() for t in tensors_of(kernel(op, backend)(*given), *given))
+
+
+def tensors_of(answer: Any, *given: Any) -> tuple[Tensor, ...]:
     answers = answer if isinstance(answer, tuple) else (answer,)
-    return tuple(t.cpu() for t in (*answers, *given) if isinstance(t, Tensor))
+    return tuple(value for value in (*answers, *given) if isinstance(value, Tensor))
 
 
 def check(name: str, found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from op_calls import CALLS
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
@@ -96,6 +98,9 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
         OPS.class_stats_, lambda: (buffer(), index(), index(4, 1), torch.rand(4), index(4, 2)),
     ),
 }  # fmt: skip
+for op, kernel in backends.OPS.items():
+    if kernel not in SAMPLES:
+        SAMPLES |= {name: (getattr(OPS, kernel), partial(tuple, given)) for name, given in CALLS[op]().items()}
 
 
 # The checks do not depend on the backend, except that its kernel must do what the schema says: one each in turn.
