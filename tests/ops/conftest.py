@@ -36,12 +36,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """Fresh tensors hold NaN (or the largest integer): what a kernel forgets to write cannot pass for a zero."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
+def memory(poisoned_memory: None) -> None:
+    """Every test of an op runs so."""
 
 
 @pytest.fixture(params=[1, 3])

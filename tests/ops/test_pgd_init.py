@@ -10,6 +10,7 @@ import pytest
 import torch
 from layouts import LAYOUTS
 from pairwise import pairwise
+from philox_vectors import KNOWN
 from torch import Tensor
 
 from fairtat.ops import pgd_init
@@ -60,23 +61,11 @@ def ids_of(n: int) -> list[int]:
     return [IDS[i % len(IDS)] + (i // len(IDS)) for i in range(n)]
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [
-        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            0x299F31D0_A4093822,
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-    ids=["zeros", "ones", "pi"],
-)
+@KNOWN
 def test_the_oracle_meets_the_published_vectors(
     philox: Callable[[np.ndarray, int], np.ndarray], counter: tuple[int, ...], key: int, expected: tuple[int, ...]
 ) -> None:
-    # Random123, kat_vectors: what every other test of this file rests on.
+    # What every other test of this file rests on.
     assert philox(np.array(counter, dtype=np.uint64), key).tolist() == list(expected)
 
 

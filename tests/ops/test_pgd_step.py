@@ -20,6 +20,7 @@ from fairtat.ops import pgd_step_
 Layout = Callable[[Tensor], Tensor]
 SameBits = Callable[[Tensor, Tensor], None]
 Number = float | np.ndarray | Tensor
+Bounds = tuple[float, float]
 
 GRADS = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (2, 1, 1, 1), (3, 7), (1, 3, 5, 5), (4, 3, 9, 7), (2, 2, 3, 1, 4, 2), (5, 3, 67, 33)]
@@ -33,13 +34,7 @@ def by_sample(value: Number, like: np.ndarray) -> np.ndarray:
 
 
 def linf(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps: Number,
-    step: Number,
-    targeted: bool,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, eps: Number, step: Number, targeted: bool, bounds: Bounds = (0.0, 1.0)
 ) -> Tensor:
     """The equation of the design in the precision of the images."""
     a, g, c = x_adv.numpy(), grad.double().numpy(), x.numpy()
@@ -55,13 +50,7 @@ def linf(
 
 
 def l2(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps: Number,
-    step: Number,
-    targeted: bool,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    x_adv: Tensor, grad: Tensor, x: Tensor, eps: Number, step: Number, targeted: bool, bounds: Bounds = (0.0, 1.0)
 ) -> Tensor:
     """The equation in float64; an infinite gradient counts as the largest float32, NaN as 0."""
     a, g, c = x_adv.double().numpy(), grad.double().numpy(), x.double().numpy()
