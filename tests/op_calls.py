@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.backends import kernel
+from fairtat.backends import kernel, native_info
 from fairtat.ops import target_table
 from fairtat.reference.class_stats import HEADER
 
 Calls = dict[str, tuple[Any, ...]]  # name -> the kernel's arguments
 LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
+_CORE = native_info()
+# The reference, and the compiled core on each instruction set that this processor has.
+BACKENDS = ("reference", *(f"cpu-{isa}" for isa in (_CORE or {"isas": ()})["isas"]))
 NORMS = ("linf", "l2")
 # Calls whose name starts so are equal to the last bit on every backend; the others up to RTOL and ATOL.
 EXACT = ("pgd_init uniform linf", "pgd_init zero", "pgd_step linf", "sample_targets", "class_stats")

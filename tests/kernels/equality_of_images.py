@@ -155,7 +155,7 @@ def pgd_step() -> Iterator[Case]:
     yield "l2 at any magnitude", l2_at_any_magnitude
     for scale in (1e-30, 1e-12, 1e12, 1e37):
         yield f"l2 scale {scale}", partial(step, norm="l2", scale=scale)
-    for n, d in ((3, 7), (5, 1024), (2, 2049)):
+    for n, d in ((3, 7), (2, 2049)):
         yield f"one long sample {n} {d}", partial(step_uncounted, n, d)
     wide = partial(step, (2, 3, 33, 31), normalise=True, input_dtype=BF16)
     yield "64-bit indices", partial(with_64_bit_indices, wide)

@@ -52,8 +52,8 @@ FUSED = "pgd_init linf uniform huge"
 
 @pytest.fixture(scope="module")
 def reports(script: Script) -> dict[str, dict[str, Any]]:
-    """Every form of the Linf step, and a start with the contraction that the launches forbid."""
-    found = script("compile_ahead.py", "cuda:90", "--only", "pgd_step linf", "--fuse", FUSED)
+    """The Linf step for each dtype, and a start with the contraction that the launches forbid; `test_nvidia` has the rest."""
+    found = script("compile_ahead.py", "cuda:90", "--only", "pgd_step linf torch", "--fuse", FUSED)
     return {report["call"]: report for report in found}
 
 

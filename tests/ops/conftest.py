@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from layouts import LAYOUTS
+from op_calls import BACKENDS
 from torch import Tensor
 
 from fairtat import backends
@@ -17,11 +18,8 @@ ElementWords = Callable[[int, int, Sequence[int], int], np.ndarray]
 Layout = Callable[[Tensor], Tensor]
 SameBits = Callable[[Tensor, Tensor], None]
 
-NATIVE = backends.native_info()
-ISAS = [] if NATIVE is None else NATIVE["isas"]
 
-
-@pytest.fixture(scope="module", params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend; the compiled one on every instruction set that this processor has."""
     name, _, isa = request.param.partition("-")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from op_calls import BACKENDS
 from pairwise import pairwise
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -209,7 +210,9 @@ def test_order_and_batch_split_change_no_integer(backend: str, samples: list[Any
     assert torch.equal(sum(ranks, torch.zeros_like(whole)), whole)
 
 
-@pairwise(argument=("label", "pred", "target"), index=(-1, 4, 2**40, -(2**63)), position=(0, 17))
+@pairwise(
+    "backend", backend=BACKENDS, argument=("label", "pred", "target"), index=(-1, 4, 2**40, -(2**63)), position=(0, 17)
+)
 def test_a_bad_index_is_named_and_nothing_is_counted(backend: str, argument: str, index: int, position: int) -> None:
     pred, label, loss, target = batch(18, 4)
     stats = Stats(torch.arange(44).view(11, 4).clone())
@@ -230,8 +233,9 @@ def test_any_strides_of_the_batch_are_served(backend: str) -> None:
     assert torch.equal(one_for_all, count(backend, 6, pred, label, torch.full((20,), 2.0), torch.full((20,), 3)))
 
 
-@pytest.mark.parametrize("argument", ["pred", "label", "target", "loss"])
-@pytest.mark.parametrize("first", [0, 16, 41])  # of the buffer's 44 elements: its beginning, middle and last ones
+@pairwise(
+    "backend", backend=BACKENDS, argument=("pred", "label", "target", "loss"), first=(0, 16, 41)
+)  # of the buffer's 44 elements: its beginning, middle and last ones
 def test_input_in_the_memory_of_the_buffer_is_refused(backend: str, argument: str, first: int) -> None:
     """The op would read what it has just written: here it would have counted 1 as a class."""
     memory = torch.zeros(60, dtype=torch.int64)

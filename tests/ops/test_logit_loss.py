@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from op_calls import BACKENDS
 from pairwise import pairwise
 from torch import Tensor
 
@@ -306,9 +307,9 @@ def test_any_strides_of_logits_and_indices_are_served(backend: str, kind: str, w
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("kind", "with_y"), CASES, ids=str)
-def test_an_empty_batch(backend: str, kind: str, with_y: bool, dtype: torch.dtype) -> None:
+@pairwise("backend", backend=BACKENDS, case=CASES, dtype=DTYPES)
+def test_an_empty_batch(backend: str, case: tuple[str, bool], dtype: torch.dtype) -> None:
+    kind, with_y = case
     z, index = torch.empty(0, 5, dtype=dtype), torch.empty(0, dtype=torch.int64)
     result = logit_loss(z, index, **options(kind, with_y, index, z), backend=backend)
     assert [tuple(t.shape) for t in result] == [(0,), (0, 5), (0,), (0,)]

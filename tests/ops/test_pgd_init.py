@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from layouts import LAYOUTS
+from op_calls import BACKENDS
 from pairwise import pairwise
 from philox_vectors import KNOWN
 from torch import Tensor
@@ -105,8 +106,7 @@ def test_float64_images_get_the_same_noise_in_their_precision(element_words: Ele
     torch.testing.assert_close(pgd_init(x, 0.05, seed=9), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("stream", [0, 1, 2**32 - 1])
+@pairwise("backend", backend=BACKENDS, seed=SEEDS, stream=(0, 1, 2**32 - 1))
 def test_every_bit_of_seed_and_stream_counts(backend: str, element_words: ElementWords, seed: int, stream: int) -> None:
     x = torch.full((2, 6), 0.5)
     start = pgd_init(x, 0.25, seed=seed, stream=stream, backend=backend)
@@ -142,8 +142,7 @@ def test_default_ids_count_from_zero(backend: str) -> None:
     torch.testing.assert_close(pgd_init(x, 0.1, seed=1, backend=backend), given, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (3, 2), (2, 3, 11, 7), (3, 1, 1030)], ids=str)
-@pytest.mark.parametrize("eps", [0.0, 1e-4, 2e-3, 0.5])
+@pairwise("backend", backend=BACKENDS, shape=[(4, 1), (3, 2), (2, 3, 11, 7), (3, 1, 1030)], eps=(0.0, 1e-4, 2e-3, 0.5))
 def test_normal_is_trades_start_kept_in_the_linf_ball(
     backend: str, element_words: ElementWords, shape: tuple[int, ...], eps: float
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from op_calls import BACKENDS
+from pairwise import pairwise
 from torch import Tensor
 
 from fairtat.ops import pgd_step_
@@ -156,8 +158,8 @@ def rolled(t: Tensor, elements: int) -> Tensor:
     return memory.as_strided(t.shape, t.stride(), elements)
 
 
-@pytest.mark.parametrize("elements", [1, 47, 95])  # of 96
-@pytest.mark.parametrize("name", ["grad", "x", "model_input"])
+# Elements of 96.
+@pairwise("backend", backend=BACKENDS, name=("grad", "x", "model_input"), elements=(1, 47, 95))
 def test_what_is_written_shares_no_memory(backend: str, name: str, elements: int) -> None:
     x_adv = images()
     arguments: dict[str, Any] = {

@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from op_calls import BACKENDS
+from pairwise import pairwise
 from scipy import stats as statistics
 from torch import Tensor
 
@@ -75,8 +77,7 @@ def test_draws_invert_the_distribution_exactly(backend: str, philox: Philox, cla
     assert target.dtype == torch.int64
 
 
-@pytest.mark.parametrize("seed", [0, 1, -1, -(2**63), 2**63, 2**64 - 1])
-@pytest.mark.parametrize("stream", [0, 2**32 - 1])
+@pairwise("backend", backend=BACKENDS, seed=(0, 1, -1, -(2**63), 2**63, 2**64 - 1), stream=(0, 2**32 - 1))
 def test_every_bit_of_seed_and_stream_counts(backend: str, philox: Philox, seed: int, stream: int) -> None:
     table, label = target_table(torch.ones(50)), torch.arange(20)
     target = sample_targets(label, table, seed=seed, stream=stream, backend=backend)
