@@ -52,7 +52,7 @@ FUSED = "pgd_init linf uniform huge"
 
 @pytest.fixture(scope="module")
 def reports(script: Script) -> dict[str, dict[str, Any]]:
-    """The Linf step for each dtype, and a start with the contraction that the launches forbid; `test_nvidia` has the rest."""
+    """The Linf step for each dtype, and a start with the contraction that launches forbid."""
     found = script("compile_ahead.py", "cuda:90", "--only", "pgd_step linf torch", "--fuse", FUSED)
     return {report["call"]: report for report in found}
 

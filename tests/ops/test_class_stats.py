@@ -233,9 +233,8 @@ def test_any_strides_of_the_batch_are_served(backend: str) -> None:
     assert torch.equal(one_for_all, count(backend, 6, pred, label, torch.full((20,), 2.0), torch.full((20,), 3)))
 
 
-@pairwise(
-    "backend", backend=BACKENDS, argument=("pred", "label", "target", "loss"), first=(0, 16, 41)
-)  # of the buffer's 44 elements: its beginning, middle and last ones
+# Of the buffer's 44 elements: its beginning, middle and last ones.
+@pairwise("backend", backend=BACKENDS, argument=("pred", "label", "target", "loss"), first=(0, 16, 41))
 def test_input_in_the_memory_of_the_buffer_is_refused(backend: str, argument: str, first: int) -> None:
     """The op would read what it has just written: here it would have counted 1 as a class."""
     memory = torch.zeros(60, dtype=torch.int64)
