@@ -192,20 +192,24 @@ def op_entrant(inputs: Inputs, setup: Setup, backend: str = "auto") -> Entrant:
 
 
 def kernel_entrant(inputs: Inputs, setup: Setup) -> Entrant:
-    """The kernel below the dispatcher, as the attack's own loop calls it."""
-    kernel = backends.kernel("pgd_step", backends.choose("pgd_step", inputs.x.device, inputs.x.dtype))
+    """The kernel with all but the gradient bound, as the attack's own loop calls it."""
+    backend = backends.choose("pgd_step", inputs.x.device, inputs.x.dtype)
     model_input = torch.empty_like(inputs.x) if setup.model_input else None
     mean, std = (inputs.mean, inputs.std) if setup.model_input else (None, None)
 
-    def step(x_adv: Tensor) -> Tensor:
-        kernel(
-            x_adv, inputs.grad, inputs.x, inputs.eps_n, EPS, None, STEP, True, setup.norm, 0.0, 1.0,
+    def bound(x_adv: Tensor) -> Callable[[Tensor], None]:
+        return backends.plan(
+            "pgd_step", backend, x_adv, ..., inputs.x, inputs.eps_n, EPS, None, STEP, True, setup.norm, 0.0, 1.0,
             model_input, mean, std, None,
         )  # fmt: skip
+
+    def once() -> Tensor:
+        x_adv = inputs.start.clone()
+        bound(x_adv)(inputs.grad)
         return x_adv
 
-    state = inputs.start.clone()
-    return Entrant(lambda: step(state), lambda: results(step(inputs.start.clone()), model_input))
+    step = bound(inputs.start.clone())
+    return Entrant(lambda: step(inputs.grad), lambda: results(once(), model_input))
 
 
 def copy_entrant(inputs: Inputs, setup: Setup) -> Entrant:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
 FORMAT = 1  # of the result file
 DEADLINE = 520.0
-OPS = ("pgd_step", "class_stats", "logit_loss", "pgd_init", "sample_targets")
+OPS = sorted(file.stem for file in (ROOT / "fairtat" / "ops").glob("[a-z]*.py"))
 EPILOG = """
 examples:
   python benchmarks/gpu_check.py                         everything; the machine's python3 must have PyTorch
@@ -159,10 +159,7 @@ def phases(python: str, found: Mapping[str, Any], folder: Path, path: Path, *, r
         benchmark("pgd_step", 75.0, 0.7),
         benchmark("attack_gpu", 130.0, 6.0),
         benchmark("training", 100.0, 20.0, "--min-rounds", "2"),
-        benchmark("class_stats", 40.0, 0.7),
-        benchmark("logit_loss", 40.0, 0.7),
-        benchmark("pgd_init", 40.0, 0.7),
-        benchmark("sample_targets", 40.0, 0.7),
+        *(benchmark(op, 40.0, 0.7) for op in OPS if op != "pgd_step"),
         Phase("tables", apply, 20.0, tree, always=True, skip=nothing),
     ]
 

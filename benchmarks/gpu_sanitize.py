@@ -25,6 +25,7 @@ from torch import Tensor
 
 import fairtat
 from fairtat import backends, ops
+from fairtat.cli.selftest import run_selftest
 
 TOOLS = ("memcheck", "racecheck")
 GPU_BACKENDS = ("cuda", "triton")
@@ -37,7 +38,25 @@ Call = tuple[str, Callable[[], object]]
 
 
 def calls(backend: str) -> Iterator[Call]:
-    """Each op in the forms that take different paths through its kernels, with a name for each."""
+    """Each op in the forms that take different paths through its kernels, with a name for each.
+
+    An op that has no such forms here makes its self-test.
+    """
+    seen = set()
+    for name, call in forms(backend):
+        seen.add(name.split()[0])
+        yield name, call
+    for op in backends.OPS.keys() - seen:
+        yield f"{op} self-test", partial(selftest, op, backend)
+
+
+def selftest(op: str, backend: str) -> None:
+    (found,) = [check for check in run_selftest([backend]) if check.op == op]
+    if not found.passed:
+        raise AssertionError(found.detail)
+
+
+def forms(backend: str) -> Iterator[Call]:
     device = "cpu" if backend in ("cpu", "reference") else "cuda"
     generator = torch.Generator().manual_seed(0)
 

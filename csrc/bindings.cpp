@@ -1,9 +1,11 @@
-// The module fairtat._C: unpacks arguments, and nothing else. Pointers come as integers; the callers in
-// fairtat/backends have checked what they point to.
+// The module fairtat._C: unpacks arguments, and nothing else. For each kernel of ops.def it has a function of the
+// kernel's fields in order, and a plan. The callers in fairtat/backends have checked what the pointers point to.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "args.h"
@@ -16,168 +18,125 @@ namespace {
 
 using namespace fairtat;
 
+// A field as Python passes it: a pointer as an integer, an enum by its number, a layout as (sizes, strides).
 template <typename T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
+void assign(T& field, py::handle value) {
+  if constexpr (std::is_pointer_v<T>) {
+    field = reinterpret_cast<T>(value.cast<uintptr_t>());
+  } else if constexpr (std::is_enum_v<T>) {
+    field = static_cast<T>(value.cast<int>());
+  } else {
+    field = value.cast<T>();
+  }
 }
 
-// Where an op runs is said by its last two arguments: a CUDA device and a stream on it, or device -1 for the CPU.
-cuda::Place place_of(int device, uintptr_t stream) { return {device, at<void>(stream)}; }
-
-void raise_if_bad(const BadIndex& bad, int64_t classes) {
-  if (bad.argument == nullptr) return;
-  throw py::value_error(std::string(bad.argument) + " must lie in [0, " + std::to_string(classes) + "), got " +
-                        std::to_string(bad.value));
-}
-
-void pgd_init(uintptr_t out, uintptr_t x, int64_t n, const std::vector<int64_t>& sizes,
-              const std::vector<int64_t>& strides, uintptr_t eps_n, float eps, uintptr_t sample_ids, uint64_t seed,
-              uint32_t draws, int init, int norm, float lo, float hi, int threads, int device, uintptr_t stream) {
-  PgdInitArgs a{};
+void assign(Layout& field, py::handle value) {
+  const auto [sizes, strides] = value.cast<std::pair<std::vector<int64_t>, std::vector<int64_t>>>();
   if (sizes.size() > kMaxInnerDims) throw py::value_error("x has too many dimensions that no stride merges");
-  a.out = at<float>(out);
-  a.x = at<const float>(x);
-  a.n = n;
-  a.dims = static_cast<int>(sizes.size());
+  field.dims = static_cast<int>(sizes.size());
   for (size_t i = 0; i < sizes.size(); ++i) {
-    a.sizes[i] = sizes[i];
-    a.strides[i] = strides[i];
+    field.sizes[i] = sizes[i];
+    field.strides[i] = strides[i];
   }
-  a.eps_n = at<const float>(eps_n);
-  a.eps = eps;
-  a.sample_ids = at<const int64_t>(sample_ids);
-  a.seed = seed;
-  a.stream = draws;
-  a.init = static_cast<Init>(init);
-  a.norm = static_cast<Norm>(norm);
-  a.lo = lo;
-  a.hi = hi;
-  a.threads = threads;
-  py::gil_scoped_release unlocked;
-  if (device >= 0) return cuda::pgd_init(a, place_of(device, stream));
-  cpu_kernels().pgd_init(a);
 }
 
-void pgd_step(uintptr_t x_adv, uintptr_t grad, int grad_dtype, uintptr_t x, int64_t n, int64_t d, uintptr_t eps_n,
-              float eps, uintptr_t step_n, float step, bool targeted, int norm, float lo, float hi,
-              uintptr_t model_input, int input_dtype, uintptr_t mean, uintptr_t std, int64_t channels,
-              int64_t channel_stride, uintptr_t zero_grad, int threads, int device, uintptr_t stream) {
-  PgdStepArgs a{};
-  a.x_adv = at<float>(x_adv);
-  a.grad = at<const void>(grad);
-  a.grad_dtype = static_cast<DType>(grad_dtype);
-  a.x = at<const float>(x);
-  a.n = n;
-  a.d = d;
-  a.eps_n = at<const float>(eps_n);
-  a.eps = eps;
-  a.step_n = at<const float>(step_n);
-  a.step = step;
-  a.targeted = targeted;
-  a.norm = static_cast<Norm>(norm);
-  a.lo = lo;
-  a.hi = hi;
-  a.model_input = at<void>(model_input);
-  a.input_dtype = static_cast<DType>(input_dtype);
-  a.mean = at<const float>(mean);
-  a.std = at<const float>(std);
-  a.channels = channels;
-  a.channel_stride = channel_stride;
-  a.zero_grad = at<int64_t>(zero_grad);
-  a.threads = threads;
-  py::gil_scoped_release unlocked;
-  if (device >= 0) return cuda::pgd_step(a, place_of(device, stream));
-  cpu_kernels().pgd_step(a);
-}
+// Calls visit(field) for each field in order.
+#define ARGS(Type)                    \
+  template <typename Visit>           \
+  void each_field(Type& a, Visit visit) {
+#define FIELD(type, name) visit(a.name);
+#define END }
+#include "ops.def"
 
-void logit_loss(uintptr_t logits, int dtype, uintptr_t target, int64_t n, int64_t classes, int kind, uintptr_t y,
-                uintptr_t clean_logits, int clean_dtype, uintptr_t loss, uintptr_t dlogits, uintptr_t pred,
-                uintptr_t reached, int threads, int device, uintptr_t stream) {
-  LogitLossArgs a{};
-  a.logits = at<const void>(logits);
-  a.logits_dtype = static_cast<DType>(dtype);
-  a.target = at<const int64_t>(target);
-  a.n = n;
-  a.classes = classes;
-  a.kind = static_cast<LossKind>(kind);
-  a.y = at<const int64_t>(y);
-  a.clean_logits = at<const void>(clean_logits);
-  a.clean_dtype = static_cast<DType>(clean_dtype);
-  a.loss = at<float>(loss);
-  a.dlogits = at<void>(dlogits);
-  a.pred = at<int64_t>(pred);
-  a.reached = at<bool>(reached);
-  a.threads = threads;
-  BadIndex bad;
-  {
-    py::gil_scoped_release unlocked;
-    if (device >= 0) return cuda::logit_loss(a, place_of(device, stream));
-    bad = cpu_kernels().logit_loss(a);
+// What a kernel needs, from its fields in order and then where it runs: a CUDA device and a stream on it, or device -1
+// for the CPU.
+template <typename Args>
+struct Call {
+  Args args{};
+  int device = -1;
+  void* stream = nullptr;
+
+  explicit Call(const py::tuple& values) {
+    size_t given = 0;
+    const auto next = [&] {
+      if (given == values.size()) throw py::type_error("too few arguments for this kernel");
+      return py::handle(PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(given++)));
+    };
+    each_field(args, [&](auto& field) { assign(field, next()); });
+    assign(device, next());
+    assign(stream, next());
+    if (given != values.size()) throw py::type_error("too many arguments for this kernel");
   }
-  raise_if_bad(bad, classes);
-}
+};
 
-void sample_targets(uintptr_t label, uintptr_t table, int64_t n, int64_t classes, bool by_label, uintptr_t sample_ids,
-                    uint64_t seed, uint32_t draws, uintptr_t target, int device, uintptr_t stream) {
-  SampleTargetsArgs a{};
-  a.label = at<const int64_t>(label);
-  a.table = at<const int64_t>(table);
-  a.n = n;
-  a.classes = classes;
-  a.by_label = by_label;
-  a.sample_ids = at<const int64_t>(sample_ids);
-  a.seed = seed;
-  a.stream = draws;
-  a.target = at<int64_t>(target);
-  if (device >= 0) return cuda::sample_targets(a, place_of(device, stream));
-  raise_if_bad(cpu_kernels().sample_targets(a), classes);
-}
+template <typename Args, typename = void>
+constexpr bool kShared = false;
+template <typename Args>
+constexpr bool kShared<Args, std::void_t<decltype(Args::threads)>> = true;
 
-void class_stats(uintptr_t buffer, int64_t classes, int64_t n, uintptr_t pred, uintptr_t label, uintptr_t loss,
-                 uintptr_t target, int device, uintptr_t stream) {
-  ClassStatsArgs a{};
-  a.buffer = at<int64_t>(buffer);
-  a.classes = classes;
-  a.n = n;
-  a.pred = at<const int64_t>(pred);
-  a.label = at<const int64_t>(label);
-  a.loss = at<const float>(loss);
-  a.target = at<const int64_t>(target);
-  if (device >= 0) return cuda::class_stats(a, place_of(device, stream));
-  raise_if_bad(cpu_kernels().class_stats(a), classes);
-}
+// One kernel on the CPU and its launch on a GPU, where it has one.
+template <typename Args, typename Result>
+struct Kernel {
+  Result (*CpuKernels::*on_cpu)(const Args&);
+  void (*on_gpu)(const Args&, cuda::Place);
 
-WinogradArgs winograd_args(int64_t n, int64_t height, int64_t width, int64_t channels, int64_t rows, int64_t columns,
-                           int threads) {
-  WinogradArgs a{};
-  a.n = n;
-  a.height = height;
-  a.width = width;
-  a.channels = channels;
-  a.rows = rows;
-  a.columns = columns;
-  a.threads = threads;
-  return a;
-}
+  void operator()(const Call<Args>& call) const {
+    if (on_gpu != nullptr && call.device >= 0) return unlocked([&] { on_gpu(call.args, {call.device, call.stream}); });
+    if constexpr (std::is_void_v<Result>) {
+      unlocked([&] { (cpu_kernels().*on_cpu)(call.args); });
+    } else {
+      const BadIndex bad = unlocked([&] { return (cpu_kernels().*on_cpu)(call.args); });
+      if (bad.argument == nullptr) return;
+      throw py::value_error(std::string(bad.argument) + " must lie in [0, " + std::to_string(call.args.classes) +
+                            "), got " + std::to_string(bad.value));
+    }
+  }
 
-void winograd_tiles(uintptr_t image, uintptr_t tiles, int64_t n, int64_t height, int64_t width, int64_t channels,
-                    int64_t rows, int64_t columns, int64_t pad_top, int64_t pad_left, int threads) {
-  WinogradArgs a = winograd_args(n, height, width, channels, rows, columns, threads);
-  a.image = at<const float>(image);
-  a.tiles = at<float>(tiles);
-  a.pad_top = pad_top;
-  a.pad_left = pad_left;
-  py::gil_scoped_release unlocked;
-  cpu_kernels().winograd_tiles(a);
-}
+ private:
+  // Kernels with work for several threads let Python's others run; the rest are done before a lock changes hands.
+  template <typename Body>
+  static auto unlocked(Body body) {
+    if constexpr (kShared<Args>) {
+      py::gil_scoped_release released;
+      return body();
+    } else {
+      return body();
+    }
+  }
+};
 
-void winograd_image(uintptr_t tiles, uintptr_t image, int64_t n, int64_t height, int64_t width, int64_t channels,
-                    int64_t rows, int64_t columns, int threads) {
-  WinogradArgs a = winograd_args(n, height, width, channels, rows, columns, threads);
-  a.tiles = at<float>(tiles);
-  a.image_out = at<float>(image);
-  py::gil_scoped_release unlocked;
-  cpu_kernels().winograd_image(a);
+// A call that is made again and again: the fields at `varying` come with each call, and so does where it runs.
+template <typename Args, typename Result>
+class Plan {
+ public:
+  Plan(Kernel<Args, Result> kernel, const py::tuple& values, std::vector<size_t> varying)
+      : kernel_(kernel), call_(values), varying_(std::move(varying)) {}
+
+  void operator()(const py::args& values) {
+    if (values.size() != varying_.size() + 2) throw py::type_error("this plan takes other arguments");
+    size_t index = 0, given = 0;
+    const auto value = [&] { return py::handle(PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(given++))); };
+    each_field(call_.args, [&](auto& field) {
+      if (given < varying_.size() && index++ == varying_[given]) assign(field, value());
+    });
+    assign(call_.device, value());
+    assign(call_.stream, value());
+    kernel_(call_);
+  }
+
+ private:
+  Kernel<Args, Result> kernel_;
+  Call<Args> call_;
+  std::vector<size_t> varying_;  // in increasing order
+};
+
+template <typename Args, typename Result>
+void bind(py::module_& m, const std::string& name, Kernel<Args, Result> kernel) {
+  m.def(name.c_str(), [kernel](const py::args& values) { kernel(Call<Args>(values)); });
+  m.def((name + "_plan").c_str(), [kernel](const py::tuple& values, std::vector<size_t> varying) {
+    Plan<Args, Result> plan(kernel, values, std::move(varying));
+    return py::cpp_function([plan](const py::args& given) mutable { plan(given); });
+  });
 }
 
 std::vector<std::string> isas() {
@@ -190,13 +149,9 @@ std::vector<std::string> isas() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled core of fairtat; use it through fairtat.ops.";
-  m.def("pgd_init", &pgd_init);
-  m.def("pgd_step", &pgd_step);
-  m.def("logit_loss", &logit_loss);
-  m.def("sample_targets", &sample_targets);
-  m.def("class_stats", &class_stats);
-  m.def("winograd_tiles", &winograd_tiles);
-  m.def("winograd_image", &winograd_image);
+#define OP(name, Type, Result) bind(m, #name, Kernel<Type, Result>{&CpuKernels::name, &cuda::name});
+#define CPU_OP(name, Type, Result) bind(m, #name, Kernel<Type, Result>{&CpuKernels::name, nullptr});
+#include "ops.def"
   m.def("isas", &isas, "Instruction sets that this processor can run, slowest first.");
   m.def("isa", [] { return cpu_kernels().name; }, "The instruction set in use.");
   m.def(

@@ -47,11 +47,11 @@ def linf_kernel(
 
     g = tl.load(grad + offset, mask, 0.0).to(tl.float32)
     start = tl.load(x_adv + offset, mask, 0.0)
-    centre = tl.load(x + offset, mask, 0.0)
+    center = tl.load(x + offset, mask, 0.0)
     sign = (g > 0).to(tl.float32) - (g < 0).to(tl.float32)
     moved = start - towards * sign
-    lower = centre - radius
-    upper = centre + radius
+    lower = center - radius
+    upper = center + radius
     lower = tl.where(lower < lo, lo, lower)
     upper = tl.where(upper > hi, hi, upper)
     moved = clip(moved, lower, upper)
@@ -75,6 +75,13 @@ def _finite_gradient(g):
     """NaN reads as 0 and infinity as the largest float."""
     g = clip(g.to(tl.float32), -FLOAT32_MAX, FLOAT32_MAX)
     return tl.where(g != g, 0.0, g)
+
+
+@triton.jit
+def _load(x_adv, grad, x, base, element, mask):
+    """Gradient, image and clean image of these elements of the sample that begins at ``base``."""
+    g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
+    return g, tl.load(x_adv + base + element, mask, 0.0), tl.load(x + base + element, mask, 0.0)
 
 
 @triton.jit
@@ -129,11 +136,8 @@ def l2_kernel(
     squares = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, d, BLOCK):
         element = first + lane
-        mask = element < d
-        g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
-        start = tl.load(x_adv + base + element, mask, 0.0)
-        centre = tl.load(x + base + element, mask, 0.0)
-        offset = _offset_from(start, g, centre, first_factor, second_factor).to(tl.float64)
+        g, start, center = _load(x_adv, grad, x, base, element, element < d)
+        offset = _offset_from(start, g, center, first_factor, second_factor).to(tl.float64)
         squares += offset * offset
     length_squares = tl.sum(squares, 0)
     length = tl.sqrt(length_squares)
@@ -142,11 +146,8 @@ def l2_kernel(
         squares = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, d, BLOCK):
             element = first + lane
-            mask = element < d
-            g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
-            start = tl.load(x_adv + base + element, mask, 0.0)
-            centre = tl.load(x + base + element, mask, 0.0)
-            offset = _offset_in_double(start, g, centre, towards, norm)
+            g, start, center = _load(x_adv, grad, x, base, element, element < d)
+            offset = _offset_in_double(start, g, center, towards, norm)
             squares += offset * offset
         length = tl.sqrt(tl.sum(squares, 0))
     # NaN where the length is not finite, as a pixel is not: the whole sample is then NaN.
@@ -155,14 +156,12 @@ def l2_kernel(
     for first in range(0, d, BLOCK):
         element = first + lane
         mask = element < d
-        g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
-        start = tl.load(x_adv + base + element, mask, 0.0)
-        centre = tl.load(x + base + element, mask, 0.0)
+        g, start, center = _load(x_adv, grad, x, base, element, mask)
         if extreme:
-            offset = _offset_in_double(start, g, centre, towards, norm)
-            moved = (centre.to(tl.float64) + offset * shrink).to(tl.float32)
+            offset = _offset_in_double(start, g, center, towards, norm)
+            moved = (center.to(tl.float64) + offset * shrink).to(tl.float32)
         else:
-            moved = centre + _offset_from(start, g, centre, first_factor, second_factor) * shrink.to(tl.float32)
+            moved = center + _offset_from(start, g, center, first_factor, second_factor) * shrink.to(tl.float32)
         moved = clip(moved, lo, hi)
         tl.store(x_adv + base + element, moved, mask)
         if model_input is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import faults
 import pytest
+import torch
 from torchvision_beside_cpu import make_importable
 
 make_importable()
@@ -38,3 +40,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     faults.note(item, call)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors hold NaN (or the largest integer): what a kernel forgets to write cannot pass for a zero."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)

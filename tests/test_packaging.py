@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import fairtat
 from fairtat import backends
+from fairtat.backends import OPS
 
 ROOT = Path(__file__).resolve().parents[1]
-OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
+# A new op's files, and in the files that name every op the text that names it; CONTRIBUTING.md has the same list.
+OWN_FILES = (
+    *("fairtat/reference/{op}.py", "csrc/math/{op}.h", "csrc/cpu/{op}.cpp", "csrc/cuda/{op}.cu", "kernels/{op}.py"),
+    *("fairtat/ops/{op}.py", "tests/ops/test_{op}.py", "benchmarks/bench_{op}.py"),
+)
+SHARED_FILES = {
+    "fairtat/reference/__init__.py": " {kernel}",
+    "csrc/ops.def": "\nOP({op}, ",
+    "fairtat/backends/native.py": "\ndef {kernel}(",
+    "fairtat/backends/triton.py": "\ndef {kernel}(",
+    "fairtat/ops/__init__.py": '"{kernel}"',
+    "fairtat/cli/selftest.py": '"{op}": ',
+    "tests/op_calls.py": "\ndef {op}(",
+    "tests/hostile/test_fuzz_ops.py": "\ndef test_{op}(",
+    "docs/api/ops.md": "::: fairtat.ops.{kernel}\n",
+}
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,11 +86,26 @@ def test_import_stays_light() -> None:
     assert run(sys.executable, "-c", program, cwd=ROOT.parent).stdout.strip() == "[]"
 
 
-def test_every_op_has_its_file_in_every_layer() -> None:
-    layers = ("csrc/math/{}.h", "csrc/cpu/{}.cpp", "csrc/cuda/{}.cu", "fairtat/reference/{}.py", "fairtat/ops/{}.py")
-    layers += ("kernels/{}.py", "tests/ops/test_{}.py", "benchmarks/bench_{}.py")
-    missing = [layer.format(op) for op in OPS for layer in layers if not (ROOT / layer.format(op)).is_file()]
+def test_the_table_of_ops_is_that_of_the_files() -> None:
+    public = {path.stem for path in (ROOT / "fairtat" / "ops").glob("*.py") if not path.stem.startswith("_")}
+    kernels = re.findall(r"^OP\((\w+),", (ROOT / "csrc" / "ops.def").read_text(), re.MULTILINE)
+    assert set(OPS) == public == set(kernels)
+    assert [name for name in OPS.values() if not hasattr(torch.ops.fairtat, name)] == []
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_is_in_every_layer(op: str) -> None:
+    missing = [file for file in (name.format(op=op) for name in OWN_FILES) if not (ROOT / file).is_file()]
+    for file, text in SHARED_FILES.items():
+        if text.format(op=op, kernel=OPS[op]) not in (ROOT / file).read_text():
+            missing.append(file)
     assert missing == []
+
+
+def test_the_list_for_contributors_is_complete() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Adding an op\n")[2].partition("\n## ")[0]
+    files = [*(file.format(op="my_op") for file in OWN_FILES), *SHARED_FILES]
+    assert [file for file in files if f"`{file}`" not in section] == []
 
 
 def test_the_core_includes_no_framework_header() -> None:
@@ -86,7 +119,7 @@ def test_the_core_includes_no_framework_header() -> None:
 def test_the_sdist_holds_what_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"CMakeLists.txt", "setup.py", "csrc/bindings.cpp", "csrc/math/pgd_step.h", "csrc/cpu/pgd_step.cpp"}
+    wanted = {"CMakeLists.txt", "setup.py", "csrc/bindings.cpp", "csrc/ops.def", "csrc/cpu/pgd_step.cpp"}
     wanted |= {"kernels/__init__.py", "fairtat/_version.py", "fairtat/py.typed", "LICENSE", "README.md"}
     assert wanted <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

@@ -5,21 +5,11 @@
 
 namespace fairtat {
 
-// An index that lies outside [0, C): which argument and which value. Found before anything is written.
-struct BadIndex {
-  const char* argument = nullptr;  // null: every index is in range
-  int64_t value = 0;
-};
-
 struct CpuKernels {
   const char* name;
-  void (*pgd_init)(const PgdInitArgs&);
-  void (*pgd_step)(const PgdStepArgs&);
-  BadIndex (*logit_loss)(const LogitLossArgs&);
-  BadIndex (*sample_targets)(const SampleTargetsArgs&);
-  BadIndex (*class_stats)(const ClassStatsArgs&);
-  void (*winograd_tiles)(const WinogradArgs&);  // image -> tiles
-  void (*winograd_image)(const WinogradArgs&);  // tiles -> image_out
+#define OP(name, Type, Result) Result (*name)(const Type&);
+#define CPU_OP OP
+#include "ops.def"
 };
 
 namespace baseline {

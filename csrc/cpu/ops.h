@@ -6,13 +6,9 @@
 namespace fairtat {
 namespace FAIRTAT_ISA {
 
-void pgd_init(const PgdInitArgs& a);
-void pgd_step(const PgdStepArgs& a);
-BadIndex logit_loss(const LogitLossArgs& a);
-BadIndex sample_targets(const SampleTargetsArgs& a);
-BadIndex class_stats(const ClassStatsArgs& a);
-void winograd_tiles(const WinogradArgs& a);
-void winograd_image(const WinogradArgs& a);
+#define OP(name, Type, Result) Result name(const Type& a);
+#define CPU_OP OP
+#include "ops.def"
 
 }  // namespace FAIRTAT_ISA
 }  // namespace fairtat

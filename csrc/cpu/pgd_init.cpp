@@ -30,18 +30,18 @@ void fill_normals(float* __restrict normals, const uint32_t* __restrict words, i
 // of the run's first element within [0, n), offset and stride place the run in the sample's memory.
 template <typename Body>
 void for_runs(const PgdInitArgs& a, int64_t first, int64_t n, Body body) {
-  const int last = a.dims - 1;
+  const int last = a.layout.dims - 1;
   for (int64_t k = 0; k < n;) {
     int64_t rest = first + k;
-    const int64_t inner = rest % a.sizes[last];
-    int64_t offset = inner * a.strides[last];
-    rest /= a.sizes[last];
+    const int64_t inner = rest % a.layout.sizes[last];
+    int64_t offset = inner * a.layout.strides[last];
+    rest /= a.layout.sizes[last];
     for (int dim = last - 1; dim >= 0; --dim) {
-      offset += rest % a.sizes[dim] * a.strides[dim];
-      rest /= a.sizes[dim];
+      offset += rest % a.layout.sizes[dim] * a.layout.strides[dim];
+      rest /= a.layout.sizes[dim];
     }
-    const int64_t count = min_of(n - k, a.sizes[last] - inner);
-    body(k, offset, a.strides[last], count);
+    const int64_t count = min_of(n - k, a.layout.sizes[last] - inner);
+    body(k, offset, a.layout.strides[last], count);
     k += count;
   }
 }
@@ -104,7 +104,7 @@ void l2_sample(const PgdInitArgs& a, float* out, const float* x, int64_t d, floa
 
 void pgd_init(const PgdInitArgs& a) {
   int64_t d = 1;
-  for (int dim = 0; dim < a.dims; ++dim) d *= a.sizes[dim];
+  for (int dim = 0; dim < a.layout.dims; ++dim) d *= a.layout.sizes[dim];
   if (a.n == 0 || d == 0) return;
   const int team = team_size(a.threads, a.n * d, a.n);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)

@@ -8,8 +8,10 @@ namespace FAIRTAT_ISA {
 
 extern const CpuKernels kernels;
 const CpuKernels kernels = {
-    FAIRTAT_NAME(FAIRTAT_ISA), pgd_init,       pgd_step,       logit_loss, sample_targets,
-    class_stats,               winograd_tiles, winograd_image,
+    FAIRTAT_NAME(FAIRTAT_ISA),
+#define OP(name, Type, Result) name,
+#define CPU_OP OP
+#include "ops.def"
 };
 
 }  // namespace FAIRTAT_ISA

@@ -13,11 +13,9 @@ namespace {
 
 }  // namespace
 
-void pgd_init(const PgdInitArgs&, Place) { refuse(); }
-void pgd_step(const PgdStepArgs&, Place) { refuse(); }
-void logit_loss(const LogitLossArgs&, Place) { refuse(); }
-void sample_targets(const SampleTargetsArgs&, Place) { refuse(); }
-void class_stats(const ClassStatsArgs&, Place) { refuse(); }
+#define OP(name, Type, Result) \
+  void name(const Type&, Place) { refuse(); }
+#include "ops.def"
 
 }  // namespace cuda
 }  // namespace fairtat

@@ -13,11 +13,8 @@ struct Place {
 };
 
 // Each throws std::runtime_error where CUDA refuses the launch.
-void pgd_init(const PgdInitArgs& a, Place place);
-void pgd_step(const PgdStepArgs& a, Place place);
-void logit_loss(const LogitLossArgs& a, Place place);
-void sample_targets(const SampleTargetsArgs& a, Place place);
-void class_stats(const ClassStatsArgs& a, Place place);
+#define OP(name, Type, Result) void name(const Type& a, Place place);
+#include "ops.def"
 
 }  // namespace cuda
 }  // namespace fairtat

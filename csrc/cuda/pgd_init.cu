@@ -8,11 +8,11 @@ namespace {
 // Where logical element e of a sample lies in the sample's memory.
 __device__ int64_t offset_of(const PgdInitArgs& a, int64_t e) {
   int64_t offset = 0;
-  for (int dim = a.dims - 1; dim > 0; --dim) {
-    offset += e % a.sizes[dim] * a.strides[dim];
-    e /= a.sizes[dim];
+  for (int dim = a.layout.dims - 1; dim > 0; --dim) {
+    offset += e % a.layout.sizes[dim] * a.layout.strides[dim];
+    e /= a.layout.sizes[dim];
   }
-  return offset + e * a.strides[0];
+  return offset + e * a.layout.strides[0];
 }
 
 __device__ uint64_t id_of(const PgdInitArgs& a, int64_t sample) {
@@ -87,7 +87,7 @@ __global__ void l2_kernel(PgdInitArgs a, int64_t d) {
 
 void pgd_init(const PgdInitArgs& a, Place place) {
   int64_t d = 1;
-  for (int dim = 0; dim < a.dims; ++dim) d *= a.sizes[dim];
+  for (int dim = 0; dim < a.layout.dims; ++dim) d *= a.layout.sizes[dim];
   if (a.n == 0 || d == 0) return;
   const DeviceGuard guard(place.device);
   const auto stream = static_cast<cudaStream_t>(place.stream);

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.options import AttackOptions, PerChannel
-from fairtat.devices import slow_bf16
-from fairtat.errors import starts_at_1, warn_once
-from fairtat.ops._validate import (
+from fairtat.checks import (
     LOW_PRECISION,
     channel_numbers,
     check_bounds,
@@ -25,6 +23,8 @@ from fairtat.ops._validate import (
     is_dense_by_sample,
     per_sample,
 )
+from fairtat.devices import slow_bf16
+from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops.logit_loss import min_classes
 from fairtat.radius import check_radius
 

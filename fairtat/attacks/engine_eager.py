@@ -20,7 +20,7 @@ from fairtat.attacks.network import Network
 from fairtat.attacks.options import AttackOptions
 from fairtat.attacks.passes import Attack, Pass, Span, empty_rows, laid_out_like, take
 from fairtat.attacks.result import AttackResult
-from fairtat.ops._validate import in_memory
+from fairtat.checks import in_memory
 
 # Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
 # L2, which divides by the gradient's size, takes it out again.
@@ -84,7 +84,7 @@ class Eager:
             if left is not None:
                 grad = take(grad, left)
                 work.keep(left)
-            self.attack.step(work, grad, work.step_n, self.batch.step)
+            self.attack.step(work, grad)
         return self.finish(work, outcome)
 
     def advance(self, work: Pass) -> tuple[Score, Tensor]:
@@ -97,11 +97,11 @@ class Eager:
         score = score._replace(logits=score.logits.detach())
         del leaf
         if work.moving is None:
-            self.attack.step(work, grad, work.step_n, self.batch.step)
+            self.attack.step(work, grad)
             return score, grad
         zero_before = None if work.zero_grad is None else work.zero_grad.clone()
         step_n = work.x.new_full((len(work.x),), self.batch.step) if work.step_n is None else work.step_n
-        self.attack.step(work, grad, torch.where(work.moving, step_n, 0.0), 0.0)
+        self.attack.step_by(work, grad, torch.where(work.moving, step_n, 0.0))
         if zero_before is not None and work.zero_grad is not None:
             work.zero_grad.copy_(torch.where(work.moving, work.zero_grad, zero_before))
         return score, grad

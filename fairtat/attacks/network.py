@@ -1,8 +1,7 @@
-"""One call of the model: precision, and whatever shape its output has made into logits."""
+"""One call of the model: its precision, and what it must not do to its input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fairtat.attacks.batch import Batch
 from fairtat.attacks.model_state import Model, ModelState
 from fairtat.attacks.options import AttackOptions
+from fairtat.logits import logits_of
 
 
 class InputWritten(Exception):
@@ -101,23 +101,3 @@ class Network:
 def may_write(model: Model) -> bool:
     """Whether a model has to be given copies of images that are needed afterwards; an attack finds out."""
     return not isinstance(model, nn.Module) or _WRITES.get(model, True)
-
-
-def logits_of(output: object) -> Tensor:
-    """The logits in what a model returned: a tensor, an object with ``.logits`` as transformers do, or a dict.
-
-    Raises:
-        TypeError: none of these, or not floating point.
-    """
-    found = output
-    if isinstance(output, Mapping):
-        found = output.get("logits")
-    elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        what = f"{found.dtype} tensor" if isinstance(found, Tensor) else type(output).__name__
-        raise TypeError(
-            "the model must return a floating-point tensor of logits, an object with .logits, or a dict with "
-            f"'logits', got {what}; wrap it in a function that returns the logits"
-        )
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fairtat.backends import BACKENDS
+from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
 from fairtat.errors import did_you_mean
-from fairtat.ops._validate import amount, channel_numbers, check_bounds, check_choice, check_seed
 from fairtat.ops.pgd_init import INITS, NORMS
 from fairtat.radius import check_radius
 
@@ -59,16 +58,16 @@ class AttackOptions:
     def __post_init__(self) -> None:
         _check_number("eps", self.eps)
         _check_number("step_size", self.step_size)
-        _check_count("steps", self.steps, 0)
-        _check_count("restarts", self.restarts, 1)
+        check_count("steps", self.steps, 0)
+        check_count("restarts", self.restarts, 1)
         if self.restarts >= 2**32:
             raise ValueError(f"restarts must be less than 2**32, got {self.restarts}")
         if self.chunk_size is not None:
-            _check_count("chunk_size", self.chunk_size, 1)
+            check_count("chunk_size", self.chunk_size, 1)
         for name in ("early_stop", "check", "return_info"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        _check_count("extra_steps", self.extra_steps, 0)
+        check_count("extra_steps", self.extra_steps, 0)
         if self.extra_steps and not self.early_stop:
             raise ValueError(f"extra_steps follow an early stop: they need early_stop=True, got {self.extra_steps}")
         _check_name("norm", self.norm, NORMS)
@@ -105,13 +104,6 @@ def _check_number(name: str, value: object) -> None:
     """A finite number that is not negative, or a tensor, which is checked with the batch."""
     if not isinstance(value, Tensor):
         amount(name, value)
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if operator.index(value) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str = "") -> None:

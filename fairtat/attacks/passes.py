@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, overload
+from types import EllipsisType
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class Pass:
     taken: Tensor | None = None  # (N,) int64: steps made
     extra: Tensor | None = None  # (N,) int64: steps that may still be made at the goal
 
+    def __post_init__(self) -> None:
+        self.plan: Callable[[Tensor], None] | None = None  # of a step, with all but the gradient bound
+
     @property
     def model_input(self) -> Tensor:
         return self.x_adv if self.separate_input is None else self.separate_input
@@ -59,6 +63,7 @@ class Pass:
             self.row = torch.arange(len(self.goal), device=index.device)
         for name, value in self.tensors():
             setattr(self, name, take(value, index))
+        self.plan = None
 
     def head(self, n: int) -> Pass:
         """The first n samples, in the same memory."""
@@ -145,10 +150,22 @@ class Attack:
             rows = (~kept.result().reached).nonzero()[:, 0]
             yield from ([Span(restart, part)] for part in rows.split(size) if len(part))
 
-    def step(self, work: Pass, grad: Tensor, step_n: Tensor | None, step: float) -> None:
+    def step(self, work: Pass, grad: Tensor) -> None:
         """Move ``work`` along ``grad`` (laid out like x_adv) and write the next model input."""
+        if work.plan is None:
+            arguments = self._step_arguments(work, ..., work.step_n, self.batch.step)
+            work.plan = backends.plan("pgd_step", self.kernels[0], *arguments)
+        work.plan(grad)
+
+    def step_by(self, work: Pass, grad: Tensor, step_n: Tensor | None, step: float = 0.0) -> None:
+        """The same by other steps than those of the attack."""
+        self._step(*self._step_arguments(work, grad, step_n, step))
+
+    def _step_arguments(
+        self, work: Pass, grad: Tensor | EllipsisType, step_n: Tensor | None, step: float
+    ) -> tuple[Any, ...]:
         b, o = self.batch, self.options
-        self._step(
+        return (
             work.x_adv, grad, work.x, work.eps_n, b.eps, step_n, step, o.targeted, o.norm, *o.bounds,
             work.separate_input, b.mean, b.std, work.zero_grad,
         )  # fmt: skip
@@ -227,7 +244,7 @@ class Attack:
         if b.start is not None or self.separate_input:
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
             zero_grad, work.zero_grad = work.zero_grad, None
-            self.step(work, work.x, None, 0.0)
+            self.step_by(work, work.x, None)
             work.zero_grad = zero_grad
 
     def _sample_ids(self, rows: slice | Tensor) -> Tensor | None:

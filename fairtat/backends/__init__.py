@@ -7,38 +7,34 @@ each op; ``FAIRTAT_BACKEND`` names a backend that goes before it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from fairtat import reference
 from fairtat.backends import auto, native
-from fairtat.backends.auto import OPS
+from fairtat.reference import OPS
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 
-_NATIVE: dict[str, Callable[..., Any]] = {
-    "pgd_init": native.pgd_init,
-    "pgd_step": native.pgd_step_,
-    "logit_loss": native.logit_loss,
-    "sample_targets": native.sample_targets,
-    "class_stats": native.class_stats_,
-}
+Kernels = dict[str, Callable[..., Any]]
 
-_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
-    "reference": {
-        "pgd_init": reference.pgd_init,
-        "pgd_step": reference.pgd_step_,
-        "logit_loss": reference.logit_loss,
-        "sample_targets": reference.sample_targets,
-        "class_stats": reference.class_stats_,
-    },
-    "cpu": _NATIVE,
-    "cuda": _NATIVE,  # the same arguments; the tensors' device says where they run
+
+def _kernels_of(module: ModuleType) -> Kernels:
+    """A backend's kernel of each op."""
+    return {op: getattr(module, name) for op, name in OPS.items()}
+
+
+_KERNELS: dict[str, Kernels] = {
+    "reference": _kernels_of(reference),
+    "cpu": _kernels_of(native),
+    "cuda": _kernels_of(native),  # the same arguments; the tensors' device says where they run
 }
 
 _TRITON = importlib.util.find_spec("triton") is not None  # imported when the first kernel may be asked for
@@ -114,16 +110,30 @@ def kernel(op: str, backend: str) -> Callable[..., Any]:
     return _KERNELS[backend][op]
 
 
-def _load_triton() -> None:
-    from fairtat.backends import triton  # imports Triton, which takes a second
+def plan(op: str, backend: str, *arguments: Any) -> Callable[..., Any]:
+    """The raw kernel with its arguments bound; each call passes, in order, those that stand as ``...`` here.
 
-    _KERNELS["triton"] = {
-        "pgd_init": triton.pgd_init,
-        "pgd_step": triton.pgd_step_,
-        "logit_loss": triton.logit_loss,
-        "sample_targets": triton.sample_targets,
-        "class_stats": triton.class_stats_,
-    }
+    For a loop in which most arguments stay the same: ``plan("pgd_step", backend, x_adv, ..., x, ...)`` is a step along
+    the gradient that it is called with, the only argument that `pgd_step` can leave open. A plan keeps its tensors
+    alive, and a call reads what they contain then.
+    """
+    if op in native.PLANS and backend in ("cpu", "cuda"):
+        return native.PLANS[op](*arguments)
+    run = kernel(op, backend)
+    varying = [i for i, argument in enumerate(arguments) if argument is ...]
+
+    def call(*values: Any) -> Any:
+        given = list(arguments)
+        for i, value in zip(varying, values, strict=True):
+            given[i] = value
+        return run(*given)
+
+    return call
+
+
+def _load_triton() -> None:
+    # Imports Triton, which takes a second.
+    _KERNELS["triton"] = _kernels_of(importlib.import_module("fairtat.backends.triton"))
 
 
 def describe() -> str:

@@ -6,7 +6,10 @@ The core knows no PyTorch. Callers have validated shapes, dtypes, devices and me
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from collections.abc import Callable
+from functools import partial
+from types import EllipsisType, ModuleType
+from typing import Any
 
 import torch  # first: the core shares the OpenMP runtime that PyTorch has loaded
 from torch import Tensor
@@ -66,14 +69,13 @@ def pgd_init(
     lo: float,
     hi: float,
 ) -> None:
-    sizes, strides = inner_layout(x)
     core().pgd_init(
-        out.data_ptr(), x.data_ptr(), x.shape[0], sizes, strides, _pointer(eps_n), eps, _pointer(sample_ids),
+        out.data_ptr(), x.data_ptr(), x.shape[0], inner_layout(x), _pointer(eps_n), eps, _pointer(sample_ids),
         seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(), *_place(x),
     )  # fmt: skip
 
 
-def pgd_step_(
+def _step_fields(
     x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
@@ -89,7 +91,7 @@ def pgd_step_(
     mean: Tensor | None,
     std: Tensor | None,
     zero_grad: Tensor | None,
-) -> None:
+) -> tuple[Any, ...]:
     n = x.shape[0]
     input_dtype, channels, channel_stride = 0, 1, 1
     if model_input is not None:
@@ -98,12 +100,33 @@ def pgd_step_(
             channels = x.shape[1]
             # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
             channel_stride = x.stride(1) if channels > 1 else max(x.numel() // max(n, 1), 1)
-    core().pgd_step(
+    return (
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
         _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), torch.get_num_threads(), *_place(x),
+        _pointer(zero_grad), torch.get_num_threads(),
     )  # fmt: skip
+
+
+_GRAD_FIELDS = (1, 2)  # its address and dtype, of the fields above
+
+
+def pgd_step_(x_adv: Tensor, *arguments: Any) -> None:
+    core().pgd_step(*_step_fields(x_adv, *arguments), *_place(x_adv))
+
+
+def plan_pgd_step_(x_adv: Tensor, grad: EllipsisType, *arguments: Any) -> Callable[[Tensor], None]:
+    """A function of the gradient alone; see :func:`fairtat.backends.plan`."""
+    # Another tensor stands in for the gradient, and the tensors are bound too, which keeps their memory.
+    run = core().pgd_step_plan((*_step_fields(x_adv, x_adv, *arguments), *_place(x_adv)), _GRAD_FIELDS)
+    return partial(_step_along, run, x_adv, arguments)
+
+
+PLANS: dict[str, Callable[..., Callable[..., Any]]] = {"pgd_step": plan_pgd_step_}
+
+
+def _step_along(run: Callable[..., None], x_adv: Tensor, arguments: tuple[Any, ...], grad: Tensor) -> None:
+    run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(x_adv))
 
 
 def logit_loss(
@@ -149,8 +172,8 @@ def winograd_tiles(
     n, channels, height, width = image.shape
     tiles = image.new_empty((16, n * rows * columns, channels))
     core().winograd_tiles(
-        image.data_ptr(), tiles.data_ptr(), n, height, width, channels, rows, columns, pad_top, pad_left,
-        torch.get_num_threads(),
+        image.data_ptr(), 0, tiles.data_ptr(), n, height, width, channels, rows, columns, pad_top, pad_left,
+        torch.get_num_threads(), -1, 0,
     )  # fmt: skip
     return tiles
 
@@ -165,8 +188,9 @@ def winograd_image(
     channels, rows, columns = tiles.shape[2], -(-height // 2), -(-width // 2)
     image = tiles.new_empty((n, height, width, channels))
     core().winograd_image(
-        tiles.data_ptr(), image.data_ptr(), n, height, width, channels, rows, columns, torch.get_num_threads()
-    )
+        0, image.data_ptr(), tiles.data_ptr(), n, height, width, channels, rows, columns, 0, 0,
+        torch.get_num_threads(), -1, 0,
+    )  # fmt: skip
     return image.permute(0, 3, 1, 2)
 
 

@@ -7,7 +7,7 @@ installed but fairtat.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -34,14 +34,11 @@ class Check:
     detail: str = ""
 
 
-def run_selftest() -> list[Check]:
-    """Check every op on every backend that is present in this process."""
-    return [
-        _check(op, test, backend)
-        for backend, state in backends.status().items()
-        if state.available
-        for op, test in _TESTS.items()
-    ]
+def run_selftest(names: Iterable[str] | None = None) -> list[Check]:
+    """Check every op on these backends (None: on all that are present in this process)."""
+    if names is None:
+        names = [name for name, state in backends.status().items() if state.available]
+    return [_check(op, test, name) for name in names for op, test in _TESTS.items()]
 
 
 Finding = tuple[str, bool]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairtat.checks import check_count
 from fairtat.errors import UserError
 from fairtat.evaluation import sanity
 from fairtat.evaluation.answers import Answers, Progress
@@ -123,8 +124,7 @@ def evaluate(
     Source: Madry et al. 2018, arXiv:1706.06083; Croce & Hein 2020 (AutoAttack), arXiv:2003.01690; Hendrycks and
     Dietterich 2019, arXiv:1903.12261; class-wise figures as in Xu et al. 2021 (FRL), arXiv:2010.06121.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size, 1)
     images = Images.of(data, labels, sample_ids)
     defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set)
     asked = _named_attacks(attacks, defaults)

@@ -7,13 +7,13 @@ and counts as fooled. "autoattack" is the suite apgd-ce + apgd-t + fab-t + squar
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from fairtat.checks import check_count, real
 from fairtat.errors import UserError, did_you_mean
 
 NORMS = ("linf", "l2")
@@ -72,11 +72,9 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         for name, value in (("eps", self.eps), ("step_size", self.step_size or 0.0)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+            real(name, value, low=0.0)
         for name, count, least in (("steps", self.steps, 0), ("restarts", self.restarts, 1)):
-            if count < least:
-                raise ValueError(f"{name} must be at least {least}, got {count}")
+            check_count(name, count, least)
 
     def __str__(self) -> str:
         parts = [self.title, self.norm, f"eps {radius(self.eps)}"]

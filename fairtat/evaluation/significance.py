@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fairtat.checks import check_count
 from fairtat.errors import did_you_mean
 from fairtat.evaluation.intervals import Difference
 from fairtat.evaluation.result import Evaluation
@@ -113,8 +114,7 @@ def paired_bootstraps(
         raise ValueError("a bootstrap needs the per-sample outcomes (the .npz file) of both evaluations")
     if not (np.array_equal(a.sample_ids, b.sample_ids) and np.array_equal(a.label, b.label)):
         raise ValueError("the evaluations are of different images, so there are no pairs to resample")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    check_count("draws", draws, 1)
     classes = before.num_classes
     n = np.bincount(a.label, minlength=classes)
     share = n / n.sum()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.attacks.network import logits_of, may_write
+from fairtat.attacks.network import may_write
 from fairtat.evaluation.fingerprint import fingerprint
 from fairtat.evaluation.library import library_attack
 from fairtat.evaluation.samples import NONE
 from fairtat.evaluation.settings import ATTACKS, AttackSettings
+from fairtat.logits import logits_of
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from fairtat import ops
-from fairtat.fairness import _checks
+from fairtat import checks, ops
+from fairtat.checks import check_labels, check_tensor
 from fairtat.fairness._collective import sum_over_processes
-from fairtat.ops._validate import check_labels, check_tensor
 from fairtat.reference import class_stats as layout
 
 _STATE_KEYS = ("num_classes", "buffer")
@@ -57,7 +56,7 @@ class ClassStats:
     buffer: Tensor  # (7 + C, C) int64, rows as in fairtat.reference.class_stats
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = _checks.integer("num_classes", num_classes, low=2)
+        self.num_classes = checks.integer("num_classes", num_classes, low=2)
         shape = (layout.HEADER + self.num_classes, self.num_classes)
         self.buffer = torch.zeros(shape, dtype=torch.int64, device=device)
 
@@ -263,7 +262,7 @@ class ClassStats:
             TypeError, ValueError: the state has other keys, another number of classes, or a buffer of another shape
                 or dtype; or a (5 + C, C) one has counted losses that are not finite.
         """
-        _checks.state_keys("ClassStats", state, _STATE_KEYS)
+        checks.state_keys("ClassStats", state, _STATE_KEYS)
         num_classes, buffer = state["num_classes"], state["buffer"]
         if num_classes != self.num_classes:
             raise ValueError(f"ClassStats state must have num_classes={self.num_classes}, got {num_classes!r}")

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat import ops
-from fairtat.fairness import _checks
+from fairtat import checks, ops
+from fairtat.checks import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness._finite import check_finite
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
 from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
-from fairtat.ops._validate import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
 from fairtat.reference.indices import check_range
@@ -122,16 +121,16 @@ class FairTAT:
     ) -> None:
         self.stats = ClassStats(num_classes, device=device)
         self.last = None
-        self.eps = _checks.real("eps", eps, low=0.0)
+        self.eps = checks.real("eps", eps, low=0.0)
         check_choice("norm", norm, NORMS)
         check_radius("eps", self.eps, norm, check_bounds(bounds))
         self.targets = check_targets(targets)
         self.margins = check_margins(margins)
-        self.lam = _checks.real("lam", lam, low=0.0)
+        self.lam = checks.real("lam", lam, low=0.0)
         self.tau = check_tau(tau)
         self.combine = check_combine(combine)
         self.clamp = check_clamp(clamp)
-        self.begin = _checks.integer("begin", begin, low=1)
+        self.begin = checks.integer("begin", begin, low=1)
         self.weights = weights
         self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
         check_seed(seed, stream=0)
@@ -246,8 +245,8 @@ class FairTAT:
 
         Source: Wei et al., CVPR 2023 (arXiv:2303.14460).
         """
-        beta = _checks.real("beta", beta, low=0.0)
-        lam = self.lam if lam is None else _checks.real("lam", lam, low=0.0)
+        beta = checks.real("beta", beta, low=0.0)
+        lam = self.lam if lam is None else checks.real("lam", lam, low=0.0)
         robust = self._class_robust
         class_beta = None if robust is None else torch.where(robust.isnan(), beta, (lam + robust) * beta).float()
         return self._of_samples(class_beta, y)
@@ -346,11 +345,11 @@ class FairTAT:
             TypeError, ValueError: the state has other keys, another number of classes, another rule of weights, or
                 values that cannot be.
         """
-        _checks.state_keys("FairTAT", state, _STATE_KEYS)
+        checks.state_keys("FairTAT", state, _STATE_KEYS)
         if state["num_classes"] != self.num_classes:
             raise ValueError(f"FairTAT state must have num_classes={self.num_classes}, got {state['num_classes']!r}")
-        epoch = _checks.integer("FairTAT state epoch", state["epoch"], low=0)
-        next_sample_id = _checks.integer("FairTAT state next_sample_id", state["next_sample_id"], low=0)
+        epoch = checks.integer("FairTAT state epoch", state["epoch"], low=0)
+        next_sample_id = checks.integer("FairTAT state next_sample_id", state["next_sample_id"], low=0)
         if (epoch == 0) != (state["last"] is None):
             raise ValueError(
                 f"FairTAT state must have statistics in 'last' after epoch 0 and only then, got epoch {epoch} with "

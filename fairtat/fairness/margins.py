@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
+from fairtat.checks import check_choice
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.ops._validate import check_choice
 
 ScoreRule = Callable[[ClassStats], Tensor]
 """statistics -> s (C,) float64, NaN for a class that is to keep the plain radius."""
@@ -70,7 +70,7 @@ def check_clamp(clamp: Sequence[float] | None) -> tuple[float, float] | None:
     """`clamp` as a pair 0 <= low <= high of finite radii, or None."""
     if clamp is None:
         return None
-    return _checks.bounds("clamp", clamp, low=0.0, expected="None or a pair (low, high) of radii")
+    return checks.interval("clamp", clamp, low=0.0, expected="None or a pair (low, high) of radii")
 
 
 def class_radii(
@@ -114,7 +114,7 @@ def class_radii(
     the others are from FAIR-TAT (arXiv:2410.23142), whose published code scales s by 2 for G-cfps alone.
     """
     names, bounds = check_margins(margins), check_clamp(clamp)
-    eps, lam = _checks.real("eps", eps, low=0.0), _checks.real("lam", lam, low=0.0)
+    eps, lam = checks.real("eps", eps, low=0.0), checks.real("lam", lam, low=0.0)
     merge = COMBINATIONS[check_combine(combine)]
 
     scores = torch.stack([MARGIN_RULES[name](stats) for name in names])  # (R, C)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
+from fairtat.checks import check_choice
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.ops._validate import check_choice
 
 UNTARGETED = "none"
 
@@ -55,7 +55,7 @@ def check_targets(name: str) -> str:
 
 def check_tau(tau: float) -> float:
     """`tau` as a float; a ValueError if it is not within [-MAX_TEMPERATURE, MAX_TEMPERATURE]."""
-    return _checks.real("tau", tau, low=-MAX_TEMPERATURE, high=MAX_TEMPERATURE)
+    return checks.real("tau", tau, low=-MAX_TEMPERATURE, high=MAX_TEMPERATURE)
 
 
 def target_weight(stats: ClassStats, targets: str = "cfps", *, tau: float = 2.0) -> Tensor | None:

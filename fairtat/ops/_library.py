@@ -1,4 +1,4 @@
-"""Registration with torch.library, one way for every op.
+"""Registration with torch.library, in one way for every op.
 
 The ops take no part in autograd: the Autograd key falls through, and what they write counts as data
 (as under no_grad).
@@ -13,9 +13,51 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from fairtat import backends
+
 _LIBRARY = torch.library.Library("fairtat", "DEF")
 
 Call = Callable[..., Any]
+
+
+def _nothing(*_: Any) -> None:
+    """The fake of an op that returns nothing, and the check of one that needs none."""
+
+
+def _as_is(kernel: Call, *arguments: Any) -> Any:
+    return kernel(*arguments)
+
+
+def register_op(schema: str, *, fake: Call = _nothing, check: Call = _nothing, run: Call = _as_is) -> Call:
+    """`register` an op of `fairtat.reference.OPS`, whose kernel is that of a backend, named in its last argument.
+
+    What the schema marks as written counts as changed for autograd.
+
+    Args:
+        schema: Without the backend. An underscore ends the name of an op that works in place.
+        fake: Makes tensors like the results from the arguments.
+        check: Raises below the dispatcher, where tensors have addresses, if the arguments cannot be served.
+        run: Calls the kernel, its first argument, where the op's arguments are not the kernel's.
+    """
+    op = schema.partition("(")[0].removesuffix("_")
+    parsed = torch._C.parse_schema(schema).arguments
+    written = [i for i, argument in enumerate(parsed) if argument.is_write]
+
+    def implementation(*arguments: Any) -> Any:
+        given = arguments[:-1]
+        check(*given)
+        result = run(backends.kernel(op, arguments[-1]), *given)
+        for i in written:
+            t = given[i]
+            # A mutating schema alone does not bump the version.
+            if t is not None and not t.is_inference():
+                torch.autograd.graph.increment_version(t)
+        return result
+
+    def fake_of(*arguments: Any) -> Any:
+        return fake(*arguments[:-1])
+
+    return register(schema.replace(") -> ", ", str backend) -> "), implementation, fake_of)
 
 
 def register(schema: str, implementation: Call, fake: Call) -> Call:
@@ -78,10 +120,3 @@ _function_transform: Callable[[], Any] = getattr(torch._C._functorch, "peek_inte
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _MAYBE_TENSOR = torch._C.OptionalType(torch._C.TensorType.get())
-
-
-def mark_written(*tensors: Tensor | None) -> None:
-    """Tell autograd that these tensors changed: a mutating schema alone does not bump their version."""
-    for t in tensors:
-        if t is not None and not t.is_inference():
-            torch.autograd.graph.increment_version(t)

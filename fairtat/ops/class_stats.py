@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import mark_written, register
-from fairtat.ops._validate import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
+from fairtat.checks import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
+from fairtat.ops._library import register_op
 from fairtat.reference.class_stats import HEADER
 
 _TENSORS = ("stats.buffer", "pred", "label", "loss", "target")
@@ -92,23 +92,15 @@ def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:
     return loss if loss.dtype is torch.float64 else loss.float()
 
 
-def _run(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None, backend: str) -> None:
+def _check(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
     read = (pred, label, loss, target)
     # One look at where they begin, as wide as the widest of them, spares small batches the exact check.
     begin, end, width = buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes, label.nbytes
     for t in read:
         if t is not None and begin - width < t.data_ptr() < end:
             check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
-    backends.kernel("class_stats", backend)(buffer, pred, label, loss, target)
-    mark_written(buffer)
 
 
-def _fake(*_: object) -> None:
-    return None
-
-
-_call = register(
-    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target, str backend) -> ()",
-    _run,
-    _fake,
+_call = register_op(
+    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target) -> ()", check=_check
 )

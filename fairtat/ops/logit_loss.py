@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import register
-from fairtat.ops._validate import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
+from fairtat.checks import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
+from fairtat.ops._library import register_op
 
 KINDS = ("ce", "margin", "dlr", "kl")
 
@@ -120,18 +120,7 @@ def logit_loss(
     )
 
 
-def _run(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = backends.kernel("logit_loss", backend)(
-        logits, target, kind, y, clean_logits
-    )
-    return result
-
-
-def _fake(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(logits: Tensor, target: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = logits.shape[0]
     loss_dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return (
@@ -142,9 +131,8 @@ def _fake(
     )
 
 
-_call = register(
-    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits, str backend) "
+_call = register_op(
+    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
-    _run,
-    _fake,
+    fake=_fake,
 )

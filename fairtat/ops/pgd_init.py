@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import register
-from fairtat.ops._validate import check_bounds, check_choice, check_images, check_sample_ids, check_seed, per_sample
+from fairtat.checks import check_bounds, check_choice, check_images, check_sample_ids, check_seed, per_sample
+from fairtat.ops._library import register_op
 
 INITS = ("uniform", "normal", "zero")
 NORMS = ("linf", "l2")
@@ -64,31 +67,15 @@ def pgd_init(
     return out
 
 
-def _run(
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    sample_ids: Tensor | None,
-    seed: int,
-    stream: int,
-    init: str,
-    norm: str,
-    lo: float,
-    hi: float,
-    backend: str,
-) -> Tensor:
+def _run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> Tensor:
     out = torch.empty_like(x)
-    backends.kernel("pgd_init", backend)(out, x, eps_n, eps, sample_ids, seed, stream, init, norm, lo, hi)
+    kernel(out, x, *arguments)  # an attack has room for its start, so the kernel allocates none
     return out
 
 
-def _fake(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(x)
-
-
-_call = register(
+_call = register_op(
     "pgd_init(Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, SymInt seed, SymInt stream, str init, str norm, "
-    "float lo, float hi, str backend) -> Tensor",
-    _run,
-    _fake,
+    "float lo, float hi) -> Tensor",
+    fake=lambda x, *_: torch.empty_like(x),
+    run=_run,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import mark_written, register
-from fairtat.ops._validate import (
+from fairtat.checks import (
     LOW_PRECISION,
     channel_numbers,
     check_apart,
@@ -22,6 +22,7 @@ from fairtat.ops._validate import (
     check_tensor,
     per_sample,
 )
+from fairtat.ops._library import register_op
 from fairtat.ops.pgd_init import NORMS
 
 WRITTEN = ("x_adv", "model_input", "zero_grad")
@@ -128,39 +129,16 @@ def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Ten
     return t.contiguous()
 
 
-def _run(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    step_n: Tensor | None,
-    step: float,
-    targeted: bool,
-    norm: str,
-    lo: float,
-    hi: float,
-    model_input: Tensor | None,
-    mean: Tensor | None,
-    std: Tensor | None,
-    zero_grad: Tensor | None,
-    backend: str,
+def _check(
+    x_adv: Tensor, grad: Tensor, x: Tensor, eps_n: Tensor | None, eps: float, step_n: Tensor | None, *rest: Any
 ) -> None:
+    model_input, mean, std, zero_grad = rest[-4:]
     check_apart(IN_MEMORY, (x_adv, model_input, zero_grad, grad, x, eps_n, step_n, mean, std), WRITTEN)
-    backends.kernel("pgd_step", backend)(
-        x_adv, grad, x, eps_n, eps, step_n, step, targeted, norm, lo, hi, model_input, mean, std, zero_grad
-    )
-    mark_written(x_adv, model_input, zero_grad)
 
 
-def _fake(*_: object) -> None:
-    return None
-
-
-_call = register(
+_call = register_op(
     "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor? eps_n, float eps, Tensor? step_n, float step, "
     "bool targeted, str norm, float lo, float hi, Tensor(b!)? model_input, Tensor? mean, Tensor? std, "
-    "Tensor(c!)? zero_grad, str backend) -> ()",
-    _run,
-    _fake,
+    "Tensor(c!)? zero_grad) -> ()",
+    check=_check,
 )

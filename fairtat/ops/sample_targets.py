@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.ops._library import register
-from fairtat.ops._validate import check_device, check_dtype, check_sample_ids, check_seed, check_tensor
+from fairtat.checks import check_device, check_dtype, check_sample_ids, check_seed, check_tensor
+from fairtat.ops._library import register_op
 
 TABLE_BITS = 31  # a row's weights sum to at most 2**31: the product with a 32-bit draw fits 64 bits
 
@@ -106,17 +106,7 @@ def sample_targets(
     return target
 
 
-def _run(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed: int, stream: int, backend: str) -> Tensor:
-    target: Tensor = backends.kernel("sample_targets", backend)(label, table, sample_ids, seed, stream)
-    return target
-
-
-def _fake(label: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(label)
-
-
-_call = register(
-    "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, SymInt seed, SymInt stream, str backend) -> Tensor",
-    _run,
-    _fake,
+_call = register_op(
+    "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, SymInt seed, SymInt stream) -> Tensor",
+    fake=lambda label, *_: torch.empty_like(label),
 )

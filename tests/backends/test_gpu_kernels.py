@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from op_calls import CALLS, tensors_of
 from torch import Tensor
 
 from fairtat import ClassStats, backends, ops
@@ -28,7 +29,7 @@ Call = Callable[[], tuple[Tensor, ...]]  # a fresh answer from the same inputs
 
 
 def calls(backend: str) -> dict[str, Call]:
-    """Each op on tensors that are on the GPU already."""
+    """Each op on tensors that are on the GPU already; where there is nothing better, its kernel alone."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(N, 3, 8, 8, generator=generator).cuda()
     grad = torch.randn(N, 3, 8, 8, generator=generator).cuda()
@@ -43,7 +44,18 @@ def calls(backend: str) -> dict[str, Call]:
         stats.reset()
         return (ops.class_stats_(stats, pred, label, loss=loss, backend=backend).buffer.clone(),)
 
+    def kernel_alone(op: str) -> Call:
+        arguments = next(iter(CALLS[op]().values()))
+        there = [a.cuda() if isinstance(a, Tensor) else a for a in arguments]
+
+        def call() -> tuple[Tensor, ...]:
+            given = [a.clone() if isinstance(a, Tensor) else a for a in there]
+            return tensors_of(backends.kernel(op, backend)(*given), *given)
+
+        return call
+
     return {
+        **{op: kernel_alone(op) for op in backends.OPS},
         "pgd_init": lambda: (ops.pgd_init(x, eps, seed=3, backend=backend),),
         "pgd_step": lambda: (ops.pgd_step_(x.clone(), grad, x, eps, 0.01, backend=backend),),
         "logit_loss": lambda: tuple(ops.logit_loss(logits, label, backend=backend)),

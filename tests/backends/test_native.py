@@ -8,16 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from op_calls import CALLS, check, run
 from torch import Tensor
 
 import fairtat
 from fairtat import backends
-from fairtat.backends import kernel, native
-from fairtat.ops import pgd_init, target_table
-from fairtat.reference.class_stats import HEADER
+from fairtat.backends import OPS, native
+from fairtat.ops import pgd_init
 
 needs_core = pytest.mark.skipif(native.MISSING is not None, reason="needs the compiled core")
 
@@ -64,57 +65,7 @@ def test_a_core_of_this_version_is_used(monkeypatch: pytest.MonkeyPatch) -> None
     assert module.core() is core
 
 
-def images(seed: int, shape: tuple[int, ...] = (9, 3, 47, 31)) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def start(init: str, norm: str) -> tuple[Tensor, ...]:
-    x = images(0).contiguous(memory_format=torch.channels_last)
-    out = torch.empty_like(x)
-    kernel("pgd_init", "cpu")(out, x, torch.linspace(0, 1, 9), 0.0, torch.arange(9) - 4, -7, 3, init, norm, 0.0, 1.0)
-    return (out,)
-
-
-def step(norm: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    x_adv, grad, x = images(0), (images(1) - 0.5).to(dtype), images(2)
-    model_input, count = torch.empty_like(x, dtype=torch.bfloat16), torch.zeros(9, dtype=torch.int64)
-    grad[4] = 0.0
-    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
-    kernel("pgd_step", "cpu")(
-        x_adv, grad, x, torch.linspace(0, 1, 9), 0.0, torch.linspace(1, 0, 9), 0.0, True, norm, 0.0, 1.0,
-        model_input, mean, std, count,
-    )  # fmt: skip
-    return x_adv, model_input.float(), count
-
-
-def loss(kind: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    z = ((images(3, (401, 101)) - 0.5) * 40).to(dtype)
-    clean = images(4, (401, 101)) * 9
-    index = torch.arange(401) % 101
-    y = (index + 1) % 101 if kind == "dlr" else None
-    return kernel("logit_loss", "cpu")(z, index, kind, y, clean if kind == "kl" else None)
-
-
-def targets() -> tuple[Tensor, ...]:
-    table = target_table(images(5, (50, 50)))
-    return (kernel("sample_targets", "cpu")(torch.arange(50), table, torch.arange(50) - 25, 11, 2),)
-
-
-def counts() -> tuple[Tensor, ...]:
-    buffer, index = torch.zeros(HEADER + 10, 10, dtype=torch.int64), torch.arange(1000)
-    kernel("class_stats", "cpu")(buffer, index * 7 % 10, index % 10, images(6, (1000,)) * 9, index * 3 % 10)
-    return (buffer,)
-
-
-INITS, NORMS, KINDS = ("uniform", "normal", "zero"), ("linf", "l2"), ("ce", "margin", "dlr", "kl")
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-WORK: dict[str, Callable[[], tuple[Tensor, ...]]] = {
-    **{f"pgd_init {i} {n}": lambda i=i, n=n: start(i, n) for i in INITS for n in NORMS},
-    **{f"pgd_step {n} {d}": lambda n=n, d=d: step(n, d) for n in NORMS for d in FLOATS},
-    **{f"logit_loss {k} {d}": lambda k=k, d=d: loss(k, d) for k in KINDS for d in FLOATS},
-    "sample_targets": targets,
-    "class_stats": counts,
-}  # fmt: skip
+CASES = [pytest.param(op, arguments, id=name) for op in OPS for name, arguments in CALLS[op]().items()]
 
 
 def assert_same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -130,35 +81,42 @@ def thread_count() -> Iterator[Callable[[int], None]]:
 
 
 @needs_core
-@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-def test_threads_change_no_bit(work: Callable[[], tuple[Tensor, ...]], thread_count: Callable[[int], None]) -> None:
+@pytest.mark.parametrize(("op", "arguments"), CASES)
+def test_threads_change_no_bit(op: str, arguments: tuple[Any, ...], thread_count: Callable[[int], None]) -> None:
     thread_count(1)
-    expected = work()
+    expected = run(op, "cpu", arguments)
     for threads in (2, 3, 7):
         thread_count(threads)
-        assert_same(work(), expected)
+        assert_same(run(op, "cpu", arguments), expected)
 
 
 @needs_core
-@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-def test_instruction_sets_change_no_bit(work: Callable[[], tuple[Tensor, ...]]) -> None:
+@pytest.mark.parametrize(("op", "arguments"), CASES)
+def test_instruction_sets_change_no_bit(op: str, arguments: tuple[Any, ...]) -> None:
     core = backends.native.core()
     before = core.isa()
     try:
         core.set_isa("baseline")
-        expected = work()
+        expected = run(op, "cpu", arguments)
         for isa in core.isas():
             core.set_isa(isa)
-            assert_same(work(), expected)
+            assert_same(run(op, "cpu", arguments), expected)
     finally:
         core.set_isa(before)
 
 
 @needs_core
+@pytest.mark.parametrize(("op", "arguments"), CASES)
+def test_every_kernel_meets_the_reference(request: pytest.FixtureRequest, op: str, arguments: tuple[Any, ...]) -> None:
+    check(request.node.callspec.id, run(op, "cpu", arguments), run(op, "reference", arguments))
+
+
+@needs_core
 def test_calls_from_several_python_threads_do_not_meet() -> None:
-    expected = start("uniform", "linf")
+    arguments = CALLS["pgd_init"]()["pgd_init uniform linf"]
+    expected = run("pgd_init", "cpu", arguments)
     with ThreadPoolExecutor(4) as pool:
-        for result in pool.map(lambda _: start("uniform", "linf"), range(12)):
+        for result in pool.map(lambda _: run("pgd_init", "cpu", arguments), range(12)):
             assert_same(result, expected)
 
 

@@ -17,7 +17,8 @@ import torch
 from harness import Case, Entrant, Settings
 from torch import Tensor
 
-OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
+from fairtat.backends import OPS
+
 ALL = (*OPS, "attack", "engines", "evaluation", "training")  # those with cases for a CPU
 LONG = ("evaluation", "training")  # these train models
 ON_GPU = (*OPS, "attack_gpu", "training")

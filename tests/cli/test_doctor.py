@@ -75,7 +75,7 @@ def test_a_machine_without_the_core_is_described(fairtat: Command, monkeypatch: 
     code, out, _ = fairtat("doctor")
     assert code == 0
     assert "no compiler was found" in out
-    assert "5 of 5 self-tests passed" in out
+    assert f"{len(backends.OPS)} of {len(backends.OPS)} self-tests passed" in out
 
 
 def test_a_wrong_kernel_fails_the_command_and_is_named(fairtat: Command, monkeypatch: pytest.MonkeyPatch) -> None:

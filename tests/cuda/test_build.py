@@ -13,7 +13,6 @@ from fairtat import backends
 
 ROOT = Path(__file__).resolve().parents[2]
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-KERNELS = ("class_stats", "logit_loss", "pgd_init", "pgd_step", "sample_targets")
 
 
 def shipped_architectures() -> list[str]:
@@ -24,7 +23,7 @@ def shipped_architectures() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="no CUDA compiler on this machine")
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", backends.OPS)
 def test_no_warning_and_no_spill(name: str, tmp_path: Path) -> None:
     assert NVCC is not None
     numbers = [entry.removesuffix("-real") for entry in shipped_architectures()]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from op_calls import CALLS, check
 from torch import Tensor
 
-from fairtat.backends import kernel, status
+from fairtat.backends import OPS, kernel, status
 from fairtat.ops import target_table
 from fairtat.reference.class_stats import HEADER
 
@@ -220,14 +221,15 @@ def test_a_sample_out_of_range_counts_nowhere(cuda: Run) -> None:
     assert counted.sum() == 1
 
 
-@pytest.mark.parametrize("op", ["pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats"])
-def test_an_empty_batch(cuda: Run, op: str) -> None:
-    x, index = torch.empty(0, 3, 4, 4), torch.empty(0, dtype=torch.int64)
-    arguments = {
-        "pgd_init": (x, x, None, 0.1, None, 0, 0, "uniform", "linf", 0.0, 1.0),
-        "pgd_step": (x, x, x, None, 0.1, None, 0.1, True, "l2", 0.0, 1.0, None, None, None, None),
-        "logit_loss": (torch.empty(0, 10), index, "ce", None, None),
-        "sample_targets": (index, target_table(torch.ones(10)), None, 0, 0),
-        "class_stats": (torch.zeros(HEADER + 10, 10, dtype=torch.int64), index, index, None, None),
-    }[op]
-    cuda(op, *arguments)
+def emptied(value: Any, n: int) -> Any:
+    """The same without samples, where a tensor has one row for each of ``n``."""
+    return value[:0] if isinstance(value, Tensor) and len(value) == n else value
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_call_and_an_empty_batch(cuda: Run, op: str) -> None:
+    for name, arguments in CALLS[op]().items():
+        ours, theirs = (tuple(a for a in call(op, *arguments) if isinstance(a, Tensor)) for call in (cuda, reference))
+        check(name, ours, theirs)
+        n = max(len(a) for a in arguments if isinstance(a, Tensor))
+        cuda(op, *(emptied(a, n) for a in arguments))

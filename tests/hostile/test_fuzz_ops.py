@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,7 @@ shapes = hnp.array_shapes(min_dims=2, max_dims=6, min_side=0, max_side=7).filter
 int64s = st.integers(-(2**63), 2**63 - 1)
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """What a kernel forgets to write is NaN, and cannot pass for a result."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Draw:

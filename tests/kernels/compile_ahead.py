@@ -20,11 +20,13 @@ from typing import Any
 
 import torch
 import triton
+from op_calls import CALLS
 from torch import Tensor
 from triton import JITFunction
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fairtat.backends import OPS, kernel
 from fairtat.backends import triton as launches
 from fairtat.reference.class_stats import HEADER
 
@@ -96,6 +98,12 @@ def calls() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "sample_targets by label", partial(targets, 1000, 1000)
     for classes, full in product((10, 1000), (False, True)):
         yield f"class_stats {classes} {full}", partial(stats, classes, full)
+    for op in OPS.keys() - {"pgd_step", "pgd_init", "logit_loss", "sample_targets", "class_stats"}:
+        for name, arguments in CALLS[op]().items():
+            yield (
+                name,
+                partial(kernel(op, "triton"), *(a.to("meta") if isinstance(a, Tensor) else a for a in arguments)),
+            )
 
 
 @contextmanager
@@ -177,19 +185,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--only", default="", help="calls whose name starts so")
-    parser.add_argument("--fuse", action="store_true", help="with the contraction that the launches forbid")
+    parser.add_argument("--fuse", default="", help="one call more, with the contraction that the launches forbid")
     given = parser.parse_args()
     for name in given.targets:
         backend, _, arch = name.partition(":")
         target = GPUTarget("cuda", int(arch), 32) if backend == "cuda" else GPUTarget("hip", arch, 64)
         launches.WARP = target.warp_size
         for call, launch in calls():
-            if not call.startswith(given.only):
+            fused = call == given.fuse
+            if not call.startswith(given.only) and not fused:
                 continue
             with recorded() as launched:
                 launch()
             ((kernel, arguments, options),) = launched
-            if given.fuse:
+            if fused:
                 options["enable_fp_fusion"] = True
             compiled = triton.compile(source(kernel, arguments), target=target, options=options)
             report = cuda_report(compiled) if backend == "cuda" else hip_report(compiled)

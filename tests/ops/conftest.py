@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS
+from op_calls import BACKENDS
 from torch import Tensor
 
 from fairtat import backends
@@ -16,11 +18,8 @@ ElementWords = Callable[[int, int, Sequence[int], int], np.ndarray]
 Layout = Callable[[Tensor], Tensor]
 SameBits = Callable[[Tensor, Tensor], None]
 
-NATIVE = backends.native_info()
-ISAS = [] if NATIVE is None else NATIVE["isas"]
 
-
-@pytest.fixture(scope="module", params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend; the compiled one on every instruction set that this processor has."""
     name, _, isa = request.param.partition("-")
@@ -35,12 +34,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """Fresh tensors hold NaN (or the largest integer): what a kernel forgets to write cannot pass for a zero."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
+def memory(poisoned_memory: None) -> None:
+    """Every test of an op runs so."""
 
 
 @pytest.fixture(params=[1, 3])
@@ -56,16 +51,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20241)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def width_outermost(x: Tensor) -> Tensor:
-    """(N, C, H, W) stored as (N, W, C, H): dense, and neither of PyTorch's named formats."""
-    return x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-
-
-@pytest.fixture(params=[torch.Tensor.contiguous, channels_last, width_outermost], ids=lambda f: f.__name__)
+@pytest.fixture(params=LAYOUTS, ids=lambda f: f.__name__)
 def layout(request: pytest.FixtureRequest) -> Layout:
     return request.param
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from op_calls import BACKENDS
+from pairwise import pairwise
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -94,10 +96,7 @@ def count(
     return stats.buffer
 
 
-@pytest.mark.parametrize("classes", [1, 2, 7, 10, 101])
-@pytest.mark.parametrize("n", [0, 1, 3, 257])
-@pytest.mark.parametrize("with_loss", [True, False], ids=["loss", "no loss"])
-@pytest.mark.parametrize("with_target", [True, False], ids=["target", "no target"])
+@pairwise(classes=(1, 2, 7, 10, 101), n=(0, 1, 3, 257), with_loss=(True, False), with_target=(True, False))
 def test_counts_are_those_of_a_loop(backend: str, n: int, classes: int, with_loss: bool, with_target: bool) -> None:
     pred, label, loss, target = batch(n, classes)
     got = count(backend, classes, pred, label, loss if with_loss else None, target if with_target else None)
@@ -211,9 +210,9 @@ def test_order_and_batch_split_change_no_integer(backend: str, samples: list[Any
     assert torch.equal(sum(ranks, torch.zeros_like(whole)), whole)
 
 
-@pytest.mark.parametrize("index", [-1, 4, 2**40, -(2**63)])
-@pytest.mark.parametrize("argument", ["label", "pred", "target"])
-@pytest.mark.parametrize("position", [0, 17])
+@pairwise(
+    "backend", backend=BACKENDS, argument=("label", "pred", "target"), index=(-1, 4, 2**40, -(2**63)), position=(0, 17)
+)
 def test_a_bad_index_is_named_and_nothing_is_counted(backend: str, argument: str, index: int, position: int) -> None:
     pred, label, loss, target = batch(18, 4)
     stats = Stats(torch.arange(44).view(11, 4).clone())
@@ -234,8 +233,8 @@ def test_any_strides_of_the_batch_are_served(backend: str) -> None:
     assert torch.equal(one_for_all, count(backend, 6, pred, label, torch.full((20,), 2.0), torch.full((20,), 3)))
 
 
-@pytest.mark.parametrize("argument", ["pred", "label", "target", "loss"])
-@pytest.mark.parametrize("first", [0, 16, 41])  # of the buffer's 44 elements: its beginning, middle and last ones
+# Of the buffer's 44 elements: its beginning, middle and last ones.
+@pairwise("backend", backend=BACKENDS, argument=("pred", "label", "target", "loss"), first=(0, 16, 41))
 def test_input_in_the_memory_of_the_buffer_is_refused(backend: str, argument: str, first: int) -> None:
     """The op would read what it has just written: here it would have counted 1 as a class."""
     memory = torch.zeros(60, dtype=torch.int64)

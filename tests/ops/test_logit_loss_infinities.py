@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -78,12 +80,20 @@ def definition(
     return loss, gradient / spread
 
 
-def check(backend: str, kind: str, with_y: bool, z: Tensor, target: Tensor, y: Tensor, clean: Tensor) -> None:
-    result = logit_loss(
-        z, target, kind=kind, y=y if with_y else None, clean_logits=clean if kind == "kl" else None, backend=backend
-    )
-    assert torch.equal(result.pred, z.argmax(1))
-    assert torch.equal(result.reached, z.argmax(1) == target)
+@dataclass(frozen=True)
+class Case:
+    """Rows and what the definition makes of them."""
+
+    kind: str
+    z: Tensor
+    target: Tensor
+    y: Tensor | None
+    clean: Tensor | None
+    loss: Tensor
+    gradient: Tensor
+
+
+def case(kind: str, with_y: bool, z: Tensor, target: Tensor, y: Tensor, clean: Tensor) -> Case:
     with np.errstate(all="ignore"):
         expected = [
             definition(kind, row.double().numpy(), int(t), int(label) if with_y else None, other.double().numpy())
@@ -92,12 +102,20 @@ def check(backend: str, kind: str, with_y: bool, z: Tensor, target: Tensor, y: T
     loss = torch.tensor([one for one, _ in expected], dtype=torch.float64)
     rows = [np.full(z.shape[1], NAN) if row is None else row for _, row in expected]
     gradient = torch.from_numpy(np.stack(rows)).to(z.dtype).double()
+    return Case(kind, z, target, y if with_y else None, clean if kind == "kl" else None, loss, gradient)
+
+
+def check(backend: str, case: Case) -> None:
+    z, target = case.z, case.target
+    result = logit_loss(z, target, kind=case.kind, y=case.y, clean_logits=case.clean, backend=backend)
+    assert torch.equal(result.pred, z.argmax(1))
+    assert torch.equal(result.reached, z.argmax(1) == target)
     # Differences of large logits round in float32: half a unit in the last place of the largest.
     scale = torch.where(z.isfinite(), z.double().abs(), 0.0).amax(1)
     atol = 1e-6 + 1e-7 * scale
-    close(result.loss, loss, atol, z, target)
+    close(result.loss, case.loss, atol, z, target)
     rtol = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}.get(z.dtype, 2e-5)
-    close(result.dlogits, gradient, torch.full_like(atol, 1e-6), z, target, rtol)
+    close(result.dlogits, case.gradient, torch.full_like(atol, 1e-6), z, target, rtol)
 
 
 def close(ours: Tensor, expected: Tensor, atol: Tensor, z: Tensor, target: Tensor, rtol: float = 1e-5) -> None:
@@ -114,34 +132,48 @@ def close(ours: Tensor, expected: Tensor, atol: Tensor, z: Tensor, target: Tenso
         )
 
 
-@pytest.mark.parametrize(("kind", "with_y"), CASES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
-def test_every_row_of_special_logits_is_defined(backend: str, kind: str, with_y: bool, dtype: torch.dtype) -> None:
-    if dtype == torch.float64 and backend != "reference":
-        pytest.skip("float64 is served by the reference")
+@cache  # one definition for all backends
+def every_row(kind: str, with_y: bool, dtype: torch.dtype) -> list[Case]:
     fewest = {"ce": 1, "kl": 1, "margin": 2, "dlr": 4 if with_y else 3}[kind]
+    cases = []
     for classes in {fewest, 4}:
         z = torch.tensor(list(itertools.product((-INF, INF, NAN, 0.0, 2.0, -3.0), repeat=classes)), dtype=dtype)
         z = z[:: 1 if dtype == torch.float32 else 7]
         target = torch.arange(len(z)) % classes
         y = (target + 1 + torch.arange(len(z)) // classes % max(classes - 1, 1)) % classes
         clean = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(1))]
-        check(backend, kind, with_y, z, target, y, clean)
+        cases.append(case(kind, with_y, z, target, y, clean))
+    return cases
+
+
+@pytest.mark.parametrize(("kind", "with_y"), CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_every_row_of_special_logits_is_defined(backend: str, kind: str, with_y: bool, dtype: torch.dtype) -> None:
+    if dtype == torch.float64 and backend != "reference":
+        pytest.skip("float64 is served by the reference")
+    for rows in every_row(kind, with_y, dtype):
+        check(backend, rows)
+
+
+@cache
+def longer_rows(kind: str, with_y: bool, classes: int) -> Case:
+    n = 200
+    g = torch.Generator().manual_seed(classes)
+    z, clean = (torch.randn(n, classes, generator=g) * 4 for _ in range(2))
+    for t in (z, clean):
+        for value, share in ((-INF, 0.5), (INF, 0.002), (NAN, 0.002)):
+            t[torch.rand(t.shape, generator=g) < share * torch.rand(n, 1, generator=g)] = value
+        t[::7] = -INF  # all ruled out, or all but one
+        t[::14, classes - 1] = 0.5
+    target = torch.randint(classes, (n,), generator=g)
+    target[::28] = 0
+    return case(kind, with_y, z, target, (target + 1) % classes, clean)
 
 
 @pytest.mark.parametrize(("kind", "with_y"), CASES, ids=str)
 @pytest.mark.parametrize("classes", [5, 16, 40, 70, 300])
 def test_special_logits_in_longer_rows(backend: str, kind: str, with_y: bool, classes: int) -> None:
-    g = torch.Generator().manual_seed(classes)
-    z, clean = (torch.randn(400, classes, generator=g) * 4 for _ in range(2))
-    for t in (z, clean):
-        for value, share in ((-INF, 0.5), (INF, 0.002), (NAN, 0.002)):
-            t[torch.rand(t.shape, generator=g) < share * torch.rand(400, 1, generator=g)] = value
-        t[::7] = -INF  # all ruled out, or all but one
-        t[::14, classes - 1] = 0.5
-    target = torch.randint(classes, (400,), generator=g)
-    target[::28] = 0
-    check(backend, kind, with_y, z, target, (target + 1) % classes, clean)
+    check(backend, longer_rows(kind, with_y, classes))
 
 
 def test_the_best_of_ruled_out_classes_is_not_the_target(backend: str) -> None:

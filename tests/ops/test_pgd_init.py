@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layouts import LAYOUTS
+from op_calls import BACKENDS
+from pairwise import pairwise
+from philox_vectors import KNOWN
 from torch import Tensor
 
 from fairtat.ops import pgd_init
@@ -58,28 +62,15 @@ def ids_of(n: int) -> list[int]:
     return [IDS[i % len(IDS)] + (i // len(IDS)) for i in range(n)]
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [
-        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            0x299F31D0_A4093822,
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-    ids=["zeros", "ones", "pi"],
-)
+@KNOWN
 def test_the_oracle_meets_the_published_vectors(
     philox: Callable[[np.ndarray, int], np.ndarray], counter: tuple[int, ...], key: int, expected: tuple[int, ...]
 ) -> None:
-    # Random123, kat_vectors: what every other test of this file rests on.
+    # What every other test of this file rests on.
     assert philox(np.array(counter, dtype=np.uint64), key).tolist() == list(expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("per_sample", [False, True], ids=["one eps", "eps per sample"])
+@pairwise("threads", shape=SHAPES, per_sample=(False, True), threads=(1, 3))
 def test_uniform_is_the_equation_to_the_last_bit(
     backend: str, element_words: ElementWords, shape: tuple[int, ...], per_sample: bool, threads: int
 ) -> None:
@@ -100,8 +91,7 @@ def test_every_memory_format_gets_the_same_noise(
     torch.testing.assert_close(start, uniform_start(x, element_words(189, 0, range(5), 3), 0.1), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("init", ["uniform", "normal", "zero"])
+@pairwise("layout", layout=LAYOUTS, init=("uniform", "normal", "zero"), norm=("linf", "l2"))
 def test_memory_format_changes_no_value_of_any_start(
     backend: str, layout: Callable[[Tensor], Tensor], init: str, norm: str
 ) -> None:
@@ -116,8 +106,7 @@ def test_float64_images_get_the_same_noise_in_their_precision(element_words: Ele
     torch.testing.assert_close(pgd_init(x, 0.05, seed=9), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("stream", [0, 1, 2**32 - 1])
+@pairwise("backend", backend=BACKENDS, seed=SEEDS, stream=(0, 1, 2**32 - 1))
 def test_every_bit_of_seed_and_stream_counts(backend: str, element_words: ElementWords, seed: int, stream: int) -> None:
     x = torch.full((2, 6), 0.5)
     start = pgd_init(x, 0.25, seed=seed, stream=stream, backend=backend)
@@ -153,8 +142,7 @@ def test_default_ids_count_from_zero(backend: str) -> None:
     torch.testing.assert_close(pgd_init(x, 0.1, seed=1, backend=backend), given, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (3, 2), (2, 3, 11, 7), (3, 1, 1030)], ids=str)
-@pytest.mark.parametrize("eps", [0.0, 1e-4, 2e-3, 0.5])
+@pairwise("backend", backend=BACKENDS, shape=[(4, 1), (3, 2), (2, 3, 11, 7), (3, 1, 1030)], eps=(0.0, 1e-4, 2e-3, 0.5))
 def test_normal_is_trades_start_kept_in_the_linf_ball(
     backend: str, element_words: ElementWords, shape: tuple[int, ...], eps: float
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from op_calls import BACKENDS
+from pairwise import pairwise
 from scipy import stats as statistics
 from torch import Tensor
 
@@ -54,21 +57,27 @@ def weights(classes: int, conditional: bool, seed: int = 0) -> Tensor:
     return w * (w > 0.2) + 0.01 * torch.eye(classes)[0] + 0.01 * torch.eye(classes)[-1]
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 101, 1000])
-@pytest.mark.parametrize("conditional", [False, True], ids=["one row", "row per label"])
-def test_draws_invert_the_distribution_exactly(backend: str, philox: Philox, classes: int, conditional: bool) -> None:
+@cache  # one oracle for all backends
+def drawn(philox: Philox, classes: int, conditional: bool) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Labels, table, ids, and the targets by hand."""
     n = 211
     table = target_table(weights(classes, conditional))
     label = torch.arange(n) * 7 % classes
     ids = [IDS[i % 7] + i // 7 for i in range(n - 7)] + list(IDS)
     ids = [i if -(2**63) <= i < 2**63 else i - 2**64 for i in ids]
-    target = sample_targets(label, table, seed=31, sample_ids=torch.tensor(ids), stream=4, backend=backend)
-    assert target.tolist() == drawn_by_hand(table, label.tolist(), target_words(philox, ids, 31, 4))
+    return label, table, torch.tensor(ids), drawn_by_hand(table, label.tolist(), target_words(philox, ids, 31, 4))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 101, 1000])
+@pytest.mark.parametrize("conditional", [False, True], ids=["one row", "row per label"])
+def test_draws_invert_the_distribution_exactly(backend: str, philox: Philox, classes: int, conditional: bool) -> None:
+    label, table, ids, expected = drawn(philox, classes, conditional)
+    target = sample_targets(label, table, seed=31, sample_ids=ids, stream=4, backend=backend)
+    assert target.tolist() == expected
     assert target.dtype == torch.int64
 
 
-@pytest.mark.parametrize("seed", [0, 1, -1, -(2**63), 2**63, 2**64 - 1])
-@pytest.mark.parametrize("stream", [0, 2**32 - 1])
+@pairwise("backend", backend=BACKENDS, seed=(0, 1, -1, -(2**63), 2**63, 2**64 - 1), stream=(0, 2**32 - 1))
 def test_every_bit_of_seed_and_stream_counts(backend: str, philox: Philox, seed: int, stream: int) -> None:
     table, label = target_table(torch.ones(50)), torch.arange(20)
     target = sample_targets(label, table, seed=seed, stream=stream, backend=backend)

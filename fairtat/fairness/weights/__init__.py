@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fairtat.checks import check_choice
 from fairtat.errors import did_you_mean
 from fairtat.fairness.weights.bat import BAT
 from fairtat.fairness.weights.cfol import CFOL
@@ -15,7 +16,6 @@ from fairtat.fairness.weights.dafa import DAFA, dafa_weight
 from fairtat.fairness.weights.frl import FRL
 from fairtat.fairness.weights.rule import ClassFactors, ValidationRule, WeightRule
 from fairtat.fairness.weights.wat import WAT
-from fairtat.ops._validate import check_choice
 
 __all__ = [
     "BAT",

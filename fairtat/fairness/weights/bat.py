@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, WeightRule
 
@@ -60,8 +60,8 @@ class BAT(WeightRule):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_classes, warmup=warmup, device=device)
-        self.alpha = _checks.real("alpha", alpha, low=0.0)
-        self.eps_range = _checks.positive_bounds("eps_range", eps_range)
+        self.alpha = checks.real("alpha", alpha, low=0.0)
+        self.eps_range = checks.positive_interval("eps_range", eps_range)
         self.log_eps = self._zeros(num_classes)
 
     def _learn(self, train: ClassStats) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, WeightRule
 
@@ -57,8 +57,8 @@ class CFOL(WeightRule):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_classes, warmup=warmup, device=device)
-        self.eta = _checks.real("eta", eta, low=0.0)
-        self.gamma = _checks.real("gamma", gamma, low=0.0, high=1.0)
+        self.eta = checks.real("eta", eta, low=0.0)
+        self.gamma = checks.real("gamma", gamma, low=0.0, high=1.0)
         if self.gamma == 0.0:
             raise ValueError(f"gamma must be above 0, or a class could be left out, got {gamma!r}")
         self.score = self._zeros(num_classes)

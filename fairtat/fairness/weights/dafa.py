@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, WeightRule
 
@@ -81,8 +81,8 @@ class DAFA(WeightRule):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_classes, warmup=warmup, device=device)
-        self.lam = _checks.real("lam", lam, low=0.0)
-        self.clamp = _checks.positive_bounds("clamp", clamp)
+        self.lam = checks.real("lam", lam, low=0.0)
+        self.clamp = checks.positive_interval("clamp", clamp)
         self.softmax_sum = self._zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     @property

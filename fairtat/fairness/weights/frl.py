@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
+from fairtat.checks import check_choice
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, ValidationRule
-from fairtat.ops._validate import check_choice
 
 MODES = ("reweight", "remargin", "both")
 
@@ -81,15 +81,15 @@ class FRL(ValidationRule):
         super().__init__(num_classes, warmup=warmup, device=device)
         check_choice("mode", mode, MODES)
         self.mode = mode
-        self.tau1 = _checks.real("tau1", tau1, low=0.0)
-        self.tau2 = _checks.real("tau2", tau2, low=0.0)
-        self.alpha1 = _checks.real("alpha1", alpha1, low=0.0)
-        self.alpha2 = _checks.real("alpha2", alpha2, low=0.0)
-        self.alpha_eps = _checks.real("alpha_eps", alpha_eps, low=0.0)
-        self.limit = _checks.real("limit", limit, low=0.0, high=1.0)
+        self.tau1 = checks.real("tau1", tau1, low=0.0)
+        self.tau2 = checks.real("tau2", tau2, low=0.0)
+        self.alpha1 = checks.real("alpha1", alpha1, low=0.0)
+        self.alpha2 = checks.real("alpha2", alpha2, low=0.0)
+        self.alpha_eps = checks.real("alpha_eps", alpha_eps, low=0.0)
+        self.limit = checks.real("limit", limit, low=0.0, high=1.0)
         if self.limit == 1.0:
             raise ValueError(f"limit must be below 1, or a weight could be 0, got {limit!r}")
-        self.eps_range = _checks.positive_bounds("eps_range", eps_range)
+        self.eps_range = checks.positive_interval("eps_range", eps_range)
         self.multipliers = self._zeros(2, num_classes)
         self.log_eps = self._zeros(num_classes)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
 
 
@@ -53,8 +53,8 @@ class WeightRule:
     """Whether the rule learns from validation statistics; otherwise it learns from the training attack."""
 
     def __init__(self, num_classes: int, *, warmup: int = 1, device: torch.device | str = "cpu") -> None:
-        self.num_classes = _checks.integer("num_classes", num_classes, low=2)
-        self.warmup = _checks.integer("warmup", warmup, low=1)
+        self.num_classes = checks.integer("num_classes", num_classes, low=2)
+        self.warmup = checks.integer("warmup", warmup, low=1)
         self.device = torch.device(device)
         self.epoch = 0  # how many epochs have finished
 
@@ -123,7 +123,7 @@ class WeightRule:
                 or tensors of another shape or dtype.
         """
         self._check_state(state)
-        epoch = _checks.integer(f"{self.name} state epoch", state["epoch"], low=0)
+        epoch = checks.integer(f"{self.name} state epoch", state["epoch"], low=0)
         loaded = {key: _like(f"{self.name} state {key}", getattr(self, key), state[key]) for key in self.memory}
         self.epoch = epoch
         for key, value in loaded.items():
@@ -136,7 +136,7 @@ class WeightRule:
     def _check_state(self, state: Mapping[str, Any]) -> None:
         if isinstance(state, Mapping) and state.get("rule") != self.name:
             raise ValueError(f"{self.name} state must be one of the rule {self.name!r}, got {state.get('rule')!r}")
-        _checks.state_keys(self.name, state, self._state_keys)
+        checks.state_keys(self.name, state, self._state_keys)
         for key in self.fixed:
             if state[key] != getattr(self, key):
                 raise ValueError(f"{self.name} state must have {key}={getattr(self, key)}, got {state[key]!r}")
@@ -192,7 +192,7 @@ class ValidationRule(WeightRule):
         self._check_state(state)
         kept = state["observed"]
         if kept is not None:
-            _checks.state_keys(f"{self.name} observed", kept, ("clean", "robust"))
+            checks.state_keys(f"{self.name} observed", kept, ("clean", "robust"))
             kept = {key: self._copy(stats) for key, stats in kept.items()}
         super().load_state_dict(state)
         self._observed = kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairtat.fairness import _checks
+from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, ValidationRule
 
@@ -54,8 +54,8 @@ class WAT(ValidationRule):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_classes, warmup=warmup, device=device)
-        self.eta = _checks.real("eta", eta, low=0.0)
-        self.average = _checks.boolean("average", average)
+        self.eta = checks.real("eta", eta, low=0.0)
+        self.average = checks.boolean("average", average)
         self.loss_sum = self._zeros(num_classes)
 
     def _learn_from(self, clean: ClassStats, robust: ClassStats) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairtat.attacks.network import logits_of
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
+from fairtat.logits import logits_of
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
 from fairtat.training.objectives.examples import ExampleMaker

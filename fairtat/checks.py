@@ -1,10 +1,16 @@
-"""Checks that the ops share: each message names the argument, what came and what was expected."""
+"""Checks of arguments: each error names the argument, what was expected and what was given.
+
+The `check_*` functions take tensors and what goes with them; `real`, `integer`, `boolean`, `interval` and `state_keys`
+take plain Python settings.
+"""
 
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -172,6 +178,14 @@ def channel_numbers(name: str, value: object, dtype: torch.dtype = torch.float64
     return numbers
 
 
+def check_count(name: str, value: object, least: int) -> None:
+    """An int, or what serves as one, of at least ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if operator.index(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def check_seed(seed: int, stream: int) -> int:
     """The seed as the signed 64-bit integer that an op schema can hold."""
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -220,3 +234,68 @@ def check_sample_ids(sample_ids: Tensor | None, n: int, like_name: str, like: Te
         return None
     check_labels("sample_ids", sample_ids, n, like_name, like)
     return sample_ids.contiguous()
+
+
+def real(argument: str, value: object, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a finite float within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{argument} must be a real number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{argument} must be finite{_interval(low, high)}, got {value!r}")
+    return number
+
+
+def integer(argument: str, value: object, *, low: float = -math.inf, high: float = math.inf) -> int:
+    """`value` as an int within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{argument} must be an int, got {value!r}")
+    number = int(value)
+    if not low <= number <= high:
+        raise ValueError(f"{argument} must be an int{_interval(low, high)}, got {value!r}")
+    return number
+
+
+def boolean(argument: str, value: object) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be true or false, got {value!r}")
+    return value
+
+
+def interval(
+    argument: str, value: object, *, low: float = -math.inf, expected: str = "a pair (low, high)"
+) -> tuple[float, float]:
+    """`value` as a pair of finite floats, low <= first <= second."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{argument} must be {expected}, got {value!r}")
+    first, second = (real(argument, bound, low=low) for bound in value)
+    if first > second:
+        raise ValueError(f"{argument} must be (low, high) with low <= high, got {value!r}")
+    return first, second
+
+
+def positive_interval(argument: str, value: object) -> tuple[float, float]:
+    """`value` as a pair of finite floats, 0 < first <= second."""
+    first, second = interval(argument, value)
+    if first <= 0:
+        raise ValueError(f"{argument} must be (low, high) with low > 0, got {value!r}")
+    return first, second
+
+
+def state_keys(owner: str, state: object, expected: Collection[str]) -> Mapping[str, object]:
+    """`state` as a mapping with exactly the `expected` keys."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{owner} state must be a mapping made by state_dict(), got {type(state).__name__}")
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(map(str, set(state) - set(expected)))
+    if missing or unexpected:
+        raise ValueError(
+            f"{owner} state must have the keys {sorted(expected)}; missing {missing}, unexpected {unexpected}"
+        )
+    return state
+
+
+def _interval(low: float, high: float) -> str:
+    bounds = [f">= {low}"] * math.isfinite(low) + [f"<= {high}"] * math.isfinite(high)
+    return f" and {' and '.join(bounds)}" if bounds else ""

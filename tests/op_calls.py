@@ -1,0 +1,108 @@
+"""Calls of every op's kernel, for the tests that hold all ops to one rule.
+
+Threads, instruction sets, the emulated CUDA kernels, the interpreted and the compiled Triton kernels, torch.library: a
+new op is in all of these tests once it has its calls here. What is special about an op is for its own tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairtat.backends import kernel, native_info
+from fairtat.ops import target_table
+from fairtat.reference.class_stats import HEADER
+
+Calls = dict[str, tuple[Any, ...]]  # name -> the kernel's arguments
+LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
+_CORE = native_info()
+# The reference, and the compiled core on each instruction set that this processor has.
+BACKENDS = ("reference", *(f"cpu-{isa}" for isa in (_CORE or {"isas": ()})["isas"]))
+NORMS = ("linf", "l2")
+# Calls whose name starts so are equal to the last bit on every backend; the others up to RTOL and ATOL.
+EXACT = ("pgd_init uniform linf", "pgd_init zero", "pgd_step linf", "sample_targets", "class_stats")
+RTOL, ATOL = 1e-5, 1e-6
+RTOL_LOW_PRECISION = 1e-2  # where a result in 16 bits is rounded
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    """In [0, 1)."""
+    return torch.rand(shape or (9, 3, 47, 31), generator=torch.Generator().manual_seed(seed))
+
+
+def pgd_init() -> Calls:
+    x = numbers(0).contiguous(memory_format=torch.channels_last)
+    eps, ids = torch.linspace(0, 1, 9), torch.arange(9) - 4
+    return {
+        f"pgd_init {init} {norm}": (torch.empty_like(x), x, eps, 0.0, ids, -7, 3, init, norm, 0.0, 1.0)
+        for init in ("uniform", "normal", "zero")
+        for norm in NORMS
+    }
+
+
+def pgd_step() -> Calls:
+    calls: Calls = {}
+    for norm in NORMS:
+        for dtype in LOW_PRECISION:
+            grad = (numbers(1) - 0.5).to(dtype)
+            grad[4] = 0.0
+            calls[f"pgd_step {norm} {dtype}"] = (
+                numbers(0), grad, numbers(2), torch.linspace(0, 1, 9), 0.0, torch.linspace(1, 0, 9), 0.0, True, norm,
+                0.0, 1.0, torch.empty_like(grad, dtype=torch.bfloat16), torch.tensor([0.1, 0.2, 0.3]),
+                torch.tensor([0.5, 0.6, 0.7]), torch.zeros(9, dtype=torch.int64),
+            )  # fmt: skip
+    return calls
+
+
+def logit_loss() -> Calls:
+    calls: Calls = {}
+    index, clean = torch.arange(401) % 101, numbers(4, 401, 101) * 9
+    for kind in ("ce", "margin", "dlr", "kl"):
+        for dtype in LOW_PRECISION:
+            z = ((numbers(3, 401, 101) - 0.5) * 40).to(dtype)
+            y = (index + 1) % 101 if kind == "dlr" else None
+            calls[f"logit_loss {kind} {dtype}"] = (z, index, kind, y, clean if kind == "kl" else None)
+    return calls
+
+
+def sample_targets() -> Calls:
+    label, ids = torch.arange(50), torch.arange(50) - 25
+    tables = {"one row": target_table(numbers(5, 50)), "by label": target_table(numbers(5, 50, 50))}
+    return {f"sample_targets {name}": (label, table, ids, 11, 2) for name, table in tables.items()}
+
+
+def class_stats() -> Calls:
+    buffer, index = torch.zeros(HEADER + 10, 10, dtype=torch.int64), torch.arange(1000)
+    pred, label, loss, target = index * 7 % 10, index % 10, numbers(6, 1000) * 9, index * 3 % 10
+    return {
+        "class_stats": (buffer, pred, label, None, None),
+        "class_stats of losses and targets": (buffer, pred, label, loss, target),
+    }
+
+
+CALLS: dict[str, Callable[[], Calls]] = {
+    f.__name__: f for f in (pgd_init, pgd_step, logit_loss, sample_targets, class_stats)
+}
+
+
+def run(op: str, backend: str, arguments: tuple[Any, ...], device: str = "cpu") -> tuple[Tensor, ...]:
+    """What a call returns, and its tensors as it leaves them; those given stay as they are."""
+    given = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
+    return tuple(t.cpu() for t in tensors_of(kernel(op, backend)(*given), *given))
+
+
+def tensors_of(answer: Any, *given: Any) -> tuple[Tensor, ...]:
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    return tuple(value for value in (*answers, *given) if isinstance(value, Tensor))
+
+
+def check(name: str, found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """Two backends' answers to one call agree."""
+    for ours, theirs in zip(found, expected, strict=True):
+        exact = name.startswith(EXACT) or not ours.is_floating_point()
+        rounded = name.startswith(("pgd_step", "logit_loss")) and ours.dtype in (torch.bfloat16, torch.float16)
+        rtol = 0.0 if exact else RTOL_LOW_PRECISION if rounded else RTOL
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0.0 if exact else ATOL, equal_nan=True, msg=name)
