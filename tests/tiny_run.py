@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairtat.training import TrainConfig
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jsonargparse
 from jsonargparse.typing import register_type
 
 from fairtat.errors import UserError, did_you_mean, nearest
-from fairtat.training.number import Number
+from fairtat.training.config import Number
 
 # Field docstrings of the option dataclasses are the help texts.
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -46,7 +46,8 @@ class Parser(jsonargparse.ArgumentParser):
         self.add_argument(
             "--trust_model",
             action="store_true",
-            help="Run the code that a file names as its model, module:function. Without it only a name typed here is.",
+            help="Run the code (module:function) that a file names as its model, data, objective or weight rule. "
+            "Without it only a name typed here is run.",
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

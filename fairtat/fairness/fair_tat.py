@@ -15,7 +15,7 @@ from fairtat.fairness._finite import check_finite
 from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
-from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
+from fairtat.fairness.weights import UNWEIGHTED, ClassFactors, WeightRule, Weights, make_weights
 from fairtat.ops._validate import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
@@ -66,7 +66,8 @@ class FairTAT:
         clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
         begin: how many epochs finish before targets and radii follow the rules, >= 1. Weights have a warm-up of their
             own.
-        weights: "none", "dafa", "frl", "wat", "cfol" or "bat" (see `fairtat.fairness.weights`).
+        weights: "none", "dafa", "frl", "wat", "cfol", "bat" (see `fairtat.fairness.weights`), or a rule of your own:
+            a `WeightRule`, its class, or "module:class" to import it from.
         weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.
@@ -86,6 +87,7 @@ class FairTAT:
     Raises:
         TypeError, ValueError: a setting of the wrong type or out of range, an unknown rule (the nearest one is named),
             or a T- margin together with targets="none".
+        UserError: a "module:class" that cannot be imported.
 
     Source: FAIR-TAT (Medi, Jung, Keuper, WACV 2025, arXiv:2410.23142); targets="none" with margins="G-rob" and
     begin=10 are the radii of CFA (Wei et al., CVPR 2023, arXiv:2303.14460).
@@ -113,7 +115,7 @@ class FairTAT:
         combine: str = "avg",
         clamp: Sequence[float] | None = None,
         begin: int = 1,
-        weights: str = "none",
+        weights: Weights = UNWEIGHTED,
         weight_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -132,8 +134,8 @@ class FairTAT:
         self.combine = check_combine(combine)
         self.clamp = check_clamp(clamp)
         self.begin = _checks.integer("begin", begin, low=1)
-        self.weights = weights
         self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
+        self.weights = UNWEIGHTED if self.weight_rule is None else self.weight_rule.name
         check_seed(seed, stream=0)
         self.seed = seed
         self.epoch = 0

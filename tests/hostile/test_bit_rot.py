@@ -19,9 +19,9 @@ from fairtat import models
 from fairtat.cli.weights import load_weights
 from fairtat.errors import UserError
 from fairtat.training import TrainConfig, load_run, resume, train
-from fairtat.training.checkpoint import load_checkpoint
-from fairtat.training.resume import stored_config
-from fairtat.training.run_folder import RunFolder
+from fairtat.training.api import stored_config
+from fairtat.training.run import RunFolder
+from fairtat.training.run.checkpoint import load_checkpoint
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt", "best.pt")
 

@@ -20,8 +20,8 @@ from fairtat.data import load
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.training import TrainConfig, load_run, resume
-from fairtat.training.checkpoint import load_checkpoint, save_checkpoint
-from fairtat.training.config_io import to_yaml
+from fairtat.training.config import to_yaml
+from fairtat.training.run.checkpoint import load_checkpoint, save_checkpoint
 
 Make = Callable[..., TrainConfig]
 
@@ -126,7 +126,7 @@ def test_a_name_that_is_typed_does_not_open_the_door_for_another(
     Path("theirs.py").write_text(OWN)
     Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "theirs:net", "options": {}})))
     assert main(["train", "--model.name", "mlp", "--config", "theirs.yaml"]) == 2
-    assert "theirs.yaml: its model is 'theirs:net', not 'mlp'" in capsys.readouterr().err
+    assert "theirs.yaml: model theirs:net would be imported and run; if you trust it" in capsys.readouterr().err
     assert not ran()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fairtat.training import TrainConfig, train
-from fairtat.training.config_io import to_yaml
+from fairtat.training.config import to_yaml
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import yaml
 
 from fairtat.errors import UserError
 from fairtat.training import EpochMetrics, Observer, TrainConfig, load_run, resume, train
-from fairtat.training.lock import run_lock
+from fairtat.training.run.lock import run_lock
 
 Make = Callable[..., TrainConfig]
 SameRun = Callable[[Path, Path], None]

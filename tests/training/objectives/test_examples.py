@@ -16,7 +16,7 @@ from fairtat import fast_pgd, fast_targeted_pgd, ops
 from fairtat.attacks import compiled_program
 from fairtat.data import Batch
 from fairtat.training import TrainConfig
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.objectives import Objective, make_objective
 
 NAMES = ("at", "trades", "fat", "mart")
