@@ -131,24 +131,31 @@ def make_fairness(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> FairTAT:
-    """The fairness rules of this configuration, with ``weights`` in place of its own if they are given."""
+    """The fairness rules of this configuration, with ``weights`` in place of its own if they are given.
+
+    Raises:
+        UserError: a setting out of range, or a weight rule of the user's own that cannot be made.
+    """
     rules = config.fairness
-    return FairTAT(
-        num_classes,
-        config.attack.eps,
-        targets=rules.targets,
-        margins=rules.margins,
-        lam=rules.lam,
-        tau=rules.tau,
-        combine=rules.combine,
-        clamp=rules.clamp,
-        begin=rules.begin,
-        weights=rules.weights if weights is None else weights,
-        weight_options=rules.weight_options if weights is None else None,
-        seed=seed,
-        device=device,
-        norm=config.attack.norm,
-    )
+    try:
+        return FairTAT(
+            num_classes,
+            config.attack.eps,
+            targets=rules.targets,
+            margins=rules.margins,
+            lam=rules.lam,
+            tau=rules.tau,
+            combine=rules.combine,
+            clamp=rules.clamp,
+            begin=rules.begin,
+            weights=rules.weights if weights is None else weights,
+            weight_options=rules.weight_options if weights is None else None,
+            seed=seed,
+            device=device,
+            norm=config.attack.norm,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"fairness: {error}") from error
 
 
 def _check_together(config: TrainConfig) -> None:
@@ -174,7 +181,4 @@ def _check_together(config: TrainConfig) -> None:
         raise UserError(
             f"accumulate is {config.accumulate}; expected at most {config.batch_size // 2}, two images a part"
         )
-    try:
-        make_fairness(config, num_classes=2, weights=UNWEIGHTED if names_code(config.fairness.weights) else None)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"fairness: {error}") from error
+    make_fairness(config, num_classes=2, weights=UNWEIGHTED if names_code(config.fairness.weights) else None)
