@@ -12,14 +12,13 @@ from fairtat import ops
 from fairtat.fairness import _checks
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness._finite import check_finite
-from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.class_stats import ClassStats, blame_labels
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
 from fairtat.fairness.weights import UNWEIGHTED, ClassFactors, WeightRule, Weights, make_weights
 from fairtat.ops._validate import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
-from fairtat.reference.indices import check_range
 
 _STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
@@ -188,7 +187,11 @@ class FairTAT:
         if sample_ids is None:
             first = self._next_sample_id
             sample_ids = torch.arange(first, first + y.shape[0], device=self.device)
-        target = ops.sample_targets(y, self._table, seed=self.seed, sample_ids=sample_ids, stream=self.epoch)
+        try:
+            target = ops.sample_targets(y, self._table, seed=self.seed, sample_ids=sample_ids, stream=self.epoch)
+        except ValueError:
+            blame_labels("y", y, self.num_classes)
+            raise
         if numbered:
             self._next_sample_id += y.shape[0]
         return target
@@ -290,7 +293,11 @@ class FairTAT:
         self._check_labels(y)
         if self._needs_target and target is None:
             raise ValueError(f"target must be given: margins {list(self.margins)} are relative to it, got None")
-        self.stats.update(logits, y, target)
+        try:
+            self.stats.update(logits, y, target)
+        except ValueError:
+            blame_labels("y", y, self.num_classes)
+            raise
         if self.weight_rule is not None:
             self.weight_rule.update(logits, y)
 
@@ -413,5 +420,5 @@ def _by_label(by_class: Tensor, y: Tensor) -> Tensor:
     try:
         return by_class.index_select(0, y)
     except IndexError:
-        check_range("y", y, classes)
+        blame_labels("y", y, classes)
         raise

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairtat.data.labels import clean_class_names
 from fairtat.errors import UserError
 from fairtat.files import BLANK_DIGEST, DIGEST_KEY, DamagedFile, check_digest, sealed, sealed_zip, write_atomic
 
@@ -80,7 +81,7 @@ def load_checkpoint(
     """Read a checkpoint that must hold ``keys``. ``weights_only``: a file from elsewhere cannot run code.
 
     Its digest is checked, and in a file without one, as older versions and `torch.save` write it, the CRC-32 of every
-    entry.
+    entry. Class names lose their control characters, as those of a data set do.
 
     Raises:
         UserError: missing, truncated or damaged (`DamagedFile`), not a checkpoint of fairtat, or of another format.
@@ -111,6 +112,8 @@ def load_checkpoint(
     for key, (is_right, expected) in _KINDS.items():
         if key in content and not is_right(content[key]):
             raise UserError(f"{path}: its {key} is no {expected}; is it a checkpoint of another program?")
+    if "class_names" in content:
+        content["class_names"] = list(clean_class_names(content["class_names"]))
     return content
 
 

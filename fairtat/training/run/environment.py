@@ -16,8 +16,6 @@ from fairtat.training.config import TrainConfig
 
 __all__ = ["describe_environment"]
 
-_OPS = ("pgd_init", "pgd_step", "logit_loss", "sample_targets", "class_stats")
-
 
 def describe_environment(config: TrainConfig, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Versions, machine, threads, kernels and command of this process, as JSON values."""
@@ -36,7 +34,7 @@ def describe_environment(config: TrainConfig, device: torch.device, processes: i
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "cuda": torch.version.cuda if on_gpu else None,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
-        "backend": {op: backends.choose(op, device, torch.float32, config.attack.backend) for op in _OPS},
+        "backend": {op: backends.choose(op, device, torch.float32, config.attack.backend) for op in backends.OPS},
         "git_commit": _git_commit(),
     }
 

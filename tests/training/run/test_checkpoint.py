@@ -93,6 +93,22 @@ def test_other_files_of_torch(tmp_path: Path, content: object, message: str) -> 
         load_checkpoint(file)
 
 
+@pytest.mark.parametrize(
+    ("names", "clean"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["\x1b[2Jcat", "do\u202eg\n"], ["[2Jcat", "dog"]),
+        (["\x07", "b"], ["0", "b"]),
+        (["a\x00", "a"], ["a (0)", "a (1)"]),
+    ],
+)
+def test_class_names_are_cleaned(tmp_path: Path, names: list[str], clean: list[str]) -> None:
+    """A file from elsewhere must not get its control characters to a terminal."""
+    file = tmp_path / "checkpoint.pt"
+    save_checkpoint(file, {**state(), "class_names": names})
+    assert load_checkpoint(file)["class_names"] == clean
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "checkpoint.pt")
