@@ -46,8 +46,8 @@ class EvaluateOptions(EvaluationOptions):
     """Attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
 
     corruptions: str | None = None
-    """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from --data_root for the test part
-    of cifar10 and cifar100; others are made here (needs kornia)."""
+    """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from data.root for the test part of
+    cifar10 and cifar100; others are made here (needs kornia)."""
 
     severities: str = "1,2,3,4,5"
     """Severities of the corruptions."""
