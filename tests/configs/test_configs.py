@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from fairtat import models
 from fairtat.cli import train as train_command
@@ -31,10 +33,16 @@ EXPERIMENTS = {
 }
 
 
+@cache
+def parser() -> ArgumentParser:
+    return train_command.parser()
+
+
+@cache  # frozen; nobody writes into its lists
 def load(*names: str) -> TrainConfig:
     """As the command line reads these files, one on top of the other."""
     words = [word for name in names for word in ("--config", str(ROOT / f"{name}.yaml"))]
-    parsed = train_command.parser().parse_args(words).as_dict()
+    parsed = parser().parse_args(words).as_dict()
     return from_dict({key: value for key, value in parsed.items() if key in TrainConfig.__dataclass_fields__})
 
 
