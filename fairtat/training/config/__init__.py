@@ -2,7 +2,6 @@
 
 from fairtat.training.config.experiment import TrainConfig, leaves, make_fairness
 from fairtat.training.config.io import from_dict, load_yaml, parse_yaml, to_dict, to_yaml, unknown_key
-from fairtat.training.config.number import Number
 from fairtat.training.config.sections import (
     AttackConfig,
     AveragingConfig,
@@ -14,6 +13,7 @@ from fairtat.training.config.sections import (
     ObjectiveConfig,
     OptimConfig,
 )
+from fairtat.training.config.values import Number
 
 __all__ = [
     "AttackConfig",

@@ -12,7 +12,6 @@ from fairtat.extension import names_code
 from fairtat.fairness import UNWEIGHTED, FairTAT, WeightRule
 from fairtat.models import check_options
 from fairtat.radius import check_radius
-from fairtat.training.config.ranges import at_least, check_ranges, random_seed
 from fairtat.training.config.sections import (
     AttackConfig,
     AveragingConfig,
@@ -24,6 +23,7 @@ from fairtat.training.config.sections import (
     ObjectiveConfig,
     OptimConfig,
 )
+from fairtat.training.config.values import at_least, check_ranges, random_seed
 
 __all__ = ["TrainConfig", "leaves", "make_fairness"]
 

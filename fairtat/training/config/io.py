@@ -14,7 +14,7 @@ import yaml
 
 from fairtat.errors import UserError, nearest
 from fairtat.training.config.experiment import TrainConfig
-from fairtat.training.config.number import Number
+from fairtat.training.config.values import Number
 
 __all__ = ["from_dict", "load_yaml", "parse_yaml", "to_dict", "to_yaml", "unknown_key"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fairtat.fairness import WEIGHT_RULES
-from fairtat.training.config.number import Number
-from fairtat.training.config.ranges import (
+from fairtat.training.config.values import (
+    Number,
     at_least,
     below_1,
     choice_or_code,

@@ -9,6 +9,7 @@ from fairtat.extension import import_code, names_code
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.adversarial_training import AdversarialTraining, FriendlyAdversarialTraining
 from fairtat.training.objectives.base import Examples, Objective, ObjectiveValue
+from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.mart import Mart
 from fairtat.training.objectives.trades import Trades
 
@@ -19,6 +20,7 @@ __all__ = [
     "Mart",
     "Objective",
     "ObjectiveValue",
+    "PGDObjective",
     "Trades",
     "make_objective",
 ]
