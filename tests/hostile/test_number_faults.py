@@ -13,8 +13,6 @@ import pytest
 from fairtat.training import TrainConfig, load_run
 from fairtat.training.config import to_yaml
 
-pytestmark = pytest.mark.slow
-
 Tiny = Callable[..., TrainConfig]
 
 

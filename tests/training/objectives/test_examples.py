@@ -229,7 +229,6 @@ def test_a_distributed_step_is_the_plain_step(
         assert torch.equal(ours.grad, theirs.grad)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model_is_attacked_as_the_plain_one(
     batch: Batch, model: nn.Module, class_rules: Callable[..., Any], name: str

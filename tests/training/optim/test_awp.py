@@ -181,7 +181,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_processes_share_the_move_of_the_whole_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
