@@ -215,3 +215,16 @@ def test_yaml_makes_no_objects(tmp_path: Path, ran: Callable[[], bool], capsys: 
     assert main(["train", "--config", "theirs.yaml"]) == 2
     assert "theirs.yaml, line 1: not valid YAML" in capsys.readouterr().err
     assert not ran()
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("model", "name"), ("data", "name"), ("objective", "name"), ("fairness", "weights")]
+)
+def test_the_file_of_a_section_names_no_code(
+    tmp_path: Path, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str], section: str, key: str
+) -> None:
+    Path("theirs.py").write_text(OWN)
+    Path("section.yaml").write_text(yaml.safe_dump({key: "theirs:net"}))
+    assert main(["train", f"--{section}", "section.yaml", "--dry_run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not ran()

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from fairtat import FairTAT
+from fairtat.cli.main import main
 from fairtat.data import ImageData, Splits, load, load_splits, stratified_split
 from fairtat.errors import UserError
 from fairtat.fairness.weights import DAFA
 from fairtat.models import build
 from fairtat.training import TrainConfig, Trainer, load_run, resume, train
 from fairtat.training.build import code_named
+from fairtat.training.config import to_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 Make = Callable[..., TrainConfig]
@@ -180,3 +182,20 @@ def test_no_code_is_imported_by_a_configuration_alone(tiny: Make) -> None:
     )  # fmt: skip
     assert list(code_named(config)) == ["absent:a", "absent:b", "absent:c", "absent:d"]
     assert list(code_named(config, training=False)) == ["absent:a", "absent:b"]
+
+
+def test_the_command_line_runs_what_it_is_told_to_trust(
+    tiny: Make, mine: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(to_yaml(tiny(**OWN, epochs=1)))
+    words = ["train", "--config", "own.yaml", "--output"]
+    assert main([*words, "a"]) == 2
+    assert "own.yaml: data set own_parts:stripes would be imported and run" in capsys.readouterr().err
+    assert main([*words, "a", "--trust-model"]) == 0
+    assert capsys.readouterr().out.endswith("fairtat evaluate a --trust-model\n")
+    names = ("--data.name", "own_parts:stripes", "--objective.name", "own_parts:Focal")
+    assert main([*words, "b", *names]) == 2  # the weight rule is not typed
+    assert main([*words, "b", *names, "--fairness.weights", "own_parts:InverseAccuracy"]) == 0
+    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+    assert main(["evaluate", "a", "--attacks", "fgsm"]) == 2
+    assert main(["evaluate", "a", "--attacks", "fgsm", "--trust-model"]) == 0
