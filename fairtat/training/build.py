@@ -68,14 +68,14 @@ def code_named(config: TrainConfig, *, training: bool = True) -> dict[str, str]:
         config: the experiment.
         training: with the objective and the weight rule, which only training runs.
     """
-    found = {
-        config.model.name: models.code_of(config.model.name, config.model.options),
-        config.data.name: data.code_of(config.data.name),
-    }
+    found = [
+        (config.model.name, models.code_of(config.model.name, config.model.options)),
+        (config.data.name, data.code_of(config.data.name)),
+    ]
     if training:
         for what, name in (("objective", config.objective.name), ("weight rule", config.fairness.weights)):
-            found[name] = f"{what} {name} would be imported and run" if names_code(name) else None
-    return {name: code for name, code in found.items() if code is not None}
+            found.append((name, f"{what} {name} would be imported and run" if names_code(name) else None))
+    return {name: code for name, code in found if code is not None}
 
 
 def require_trust(config: TrainConfig, source: object, trust: Trust, *, training: bool = True) -> None:

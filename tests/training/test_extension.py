@@ -199,3 +199,8 @@ def test_the_command_line_runs_what_it_is_told_to_trust(
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
     assert main(["evaluate", "a", "--attacks", "fgsm"]) == 2
     assert main(["evaluate", "a", "--attacks", "fgsm", "--trust-model"]) == 0
+
+
+def test_a_name_that_is_harmless_elsewhere_is_still_code(tiny: Make) -> None:
+    config = tiny(model={"name": "hf:net", "options": {}}, data={"name": "hf:net"})
+    assert code_named(config) == {"hf:net": "model hf:net would be imported and run"}
