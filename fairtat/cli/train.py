@@ -16,6 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from fairtat.cli.parser import Parser
 from fairtat.cli.train_progress import dry_run_report, observe
+from fairtat.data import code_of
 from fairtat.errors import UserError
 from fairtat.training import LostProcess, Observer, TrainConfig, TrainResult, default_output, dry_run, resume, train
 from fairtat.training.api import stored_config
@@ -172,10 +173,17 @@ class _Parser(Parser):
         config = _config(namespace)
         files = [namespace.resume] if namespace.resume is not None else namespace.get("config") or []
         if files:
-            typed = frozenset(name for option in _NAMES_OF_CODE if (name := _typed(option, words)) is not None)
-            namespace.trust_model = namespace.trust_model or typed
+            namespace.trust_model = namespace.trust_model or _trusted(words)
             require_trust(config, files[-1], namespace.trust_model)
         return namespace
+
+
+def _trusted(words: Sequence[str]) -> frozenset[str]:
+    """The names of code that were typed."""
+    names = {option: name for option in _NAMES_OF_CODE if (name := _typed(option, words)) is not None}
+    if "--data.name" in names and code_of(names["--data.name"]) is None:
+        del names["--data.name"]  # such as hf:NAME, which allows no model of that name
+    return frozenset(names.values())
 
 
 def _typed(option: str, words: Sequence[str]) -> str | None:

@@ -159,6 +159,10 @@ def test_a_name_that_is_typed_does_not_open_the_door_for_another(
     Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "theirs:net", "options": {}})))
     assert main(["train", "--model.name", "mlp", "--config", "theirs.yaml"]) == 2
     assert "theirs.yaml: model theirs:net would be imported and run; if you trust it" in capsys.readouterr().err
+    Path("hf.py").write_text(OWN)
+    Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "hf:net", "options": {}})))
+    assert main(["train", "--data.name", "hf:net", "--config", "theirs.yaml"]) == 2  # a set of Hugging Face
+    assert "theirs.yaml: model hf:net would be imported and run; if you trust it" in capsys.readouterr().err
     assert not ran()
 
 
