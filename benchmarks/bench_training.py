@@ -207,7 +207,7 @@ def laid_out(x: Tensor, p: Precision) -> Tensor:
 def trainer_steps(task: Task, p: Precision, engine: str) -> Steps:
     """fairtat's own training system, without its validation."""
     from fairtat.training import AttackConfig, FairnessConfig, OptimConfig, TrainConfig, Trainer
-    from fairtat.training.number import Number
+    from fairtat.training.config import Number
 
     engine = engine if task.device == "cuda" or engine != "graph" else "eager"
     config = TrainConfig(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairtat.training import TrainConfig
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -22,22 +22,28 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+TINY: dict[str, Any] = {
+    "data": {"name": "digits", "val": 0.05, "test": 0.6},
+    "model": {"name": "mlp", "options": {"width": 32}},
+    "attack": {"eps": 0.05, "step_size": 0.03, "steps": 2},
+    "fairness": {},
+    "optim": {"lr": 0.1},
+    "eval": {"steps": 2},
+    "epochs": 2,
+    "batch_size": 64,
+    "device": "cpu",
+}
+
+
+def make_tiny(**changes: Any) -> TrainConfig:
+    """``make_tiny(attack={"eps": 0.1}, epochs=3)``: digits, a small MLP with two attack steps."""
+    return from_dict(merged(TINY, changes))
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., TrainConfig]:
-    """``tiny(attack={"eps": 0.1}, epochs=3)``: digits, a small MLP with two attack steps, into tmp_path / "run"."""
-    base: dict[str, Any] = {
-        "data": {"name": "digits", "val": 0.05, "test": 0.6},
-        "model": {"name": "mlp", "options": {"width": 32}},
-        "attack": {"eps": 0.05, "step_size": 0.03, "steps": 2},
-        "fairness": {},
-        "optim": {"lr": 0.1},
-        "eval": {"steps": 2},
-        "epochs": 2,
-        "batch_size": 64,
-        "device": "cpu",
-        "output": str(tmp_path / "run"),
-    }
-    return lambda **changes: from_dict(merged(base, changes))
+    """`make_tiny`, into tmp_path / "run"."""
+    return lambda **changes: make_tiny(**{"output": str(tmp_path / "run"), **changes})
 
 
 @pytest.fixture

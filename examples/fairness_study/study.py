@@ -24,8 +24,8 @@ from study_runs import CHECKPOINT, METHODS, PRESETS, Run, check_same, plan, sett
 from fairtat.errors import UserError
 from fairtat.evaluation import ClassFigures, Evaluation
 from fairtat.files import write_atomic, write_json
-from fairtat.training.lock import run_lock
-from fairtat.training.resume import stored_config
+from fairtat.training.api import stored_config
+from fairtat.training.run.lock import run_lock
 
 HERE = Path(__file__).resolve().parent
 FORMAT = 1

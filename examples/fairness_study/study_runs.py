@@ -21,10 +21,9 @@ from fairtat.cli import train as train_command
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.training import TrainConfig
-from fairtat.training.config_check import leaves
-from fairtat.training.config_io import from_dict
-from fairtat.training.resume import CHANGEABLE, stored_config
-from fairtat.training.run_folder import RunFolder
+from fairtat.training.api import CHANGEABLE, stored_config
+from fairtat.training.config import from_dict, leaves
+from fairtat.training.run.folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = tuple(TITLES)

@@ -6,13 +6,13 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import jsonargparse
 from jsonargparse.typing import register_type
 
 from fairtat.errors import UserError, did_you_mean, nearest
-from fairtat.training.number import Number
+from fairtat.training.config import Number
 
 # Field docstrings of the option dataclasses are the help texts.
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -46,7 +46,8 @@ class Parser(jsonargparse.ArgumentParser):
         self.add_argument(
             "--trust_model",
             action="store_true",
-            help="Run the code that a file names as its model, module:function. Without it only a name typed here is.",
+            help="Run the code (module:function) that a file names as its model, data, objective or weight rule. "
+            "Without it only a name typed here is run.",
         )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -55,7 +56,7 @@ class Parser(jsonargparse.ArgumentParser):
     def _explain(self, message: str) -> str:
         unknown = re.match(r"[Uu]nrecognized arguments: (.*)", message)
         if unknown is None:
-            return plain_message(message)
+            return plain_message(self._with_choices(message))
         given = unknown[1].split()
         option = next((word for word in given if word.startswith("-")), None)
         if option is None:
@@ -64,6 +65,17 @@ class Parser(jsonargparse.ArgumentParser):
         # Somebody who writes --steps means --attack.steps, which has few letters in common with it.
         same_end = [name for name in self._option_names() if name.endswith("." + option.lstrip("-"))]
         return f"unknown option {option}{did_you_mean(option, same_end or self._option_names())}"
+
+    def _with_choices(self, message: str) -> str:
+        """jsonargparse expects a bool where a Literal has other values too: all of them, in its place."""
+        key = re.match(r'\s*Parser key "([^"]*)":', message)
+        hint = next(
+            (getattr(action, "_typehint", None) for action in self._actions if key and action.dest == key[1]), None
+        )
+        if get_origin(hint) is not Literal:
+            return message
+        choices = ", ".join(str(value).lower() if isinstance(value, bool) else repr(value) for value in get_args(hint))
+        return message.replace("Expected a <class 'bool'>", f"Expected a typing.Literal[{choices}]")
 
     def _option_names(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -88,6 +100,7 @@ def plain_message(message: str) -> str:
         text = message[key.end() :] if key else message
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = text.replace("Expected a <class 'int'>", "expected a whole number")
+    text = text.replace("Expected a <class 'bool'>", "expected true or false")
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = text.replace("Expected a one of", "expected one of").replace(". Got value: ", ", got ")
     text = " ".join(text.split())

@@ -20,7 +20,7 @@ from fairtat.reference.class_stats import CONFUSION, HEADER, LOSS, LOSS_SCALE, N
 
 RTOL, ATOL = 1e-5, 1e-6  # for the ops that are not equal to the last bit
 SEED = 20260  # of the inputs; any will do
-GPU_BACKENDS = ("cuda", "triton")
+ON_GPU = ("cuda", "triton")  # backends that take GPU tensors alone
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -41,12 +41,12 @@ def run_selftest(names: Iterable[str] | None = None) -> list[Check]:
     return [_check(op, test, name) for name in names for op, test in _TESTS.items()]
 
 
-Finding = tuple[str, bool]
-Test = Callable[[str, torch.device], Iterator[Finding]]
+Case = tuple[str, bool]  # its name, and whether it passed
+Test = Callable[[str, torch.device], Iterator[Case]]
 
 
 def _check(op: str, test: Test, backend: str) -> Check:
-    device = torch.device("cuda" if backend in GPU_BACKENDS else "cpu")
+    device = torch.device("cuda" if backend in ON_GPU else "cpu")
     try:
         failures = [case for case, passed in test(backend, device) if not passed]
     except Exception as error:  # a broken kernel may raise anything, and the report has to go on
@@ -54,7 +54,7 @@ def _check(op: str, test: Test, backend: str) -> Check:
     return Check(op, backend, passed=not failures, detail=f"wrong: {', '.join(failures)}" if failures else "")
 
 
-def _pgd_init(backend: str, device: torch.device) -> Iterator[Finding]:
+def _pgd_init(backend: str, device: torch.device) -> Iterator[Case]:
     # The first Philox4x32-10 test vector of its authors: key and counter 0.
     words = torch.tensor([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8])
     expected = 0.5 + 0.25 * ((words >> 8).float() * 2.0**-23 - 1.0)
@@ -73,7 +73,7 @@ def _pgd_init(backend: str, device: torch.device) -> Iterator[Finding]:
         )
 
 
-def _pgd_step(backend: str, device: torch.device) -> Iterator[Finding]:
+def _pgd_step(backend: str, device: torch.device) -> Iterator[Case]:
     x = torch.tensor([[0.5, 0.5, 0.5, 0.5, 0.9375, 0.5]], device=device)
     grad = torch.tensor([[3.0, -1e-40, 0.0, math.nan, -1.0, -math.inf]], device=device)
     for targeted, expected in (
@@ -109,7 +109,7 @@ def _step_on(backend: str, device: torch.device, layout: torch.memory_format, no
     return x_adv, model_input
 
 
-def _logit_loss(backend: str, device: torch.device) -> Iterator[Finding]:
+def _logit_loss(backend: str, device: torch.device) -> Iterator[Case]:
     logits = torch.tensor([[0.0, math.log(3.0)], [1e4, -1e4]], device=device)
     result = ops.logit_loss(logits, torch.tensor([1, 1], device=device), backend=backend)
     yield "known loss", _agree(result.loss.cpu(), torch.tensor([math.log(4 / 3), 2e4]), exact=False)
@@ -142,7 +142,7 @@ def _logit_loss(backend: str, device: torch.device) -> Iterator[Finding]:
         yield f"{name} prediction", torch.equal(found.pred, expected.pred)
 
 
-def _sample_targets(backend: str, device: torch.device) -> Iterator[Finding]:
+def _sample_targets(backend: str, device: torch.device) -> Iterator[Case]:
     two_classes = ops.target_table(torch.tensor([0.0, 1e-9, 0.0, 1.0, 0.0], device=device))
     label = torch.tensor([1, 3] * 9, device=device)
     yield (
@@ -165,7 +165,7 @@ class _Stats:
         self.buffer = torch.zeros(HEADER + classes, classes, dtype=torch.int64, device=device)
 
 
-def _class_stats(backend: str, device: torch.device) -> Iterator[Finding]:
+def _class_stats(backend: str, device: torch.device) -> Iterator[Case]:
     pred, label, target = (torch.tensor(v, device=device) for v in ([0, 2, 2, 1], [0, 0, 2, 1], [1, 2, 0, 1]))
     loss = torch.tensor([0.5, 0.25, math.nan, 1.0], device=device)
     buffer = ops.class_stats_(_Stats(3, device), pred, label, loss=loss, target=target, backend=backend).buffer.cpu()

@@ -16,13 +16,13 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from fairtat.cli.parser import Parser
 from fairtat.cli.train_progress import dry_run_report, observe
+from fairtat.data import code_of
 from fairtat.errors import UserError
-from fairtat.models import code_of
-from fairtat.training import LostProcess, Observer, Outcome, TrainConfig, default_output, dry_run, resume, train
-from fairtat.training.config_io import from_dict, load_yaml, to_dict
+from fairtat.training import LostProcess, Observer, TrainConfig, TrainResult, default_output, dry_run, resume, train
+from fairtat.training.api import stored_config
+from fairtat.training.build import code_named, require_trust
+from fairtat.training.config import from_dict, load_yaml, to_dict
 from fairtat.training.distributed import env_rank, env_size
-from fairtat.training.resume import stored_config
-from fairtat.training.run import require_trust
 
 __all__ = ["parser", "run"]
 
@@ -31,6 +31,9 @@ USAGE = 2
 
 # Options beside the fields of TrainConfig.
 _NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
+
+# Settings that may name code, which is trusted where a person types it.
+_NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights")
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.
@@ -105,7 +108,7 @@ def _run(namespace: Namespace) -> int:
         return 0
     with _stop_signals() as should_stop, _observe() as observer:
         if namespace.resume is not None:
-            outcome = resume(
+            result = resume(
                 namespace.resume,
                 config=config,
                 observer=observer,
@@ -113,10 +116,10 @@ def _run(namespace: Namespace) -> int:
                 trust_model=namespace.trust_model,
             )
         else:
-            outcome = train(config, observer=observer, should_stop=should_stop)
+            result = train(config, observer=observer, should_stop=should_stop)
     if env_rank() == 0:
-        print(_closing_line(outcome, config), flush=True)
-    return INTERRUPTED if outcome.interrupted else 0
+        print(_closing_line(result, config), flush=True)
+    return INTERRUPTED if result.interrupted else 0
 
 
 def _observe() -> Any:
@@ -128,14 +131,14 @@ def _silent() -> Iterator[Observer]:
     yield Observer()
 
 
-def _closing_line(outcome: Outcome, config: TrainConfig) -> str:
-    trust = " --trust-model" * (code_of(config.model.name, config.model.options) is not None)
-    if not outcome.interrupted:
-        epochs = "1 epoch" if outcome.epoch == 1 else f"{outcome.epoch} epochs"
-        done = f"nothing to do: {outcome.path} has all its" if outcome.last is None else "trained"
-        return f"{done} {epochs}; look at every class with: fairtat evaluate {outcome.path}{trust}"
-    held = f"epoch {outcome.epoch} of {config.epochs}" if outcome.epoch else "the untrained model: no epoch was over"
-    return f"interrupted: {outcome.path} holds {held}; continue with: {_command()} --resume {outcome.path}{trust}"
+def _closing_line(result: TrainResult, config: TrainConfig) -> str:
+    trust = " --trust-model" * bool(code_named(config, training=result.interrupted))
+    if not result.interrupted:
+        epochs = "1 epoch" if result.epoch == 1 else f"{result.epoch} epochs"
+        done = f"nothing to do: {result.path} has all its" if result.last is None else "trained"
+        return f"{done} {epochs}; look at every class with: fairtat evaluate {result.path}{trust}"
+    held = f"epoch {result.epoch} of {config.epochs}" if result.epoch else "the untrained model: no epoch was over"
+    return f"interrupted: {result.path} holds {held}; continue with: {_command()} --resume {result.path}{trust}"
 
 
 def _command() -> str:
@@ -170,9 +173,17 @@ class _Parser(Parser):
         config = _config(namespace)
         files = [namespace.resume] if namespace.resume is not None else namespace.get("config") or []
         if files:
-            namespace.trust_model = namespace.trust_model or _typed("--model.name", words) or False
-            require_trust(config.model, files[-1], namespace.trust_model)
+            namespace.trust_model = namespace.trust_model or _trusted(words)
+            require_trust(config, files[-1], namespace.trust_model)
         return namespace
+
+
+def _trusted(words: Sequence[str]) -> frozenset[str]:
+    """The names of code that were typed."""
+    names = {option: name for option in _NAMES_OF_CODE if (name := _typed(option, words)) is not None}
+    if "--data.name" in names and code_of(names["--data.name"]) is None:
+        del names["--data.name"]  # such as hf:NAME, which allows no model of that name
+    return frozenset(names.values())
 
 
 def _typed(option: str, words: Sequence[str]) -> str | None:

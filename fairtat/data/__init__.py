@@ -2,16 +2,16 @@
 
 from fairtat.data.augment import AUGMENTATIONS, Augment, make_augment
 from fairtat.data.batches import Batch, Batches, batches, num_batches
-from fairtat.data.cifar import load_cifar10, load_cifar100
-from fairtat.data.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
-from fairtat.data.folder import load_folder
-from fairtat.data.huggingface import load_huggingface
 from fairtat.data.image_files import Exif
-from fairtat.data.npz import load_npz
-from fairtat.data.registry import DATASETS, load, load_splits
-from fairtat.data.splits import Splits, check_images, hold_out, stratified_split
+from fairtat.data.registry import DATASETS, code_of, load, load_splits
+from fairtat.data.sets.cifar import load_cifar10, load_cifar100
+from fairtat.data.sets.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
+from fairtat.data.sets.folder import load_folder
+from fairtat.data.sets.huggingface import load_huggingface
+from fairtat.data.sets.npz import load_npz
+from fairtat.data.sets.tinyimagenet import load_tinyimagenet
+from fairtat.data.splits import PublishedSplits, Splits, check_images, hold_out, stratified_split
 from fairtat.data.stream import Data, StreamData, stream_data
-from fairtat.data.tinyimagenet import load_tinyimagenet
 from fairtat.data.types import ImageData, Layout, image_data
 
 __all__ = [
@@ -28,10 +28,12 @@ __all__ = [
     "Exif",
     "ImageData",
     "Layout",
+    "PublishedSplits",
     "Splits",
     "StreamData",
     "batches",
     "check_images",
+    "code_of",
     "hold_out",
     "image_data",
     "load",

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from fairtat.data.cifar import load_cifar10, load_cifar100
-from fairtat.data.digits import load_digits
-from fairtat.data.folder import load_folder
-from fairtat.data.huggingface import load_huggingface
 from fairtat.data.image_files import Exif
-from fairtat.data.mnist5k import load_mnist5k
-from fairtat.data.npz import load_npz
-from fairtat.data.splits import Parts, Splits, hold_out, stratified_split
+from fairtat.data.sets.bundled import load_digits, load_mnist5k
+from fairtat.data.sets.cifar import load_cifar10, load_cifar100
+from fairtat.data.sets.folder import load_folder
+from fairtat.data.sets.huggingface import load_huggingface
+from fairtat.data.sets.npz import load_npz
+from fairtat.data.sets.tinyimagenet import load_tinyimagenet
+from fairtat.data.splits import PublishedSplits, Splits, hold_out, stratified_split
 from fairtat.data.stream import Data, MemorySource, Placement, Reader, StreamData, stream_data
-from fairtat.data.tinyimagenet import load_tinyimagenet
-from fairtat.data.types import Layout
+from fairtat.data.types import ImageData, Layout
 from fairtat.errors import UserError, did_you_mean
+from fairtat.extension import import_code, names_code
 
-__all__ = ["DATASETS", "load", "load_splits"]
+__all__ = ["DATASETS", "code_of", "load", "load_splits"]
 
-
-Loader = Callable[[str | Path | None, bool], Parts]  # from (root, download)
+Loader = Callable[[str | Path | None, bool], PublishedSplits]  # from (root, download)
 
 DATASETS: dict[str, Loader] = {
-    "digits": lambda root, download: Parts(load_digits()),
-    "mnist5k": lambda root, download: Parts(load_mnist5k()),
+    "digits": lambda root, download: PublishedSplits(load_digits()),
+    "mnist5k": lambda root, download: PublishedSplits(load_mnist5k()),
     "cifar10": lambda root, download: load_cifar10(root, download=download),
     "cifar100": lambda root, download: load_cifar100(root, download=download),
     "tinyimagenet": lambda root, download: load_tinyimagenet(root),
@@ -35,7 +35,7 @@ _FETCHED = ("cifar10", "cifar100")
 
 
 def load(name: str | Path, *, layout: Layout = "auto", exif: Exif = "apply") -> Data:
-    """A data set by name (see `DATASETS`), or from a ``.npz`` file or a folder of images by its path.
+    """A data set by name (see `load_splits`).
 
     Of a set that comes with a test part of its own, this is the part to train on. ``layout`` and ``exif`` are those of
     `load_splits`.
@@ -49,6 +49,7 @@ def load(name: str | Path, *, layout: Layout = "auto", exif: Exif = "apply") -> 
 def load_splits(
     name: str | Path,
     *,
+    options: Mapping[str, Any] | None = None,
     val: float = 0.15,
     test: float = 0.2,
     seed: int = 0,
@@ -66,7 +67,10 @@ def load_splits(
     each class of its train part. Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
 
     Args:
-        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images a class, or a ``.npz`` file.
+        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images a class, a ``.npz`` file, or
+            ``module:function`` of your own, called with the options, which returns the images (`image_data`,
+            `stream_data`), all parts (`Splits`), or those that are fixed (`PublishedSplits`).
+        options: keyword arguments of that function.
         val: share of each class for validation; the published protocol of CIFAR-10 takes 0.02.
         test: share of each class for testing, where the set has no test part of its own.
         seed: of the shares.
@@ -85,7 +89,9 @@ def load_splits(
     Raises:
         UserError: no such data set, data that cannot be used, or impossible shares.
     """
-    parts = _load_parts(str(name), root=root, download=download, image_size=image_size, layout=layout, exif=exif)
+    parts = _load_parts(
+        str(name), options, root=root, download=download, image_size=image_size, layout=layout, exif=exif
+    )
     parts = parts.map(lambda part: _placed(part, placement, workers))
     if parts.test is None:
         return stratified_split(parts.train, val=val, test=test, seed=seed)
@@ -95,15 +101,26 @@ def load_splits(
     return Splits(parts.train, parts.val, parts.test)
 
 
+def code_of(name: str) -> str | None:
+    """What a data set of this name would run beyond fairtat's own code, in words, or None."""
+    return f"data set {name} would be imported and run" if _is_code(name) else None
+
+
+def _is_code(name: str) -> bool:
+    files = name.startswith("hf:") or name.endswith(".npz") or Path(name).is_dir()
+    return names_code(name) and not files
+
+
 def _load_parts(
     name: str,
+    options: Mapping[str, Any] | None = None,
     *,
     root: str | Path | None = None,
     download: bool = False,
     image_size: int | None = None,
     layout: Layout = "auto",
     exif: Exif = "apply",
-) -> Parts:
+) -> PublishedSplits:
     known = DATASETS.get(name)
     if download and name not in _FETCHED:
         raise UserError(
@@ -115,16 +132,36 @@ def _load_parts(
         )
     if layout != "auto" and not name.endswith(".npz"):
         raise UserError(f"data.layout is {layout} for {name!r}; expected auto: only .npz files come in two layouts")
+    if options and not _is_code(name):
+        raise UserError(f"data.options is {dict(options)} for {name!r}; expected none: only a module:function has any")
     if known is not None:
         return known(root, download)
     if name.startswith("hf:"):
         return load_huggingface(name.removeprefix("hf:"), image_size=image_size, exif=exif)
     if name.endswith(".npz"):
-        return Parts(load_npz(name, layout=layout))
+        return PublishedSplits(load_npz(name, layout=layout))
     if Path(name).is_dir():
         return load_folder(name, image_size=image_size, exif=exif)
-    valid = [*DATASETS, "FILE.npz", "hf:NAME", "a folder of images"]
+    if _is_code(name):
+        return _from_code(name, options or {})
+    valid = [*DATASETS, "FILE.npz", "hf:NAME", "a folder of images", "module:function"]
     raise UserError(f"no data set is called {name!r}{did_you_mean(name, valid)}")
+
+
+def _from_code(name: str, options: Mapping[str, Any]) -> PublishedSplits:
+    function = import_code("data set", name)
+    try:
+        found = function(**options)
+    except TypeError as error:
+        raise UserError(f"data set {name!r} cannot be loaded with options {dict(options)}: {error}") from error
+    if isinstance(found, PublishedSplits):
+        return found
+    if isinstance(found, Splits):
+        return PublishedSplits(found.train, found.val, found.test)
+    if isinstance(found, (ImageData, StreamData)):
+        return PublishedSplits(found)
+    expected = "ImageData, StreamData, Splits or PublishedSplits"
+    raise UserError(f"data set {name!r} returned a {type(found).__name__}; expected {expected}")
 
 
 def _placed(data: Data, placement: Placement, workers: int) -> Data:

@@ -14,7 +14,7 @@ from fairtat.data.labels import FROM_ONE
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 
-__all__ = ["Parts", "Splits", "check_images", "hold_out", "number_parts", "stratified_split"]
+__all__ = ["PublishedSplits", "Splits", "check_images", "hold_out", "number_parts", "stratified_split"]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -31,16 +31,16 @@ class Splits:
         return Splits(self.train.to(device), self.val.to(device), self.test.to(device))
 
 
-class Parts(NamedTuple):
+class PublishedSplits(NamedTuple):
     """A data set as it is published: some come with a test part, few with a validation part."""
 
     train: Data
     val: Data | None = None
     test: Data | None = None
 
-    def map(self, change: Callable[[Data], Data]) -> Parts:
+    def map(self, change: Callable[[Data], Data]) -> PublishedSplits:
         """``change`` applied to each part that is there."""
-        return Parts(
+        return PublishedSplits(
             change(self.train),
             None if self.val is None else change(self.val),
             None if self.test is None else change(self.test),
@@ -64,7 +64,7 @@ def check_images(*parts: Data, decode: bool = False) -> None:
         )  # fmt: skip
 
 
-def number_parts(parts: Parts) -> Parts:
+def number_parts(parts: PublishedSplits) -> PublishedSplits:
     """Ids that run on from part to part, so that no two images of a set share one."""
     first = 0
 

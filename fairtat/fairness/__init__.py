@@ -4,11 +4,20 @@ from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.fair_tat import FairTAT
 from fairtat.fairness.margins import MARGIN_RULES, class_radii
 from fairtat.fairness.targets import TARGET_RULES, target_weight
-from fairtat.fairness.weights import WEIGHT_RULES, ClassFactors, ValidationRule, WeightRule, dafa_weight, make_weights
+from fairtat.fairness.weights import (
+    UNWEIGHTED,
+    WEIGHT_RULES,
+    ClassFactors,
+    ValidationRule,
+    WeightRule,
+    dafa_weight,
+    make_weights,
+)
 
 __all__ = [
     "MARGIN_RULES",
     "TARGET_RULES",
+    "UNWEIGHTED",
     "WEIGHT_RULES",
     "ClassFactors",
     "ClassStats",

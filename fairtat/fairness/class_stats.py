@@ -13,6 +13,7 @@ from fairtat import checks, ops
 from fairtat.checks import check_labels, check_tensor
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.reference import class_stats as layout
+from fairtat.reference.indices import check_range
 
 _STATE_KEYS = ("num_classes", "buffer")
 _MAX_SAMPLES = 2**31 - 1  # of a class: as many fractions of up to 2**32 units, and whole parts below 2**31, fit int64
@@ -214,7 +215,11 @@ class ClassStats:
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise ValueError(f"logits must have shape (N, {self.num_classes}), got {tuple(logits.shape)}")
         check_labels("label", label, logits.shape[0], "logits", logits)
-        result = ops.logit_loss(logits, label)
+        try:
+            result = ops.logit_loss(logits, label)
+        except ValueError:
+            blame_labels("label", label, self.num_classes)
+            raise
         ops.class_stats_(self, result.pred, label, loss=result.loss, target=target)
         return self
 
@@ -293,3 +298,9 @@ def _in_two_words(old: Tensor) -> Tensor:
 def _share(errors: Tensor) -> Tensor:
     """errors / sum(errors) (C,) in float64; 0 / 0 is 0, for there is nothing to share out."""
     return errors.double() / errors.sum().clamp(min=1)
+
+
+def blame_labels(argument: str, label: Tensor, classes: int) -> None:
+    """After an error below: a ValueError that names ``argument`` if it was a label out of range, on a CPU."""
+    if label.device.type == "cpu" and label.numel():
+        check_range(argument, label, classes)

@@ -12,13 +12,12 @@ from fairtat import checks, ops
 from fairtat.checks import check_bounds, check_choice, check_labels, check_seed, check_tensor
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness._finite import check_finite
-from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.class_stats import ClassStats, blame_labels
 from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
 from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
-from fairtat.fairness.weights import ClassFactors, WeightRule, make_weights
+from fairtat.fairness.weights import UNWEIGHTED, ClassFactors, WeightRule, Weights, make_weights
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
-from fairtat.reference.indices import check_range
 
 _STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
@@ -65,7 +64,8 @@ class FairTAT:
         clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
         begin: how many epochs finish before targets and radii follow the rules, >= 1. Weights have a warm-up of their
             own.
-        weights: "none", "dafa", "frl", "wat", "cfol" or "bat" (see `fairtat.fairness.weights`).
+        weights: "none", "dafa", "frl", "wat", "cfol", "bat" (see `fairtat.fairness.weights`), or a rule of your own:
+            a `WeightRule`, its class, or "module:class" to import it from.
         weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.
@@ -85,6 +85,7 @@ class FairTAT:
     Raises:
         TypeError, ValueError: a setting of the wrong type or out of range, an unknown rule (the nearest one is named),
             or a T- margin together with targets="none".
+        UserError: a "module:class" that cannot be imported.
 
     Source: FAIR-TAT (Medi, Jung, Keuper, WACV 2025, arXiv:2410.23142); targets="none" with margins="G-rob" and
     begin=10 are the radii of CFA (Wei et al., CVPR 2023, arXiv:2303.14460).
@@ -112,7 +113,7 @@ class FairTAT:
         combine: str = "avg",
         clamp: Sequence[float] | None = None,
         begin: int = 1,
-        weights: str = "none",
+        weights: Weights = UNWEIGHTED,
         weight_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -131,8 +132,8 @@ class FairTAT:
         self.combine = check_combine(combine)
         self.clamp = check_clamp(clamp)
         self.begin = checks.integer("begin", begin, low=1)
-        self.weights = weights
         self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
+        self.weights = UNWEIGHTED if self.weight_rule is None else self.weight_rule.name
         check_seed(seed, stream=0)
         self.seed = seed
         self.epoch = 0
@@ -185,7 +186,11 @@ class FairTAT:
         if sample_ids is None:
             first = self._next_sample_id
             sample_ids = torch.arange(first, first + y.shape[0], device=self.device)
-        target = ops.sample_targets(y, self._table, seed=self.seed, sample_ids=sample_ids, stream=self.epoch)
+        try:
+            target = ops.sample_targets(y, self._table, seed=self.seed, sample_ids=sample_ids, stream=self.epoch)
+        except ValueError:
+            blame_labels("y", y, self.num_classes)
+            raise
         if numbered:
             self._next_sample_id += y.shape[0]
         return target
@@ -287,7 +292,11 @@ class FairTAT:
         self._check_labels(y)
         if self._needs_target and target is None:
             raise ValueError(f"target must be given: margins {list(self.margins)} are relative to it, got None")
-        self.stats.update(logits, y, target)
+        try:
+            self.stats.update(logits, y, target)
+        except ValueError:
+            blame_labels("y", y, self.num_classes)
+            raise
         if self.weight_rule is not None:
             self.weight_rule.update(logits, y)
 
@@ -410,5 +419,5 @@ def _by_label(by_class: Tensor, y: Tensor) -> Tensor:
     try:
         return by_class.index_select(0, y)
     except IndexError:
-        check_range("y", y, classes)
+        blame_labels("y", y, classes)
         raise

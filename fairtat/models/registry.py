@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from fairtat.errors import UserError, did_you_mean
+from fairtat.extension import import_code, names_code
 from fairtat.models.cnn import digits_cnn, mnist_cnn
 from fairtat.models.mlp import mlp
 from fairtat.models.normalized import Normalized
@@ -99,7 +96,7 @@ def code_of(name: str, options: Mapping[str, Any]) -> str | None:
     if name.startswith("timm:"):
         loads = next((key for key in _TIMM_FILES if key in options), None)
         return None if loads is None else f"model {name} would load a file that its option {loads} names"
-    return f"model {name} would be imported and run" if ":" in name else None
+    return f"model {name} would be imported and run" if names_code(name) else None
 
 
 def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:
@@ -115,7 +112,7 @@ def _built(
 ) -> nn.Module:
     if name.startswith("timm:"):
         return build_timm(name.removeprefix("timm:"), num_classes, in_channels, image_size, fetch=fetch, **options)
-    builder = _imported(name) if ":" in name else MODELS.get(name)
+    builder = import_code("model", name) if names_code(name) else MODELS.get(name)
     if builder is None:
         valid = [*MODELS, "timm:NAME", "module:function"]
         raise UserError(f"no model is called {name!r}{did_you_mean(name, valid)}")
@@ -138,30 +135,3 @@ def _taken(builder: Callable[..., object], given: dict[str, Any]) -> dict[str, A
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return given
     return {key: value for key, value in given.items() if key in parameters}
-
-
-def _imported(name: str) -> Callable[..., nn.Module]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        with _working_directory_importable():
-            module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"model {name!r}: cannot import module {module_name!r} ({error})") from error
-    builder = getattr(module, attribute, None)
-    if not callable(builder):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(
-            f"model {name!r}: module {module_name!r} has no function {attribute!r}" + did_you_mean(attribute, functions)
-        )
-    return builder  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    # An installed command does not have the working directory on its path, where users keep their models.
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

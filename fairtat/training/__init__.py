@@ -1,6 +1,10 @@
 """Fair adversarial training from a configuration: trainer, run folders, and reading runs back."""
 
-from fairtat.training.api import Outcome, default_output, resume, train
+from typing import Any
+
+from fairtat.errors import warn_caller
+from fairtat.training.api import TrainResult, default_output, resume, train
+from fairtat.training.build import load_data, require_trust
 from fairtat.training.config import (
     AttackConfig,
     AveragingConfig,
@@ -9,16 +13,25 @@ from fairtat.training.config import (
     EvalConfig,
     FairnessConfig,
     ModelConfig,
+    Number,
     ObjectiveConfig,
     OptimConfig,
     TrainConfig,
+    from_dict,
+    load_yaml,
 )
 from fairtat.training.distributed import LostProcess
 from fairtat.training.dry_run import DryRun, dry_run
-from fairtat.training.events import Observer, RunStart, StepProgress
-from fairtat.training.metrics import AveragedAccuracy, ClassAccuracy, EpochMetrics
-from fairtat.training.number import Number
-from fairtat.training.run import Run, load_data, load_run
+from fairtat.training.events import (
+    AveragedAccuracy,
+    ClassAccuracy,
+    EpochMetrics,
+    Observer,
+    RunStart,
+    StepProgress,
+)
+from fairtat.training.objectives import Examples, Objective, ObjectiveValue
+from fairtat.training.run import Run, load_run
 from fairtat.training.trainer import Trainer, TrainingDiverged
 
 __all__ = [
@@ -31,24 +44,37 @@ __all__ = [
     "DryRun",
     "EpochMetrics",
     "EvalConfig",
+    "Examples",
     "FairnessConfig",
     "LostProcess",
     "ModelConfig",
     "Number",
+    "Objective",
     "ObjectiveConfig",
+    "ObjectiveValue",
     "Observer",
     "OptimConfig",
-    "Outcome",
     "Run",
     "RunStart",
     "StepProgress",
     "TrainConfig",
+    "TrainResult",
     "Trainer",
     "TrainingDiverged",
     "default_output",
     "dry_run",
+    "from_dict",
     "load_data",
     "load_run",
+    "load_yaml",
+    "require_trust",
     "resume",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Outcome":  # its name until version 0.1; goes with 0.3
+        warn_caller("fairtat.training.Outcome is now called TrainResult", DeprecationWarning)
+        return TrainResult
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,28 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from fairtat.errors import UserError
-from fairtat.training.checkpoint import load_checkpoint
-from fairtat.training.config import TrainConfig
-from fairtat.training.config_io import from_dict
+from fairtat.files import read_checked
+from fairtat.training.build import Trust, require_trust
+from fairtat.training.config import TrainConfig, from_dict, leaves, parse_yaml
 from fairtat.training.distributed import LostProcess, World, connect, is_connection_loss
-from fairtat.training.environment import describe_environment
-from fairtat.training.events import Observer, RunStart
-from fairtat.training.lock import run_lock
-from fairtat.training.metrics import EpochMetrics
-from fairtat.training.resume import check_changes, open_run, stored_config
-from fairtat.training.run import require_trust
-from fairtat.training.run_folder import RunFolder
+from fairtat.training.events import EpochMetrics, Observer, RunStart
+from fairtat.training.run import RunFolder
+from fairtat.training.run.checkpoint import load_checkpoint
+from fairtat.training.run.environment import describe_environment
+from fairtat.training.run.lock import run_lock
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.tensorboard import Tee, TensorBoard
 from fairtat.training.trainer import Interrupted, Trainer, TrainingDiverged
 
-__all__ = ["Outcome", "default_output", "resume", "train"]
+__all__ = ["CHANGEABLE", "TrainResult", "check_changes", "default_output", "resume", "stored_config", "train"]
+
+_LOG = logging.getLogger("fairtat")
+
+# Where and how fast a run computes, not what: another device or engine rounds differently, which is all that changes.
+CHANGEABLE = frozenset({
+    "device", "threads", "compile", "checkpoint_every", "tensorboard", "attack.engine", "attack.engine_check",
+    "attack.backend", "data.root", "data.download", "data.placement", "data.workers",
+})  # fmt: skip
 
 StopRequest = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """How a run ended."""
 
     path: Path
@@ -45,7 +52,9 @@ def default_output(name: str) -> str:
     return str(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def train(config: TrainConfig, *, observer: Observer | None = None, should_stop: StopRequest | None = None) -> Outcome:
+def train(
+    config: TrainConfig, *, observer: Observer | None = None, should_stop: StopRequest | None = None
+) -> TrainResult:
     """Train as ``config`` says and write a run folder (see `load_run`).
 
     Nothing is written before data, model, device and folder have been checked. Seeds PyTorch's global generator and
@@ -89,8 +98,8 @@ def resume(
     config: TrainConfig | None = None,
     observer: Observer | None = None,
     should_stop: StopRequest | None = None,
-    trust_model: bool | str = False,
-) -> Outcome:
+    trust_model: Trust = False,
+) -> TrainResult:
     """Go on with the run in the folder ``path`` after its last checkpoint, as if it had never stopped.
 
     Of a run that is finished, nothing is done.
@@ -101,16 +110,16 @@ def resume(
     Args:
         path: a run folder, which every process can read.
         config: settings to go on with, by default those of the folder. Only what cannot change what the run means may
-            differ (`fairtat.training.resume.CHANGEABLE`).
+            differ (`CHANGEABLE`).
         observer, should_stop: as for `train`.
         trust_model: as for `load_run`.
 
     Raises:
-        UserError: no such run, one that another process is writing, a setting that must not change, a model that is
+        UserError: no such run, one that another process is writing, a setting that must not change, code that is
             not trusted, no checkpoint that can be read, or as `train`.
     """
     wanted = config or stored_config(path)
-    folder = open_run(path)
+    folder = RunFolder.begun(path)
     device = choose_device(wanted.device)
     with connect(device) as world, ExitStack() as stack:
         chosen = folder.checkpoint
@@ -125,10 +134,10 @@ def resume(
             if not world.main:
                 state = load_checkpoint(chosen)
             stored = from_dict(state["config"], source=str(folder.checkpoint))
-            require_trust(stored.model, chosen, trust_model)
+            require_trust(stored, chosen, trust_model)
             wanted = check_changes(stored, wanted, source=folder.path)
             if state["epoch"] >= wanted.epochs:
-                return Outcome(folder.path, state["epoch"], interrupted=False, last=None)
+                return TrainResult(folder.path, state["epoch"], interrupted=False, last=None)
             observers = _observers(observer, wanted, world)
             trainer = make_trainer(wanted, device, world)
             _load(trainer, state, chosen)
@@ -144,6 +153,55 @@ def resume(
         return _run(trainer, folder, world, observers, should_stop)
 
 
+def stored_config(path: str | Path) -> TrainConfig:
+    """The configuration that the run's folder holds: config.yaml, or where that is damaged, the checkpoint's.
+
+    Raises:
+        UserError: no such run, or neither can be read.
+    """
+    folder = RunFolder.begun(path)
+    try:
+        if not folder.config.is_file():
+            raise UserError(f"{folder.config}: no such file")
+        values = parse_yaml(read_checked(folder.config), folder.config)
+        if not values:
+            raise UserError(f"{folder.config}: is empty")
+        return from_dict(values, source=str(folder.config))
+    except (OSError, UserError) as error:
+        file, state = folder.load_last()
+        config = from_dict(state["config"], source=str(file))
+        _LOG.warning("warning: %s; going on with the settings in %s", error, file.name)
+        return config
+
+
+def check_changes(stored: TrainConfig, wanted: TrainConfig, *, source: Path) -> TrainConfig:
+    """``wanted``, if what it changes cannot change what the run means (see `CHANGEABLE`).
+
+    ``epochs`` may grow where the learning rate is constant: every other schedule has been heading for the old end. What
+    is left to the device (``auto``) stays what the run's first device made of it.
+
+    Raises:
+        UserError: another setting differs.
+    """
+    wanted = replace(wanted, output=str(source))
+    if wanted.amp == "auto":
+        wanted = replace(wanted, amp=stored.amp)
+    if wanted.channels_last == "auto":
+        wanted = replace(wanted, channels_last=stored.channels_last)
+    before, after = dict(leaves(stored)), dict(leaves(wanted))
+    changed = [key for key in before if before[key] != after[key] and key not in CHANGEABLE | {"output"}]
+    if "epochs" in changed and wanted.optim.schedule == "constant":
+        changed.remove("epochs")
+    if changed:
+        key = changed[0]
+        hint = f"; with optim.schedule {wanted.optim.schedule} it decides every learning rate" * (key == "epochs")
+        raise UserError(
+            f"{source}: {key} is {after[key]}, but this run was begun with {before[key]}{hint}; --resume may change "
+            f"only {', '.join(sorted(CHANGEABLE))}, and epochs where optim.schedule is constant"
+        )
+    return wanted
+
+
 def _observers(observer: Observer | None, config: TrainConfig, world: World) -> Observer:
     """The caller's, and TensorBoard's where it is asked for: made early, for its package may be missing."""
     given = observer or Observer()
@@ -152,7 +210,7 @@ def _observers(observer: Observer | None, config: TrainConfig, world: World) -> 
 
 def _run(
     trainer: Trainer, folder: RunFolder, world: World, observer: Observer, should_stop: StopRequest | None
-) -> Outcome:
+) -> TrainResult:
     """Epochs until the last one, each written down before the next begins."""
     config, splits = trainer.config, trainer.splits
     observer.on_start(
@@ -175,7 +233,7 @@ def _run(
             try:
                 last = trainer.run_epoch(observer, should_stop)
             except Interrupted:
-                return Outcome(folder.path, saved, interrupted=True, last=last)
+                return TrainResult(folder.path, saved, interrupted=True, last=last)
             except TrainingDiverged as error:
                 again = f"another --output ({folder.path} keeps epoch {saved})" if saved else "the same --output"
                 raise TrainingDiverged(f"{error}; start again with {again}") from error
@@ -186,7 +244,7 @@ def _run(
                         best = _write_epoch(trainer, folder, last, best, due)
             saved = trainer.epoch if due else saved
             observer.on_epoch(last)
-    return Outcome(folder.path, saved, interrupted=False, last=last)
+    return TrainResult(folder.path, saved, interrupted=False, last=last)
 
 
 def _write_epoch(

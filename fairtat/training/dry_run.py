@@ -15,7 +15,7 @@ from torch import nn
 from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World, connect
-from fairtat.training.run_folder import RunFolder
+from fairtat.training.run import RunFolder
 from fairtat.training.setup import choose_device, make_trainer
 from fairtat.training.trainer import Trainer
 from fairtat.training.validation import validate

@@ -1,17 +1,82 @@
-"""What a running trainer tells to whoever shows it. The trainer itself prints nothing."""
+"""What a running trainer reports: events, and the figures of an epoch as numbers that a file can hold.
+
+The trainer itself prints nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairtat.fairness import ClassStats
 from fairtat.training.config import TrainConfig
-from fairtat.training.metrics import EpochMetrics
 
-__all__ = ["Observer", "RunStart", "StepProgress"]
+__all__ = ["AveragedAccuracy", "ClassAccuracy", "EpochMetrics", "Observer", "RunStart", "StepProgress", "numbers"]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Accuracies in [0, 1]; None for a class without samples."""
+
+    average: float  # right samples over all samples
+    per_class: list[float | None]  # (C,)
+    worst_class: int
+    worst_class_name: str
+    worst: float
+
+    @classmethod
+    def of(cls, stats: ClassStats, class_names: tuple[str, ...]) -> ClassAccuracy:
+        """Reads the statistics back from the device: once an epoch."""
+        worst_class, worst = stats.worst()
+        return cls(
+            average=float(stats.overall_accuracy),
+            per_class=numbers(stats.accuracy),
+            worst_class=worst_class,
+            worst_class_name=class_names[worst_class],
+            worst=worst,
+        )
+
+
+@dataclass(frozen=True)
+class AveragedAccuracy:
+    """Validation of the averaged weights."""
+
+    clean: ClassAccuracy
+    robust: ClassAccuracy
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One line of metrics.jsonl."""
+
+    epoch: int  # finished epochs, this one included
+    lr: float  # of the epoch's first step
+    seconds: float  # training and validation
+    train_loss: float  # mean of the objective over the samples
+    train_robust: ClassAccuracy  # of the epoch's training examples, as the model was when it met them
+    train_reached: float | None  # share of examples that reached their target; None for untargeted attacks
+    val_clean: ClassAccuracy  # of the weights that are trained
+    val_robust: ClassAccuracy
+    class_eps: list[float | None]  # (C,) radii that this epoch attacked with, in pixel units
+    target_weight: list[Any] | None  # (C,) or (C, C) by [label, target], normalised; None for untargeted attacks
+    class_weight: list[float | None] | None = None  # (C,) weights of the cross-entropy; None: 1 for all
+    averaged: AveragedAccuracy | None = None  # None without weight averaging
+    data_seconds: float = 0.0  # of `seconds`, how long training has waited for images
+
+    @property
+    def score(self) -> float:
+        """What `best` is chosen by: robust validation accuracy, average plus worst class, of the averaged weights if
+        there are any, as CFA and FAIR-TAT choose (but on validation data, never on the test part)."""
+        robust = self.val_robust if self.averaged is None else self.averaged.robust
+        return robust.average + robust.worst
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -36,9 +101,8 @@ class StepProgress:
     epoch: int  # the running epoch, from 1
     step: int  # steps issued in it
     steps: int  # steps in an epoch
-    stats: (
-        ClassStats  # running counts of this epoch in this process, on the device: reading waits for it, so read seldom
-    )
+    stats: ClassStats
+    """Counts of the running epoch in this process, on the device: reading them waits for it, so read seldom."""
 
 
 class Observer:
@@ -49,3 +113,14 @@ class Observer:
     def on_step(self, progress: StepProgress) -> None: ...
 
     def on_epoch(self, metrics: EpochMetrics) -> None: ...
+
+
+def numbers(values: Tensor) -> list[Any]:
+    """Nested list of a tensor's values, None for NaN, which JSON cannot hold."""
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -17,12 +17,11 @@ from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.logits import logits_of
 from fairtat.seeds import derive
-from fairtat.training.config import TrainConfig
-from fairtat.training.config_check import make_fairness
+from fairtat.training.build import build_model, load_data
+from fairtat.training.config import TrainConfig, make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
 from fairtat.training.precision import settle_amp
-from fairtat.training.run import build_model, load_data
 from fairtat.training.trainer import Trainer
 
 __all__ = ["choose_device", "make_trainer"]

@@ -8,8 +8,7 @@ from typing import Any
 
 from fairtat.files import refuse_links
 from fairtat.optional import optional_import
-from fairtat.training.events import Observer, RunStart, StepProgress
-from fairtat.training.metrics import ClassAccuracy, EpochMetrics
+from fairtat.training.events import ClassAccuracy, EpochMetrics, Observer, RunStart, StepProgress
 
 __all__ = ["FOLDER", "Tee", "TensorBoard"]
 

@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from fairtat.data import Splits, batches, num_batches
 from fairtat.data.augment import make_augment
 from fairtat.errors import UserError
-from fairtat.fairness import ClassStats
+from fairtat.fairness import ClassStats, WeightRule
 from fairtat.seeds import derive
-from fairtat.training.averaging import make_averaging
-from fairtat.training.config import TrainConfig
-from fairtat.training.config_check import make_fairness
-from fairtat.training.config_io import to_dict
+from fairtat.training.config import TrainConfig, make_fairness, to_dict
 from fairtat.training.distributed import StopVote, World
-from fairtat.training.events import Observer, StepProgress
-from fairtat.training.metrics import AveragedAccuracy, ClassAccuracy, EpochMetrics, numbers
+from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
+from fairtat.training.objectives import Objective
+from fairtat.training.optim.averaging import make_averaging
+from fairtat.training.optim.schedule import learning_rate
+from fairtat.training.optim.step import TrainingStep, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
-from fairtat.training.schedule import learning_rate
-from fairtat.training.step import TrainingStep, make_optimizer
 from fairtat.training.validation import Validation, validate
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
@@ -49,10 +47,21 @@ class Trainer:
         splits: the data; the training pass sees ``splits.train``, validation ``splits.val``, nothing sees
             ``splits.test``.
         model: maps (N, C_in, H, W) in [0, 1] to logits; trained in place.
+        objective: what a step minimises, in place of the configuration's.
+        weights: the rule that weights classes, in place of the configuration's.
         world: the processes that train together, each with a `Trainer` of its own; by default there is one.
     """
 
-    def __init__(self, config: TrainConfig, splits: Splits, model: nn.Module, *, world: World | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        splits: Splits,
+        model: nn.Module,
+        *,
+        objective: Objective | None = None,
+        weights: WeightRule | None = None,
+        world: World | None = None,
+    ) -> None:
         self._world = world or World()
         self._device = splits.train.device
         config = settle_format(settle_amp(config, self._device), model, splits.train, self._world)
@@ -62,14 +71,20 @@ class Trainer:
         self.epoch = 0  # finished epochs
         self._waited = 0.0
         self.fair = make_fairness(
-            config, splits.train.num_classes, seed=derive(config.seed, "targets"), device=self._device
+            config,
+            splits.train.num_classes,
+            weights=weights,
+            seed=derive(config.seed, "targets"),
+            device=self._device,
         )
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._augment = make_augment(config.data.augment, pad=config.data.pad)
         self._optimizer = make_optimizer(config, model)
         self._averaging = make_averaging(config.averaging, model)
-        self._step = TrainingStep(config, model, self._optimizer, self.fair, self._world, self._device)
+        self._step = TrainingStep(
+            config, model, self._optimizer, self.fair, self._world, self._device, objective=objective
+        )
         # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
         self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)
 

@@ -11,7 +11,7 @@ import pytest
 
 from fairtat.cli.main import main
 from fairtat.training import train
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 
 CONFIG: dict[str, Any] = {
     "data": {"name": "digits"},

@@ -15,6 +15,8 @@ def parser() -> Parser:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--attack.eps", type=Number, default=Number("8/255"))
     parser.add_argument("--kind", type=Literal["a", "b"], default="a")
+    parser.add_argument("--format", type=Literal["auto", True, False], default="auto")
+    parser.add_argument("--fast", type=bool, default=False)
     return parser
 
 
@@ -39,6 +41,8 @@ def test_fractions_are_numbers(parser: Parser) -> None:
         (["--eps", "3"], "fairtat demo: unknown option --eps; did you mean '--attack.eps'?"),
         (["--batch_size", "x"], "fairtat demo: --batch_size: expected a whole number, got x"),
         (["--kind", "c"], "fairtat demo: --kind: expected one of 'a', 'b', got c"),
+        (["--format", "maybe"], "fairtat demo: --format: expected one of 'auto', true, false, got maybe"),
+        (["--fast", "maybe"], "fairtat demo: --fast: expected true or false, got maybe"),
         (["--batch_size"], "fairtat demo: argument --batch_size: expected one argument"),
         (["more"], "fairtat demo: unexpected argument 'more'"),
     ],

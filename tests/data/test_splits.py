@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairtat.data import ImageData, hold_out, image_data, stratified_split
-from fairtat.data.splits import Parts, number_parts
+from fairtat.data.splits import PublishedSplits, number_parts
 from fairtat.errors import UserError
 
 
@@ -96,8 +96,8 @@ def test_impossible_shares(counts: list[int], val: float, message: str) -> None:
 
 def test_ids_run_on_from_part_to_part() -> None:
     first, second, third = data_with([3, 2]), data_with([4, 1]), data_with([2, 2])
-    numbered = number_parts(Parts(first, second, third))
+    numbered = number_parts(PublishedSplits(first, second, third))
     assert [part.ids.tolist() for part in numbered] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13]]
-    without_val = number_parts(Parts(first, None, third))
+    without_val = number_parts(PublishedSplits(first, None, third))
     assert without_val.val is None
     assert without_val.test.ids.tolist() == [5, 6, 7, 8]

@@ -131,7 +131,6 @@ def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
     assert len(list(batches(data.take(torch.arange(6)), 2))) == 3  # the workers go on
 
 
-@pytest.mark.slow  # PyTorch looks every five seconds whether its workers live
 @pytest.mark.fault(
     "a worker process that reads images dies",
     "one line that names the data set; the next pass starts new workers",

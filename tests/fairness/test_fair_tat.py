@@ -1,53 +1,19 @@
+"""FairTAT: targets, radii and errors, epoch by epoch."""
+
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import pytest
 import torch
+from epochs import CLASSES, EPS, epoch_batches, run_epoch, same
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from fairtat import ClassStats, FairTAT
 from fairtat.fairness import MARGIN_RULES, TARGET_RULES, class_radii, target_weight
 from fairtat.fairness.fair_tat import _by_label
-
-EPS = 8 / 255
-CLASSES = 5
-
-
-def epoch_batches(epoch: int, batches: int = 4, n: int = 33) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(logits, labels, sample ids) of an epoch: imbalanced, often wrong, class 4 rarely there."""
-    generator = torch.Generator().manual_seed(epoch)
-    total = batches * n
-    label = (torch.rand(total, generator=generator) ** 2 * CLASSES).long()
-    logits = torch.randn(total, CLASSES, generator=generator)
-    logits[torch.arange(total), label] += 1.0
-    ids = torch.randperm(total, generator=generator)
-    return list(zip(logits.split(n), label.split(n), ids.split(n), strict=True))
-
-
-def run_epoch(fair: FairTAT, batches: list[tuple[Tensor, Tensor, Tensor]], with_ids: bool = True) -> list[Tensor]:
-    """What a training loop asks for: the targets and radii of every batch, in order."""
-    seen = []
-    for logits, label, ids in batches:
-        target = fair.sample_targets(label, ids if with_ids else None)
-        fair.update(logits, label, target)
-        seen += [fair.eps_for(label)] if target is None else [target, fair.eps_for(label)]
-    return seen
-
-
-def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
-
-
-def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(map(torch.equal, a, b))
 
 
 @pytest.mark.parametrize("begin", [1, 3])
@@ -156,7 +122,7 @@ def test_without_ids_samples_are_numbered_through_the_epoch() -> None:
 
 def test_a_draw_that_failed_does_not_move_the_numbering() -> None:
     fair, fresh = FairTAT(CLASSES), FairTAT(CLASSES)
-    with pytest.raises(ValueError, match=r"label must lie in \[0, 5\)"):
+    with pytest.raises(ValueError, match=r"y must lie in \[0, 5\)"):
         fair.sample_targets(torch.full((3,), CLASSES))
     label = torch.zeros(50, dtype=torch.int64)
     assert same([fair.sample_targets(label)], [fresh.sample_targets(label)])  # type: ignore[list-item]
@@ -174,96 +140,6 @@ def test_an_empty_batch_and_an_empty_epoch() -> None:
     assert fair.class_eps.tolist() == torch.tensor([EPS] * CLASSES).tolist()
     assert fair.target_weight is not None
     assert fair.target_weight.tolist() == [1.0] * CLASSES
-
-
-@pytest.mark.parametrize("with_ids", [True, False])
-@pytest.mark.parametrize("targets", ["none", "cfps", "confusion"])
-@pytest.mark.parametrize("stop", [0, 2, 4])
-def test_resuming_is_as_if_never_interrupted(targets: str, with_ids: bool, stop: int) -> None:
-    """Stopped in epoch 1 after `stop` of its four batches, and again between epochs."""
-    straight = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
-    expected = []
-    for epoch in range(3):
-        expected += run_epoch(straight, epoch_batches(epoch), with_ids)
-        straight.end_epoch()
-
-    def fresh(state: dict[str, Any]) -> FairTAT:
-        fair = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
-        fair.load_state_dict(saved_and_loaded(state))
-        return fair
-
-    fair = FairTAT(CLASSES, targets=targets, margins=["G-rob", "G-cfps"], seed=9)
-    seen = run_epoch(fair, epoch_batches(0), with_ids)
-    fair.end_epoch()
-    seen += run_epoch(fair, epoch_batches(1)[:stop], with_ids)
-    fair = fresh(fair.state_dict())
-    seen += run_epoch(fair, epoch_batches(1)[stop:], with_ids)
-    fair.end_epoch()
-    fair = fresh(fair.state_dict())
-    seen += run_epoch(fair, epoch_batches(2), with_ids)
-    fair.end_epoch()
-    assert same(seen, expected)
-    assert fair.last is not None
-    assert straight.last is not None
-    assert torch.equal(fair.last.buffer, straight.last.buffer)
-    assert torch.equal(fair.class_eps, straight.class_eps)
-
-
-def test_a_state_is_a_copy() -> None:
-    fair = FairTAT(CLASSES)
-    run_epoch(fair, epoch_batches(0)[:2])
-    state = fair.state_dict()
-    before = state["stats"]["buffer"].clone()
-    run_epoch(fair, epoch_batches(0)[2:])
-    assert torch.equal(state["stats"]["buffer"], before)
-    restored = FairTAT(CLASSES)
-    restored.load_state_dict(state)
-    run_epoch(restored, epoch_batches(0)[2:])
-    assert torch.equal(state["stats"]["buffer"], before)
-
-
-def test_a_loaded_state_follows_the_settings_of_the_constructor() -> None:
-    fair = FairTAT(CLASSES, EPS, tau=2.0)
-    run_epoch(fair, epoch_batches(0))
-    fair.end_epoch()
-    other = FairTAT(CLASSES, EPS, margins="fixed", tau=0.0)
-    other.load_state_dict(fair.state_dict())
-    assert other.class_eps.tolist() == torch.tensor([EPS] * CLASSES).tolist()
-    assert other.target_weight is not None
-    assert other.target_weight.tolist() == [1.0] * CLASSES
-    assert other.epoch == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"num_classes": 4}, ValueError, "num_classes=5, got 4"),
-        ({"epoch": -1}, ValueError, "epoch must be an int and >= 0, got -1"),
-        ({"epoch": 1.5}, TypeError, "epoch must be an int, got 1.5"),
-        ({"next_sample_id": -3}, ValueError, "next_sample_id"),
-        ({"epoch": 0}, ValueError, "'last'"),
-        ({"last": None}, ValueError, "'last'"),
-        ({"last": {"num_classes": 5, "buffer": torch.zeros(9, 5, dtype=torch.int64)}}, ValueError, "buffer"),
-        ({"stats": None}, TypeError, "ClassStats state"),
-        ({"extra": 0}, ValueError, "unexpected"),
-    ],
-)
-def test_a_wrong_state_is_an_error_and_changes_nothing(
-    change: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    source, fair = FairTAT(CLASSES), FairTAT(CLASSES)
-    for each, epochs in ((source, 2), (fair, 1)):
-        for epoch in range(epochs):
-            run_epoch(each, epoch_batches(epoch))
-            each.end_epoch()
-    run_epoch(fair, epoch_batches(7)[:1])
-    expected = run_epoch(fair, epoch_batches(8))
-    before = fair.state_dict()
-    with pytest.raises(error, match=message):
-        fair.load_state_dict({**source.state_dict(), **change})
-    assert fair.epoch == 1
-    assert torch.equal(fair.stats.buffer, before["stats"]["buffer"])
-    assert same(run_epoch(fair, epoch_batches(8)), expected)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +263,7 @@ def test_the_class_that_suffers_most_decides() -> None:
 
 @pytest.mark.parametrize("bad", [-1, CLASSES, 2**40, -(2**63)])
 @pytest.mark.parametrize(
-    "method", ["eps_for", "step_scale_for", "weight_for", "robust_weight_for", "beta_for", "sample_targets"]
+    "method", ["eps_for", "step_scale_for", "weight_for", "robust_weight_for", "beta_for", "sample_targets", "update"]
 )
 def test_a_label_out_of_range_is_named(method: str, bad: int) -> None:
     fair = FairTAT(CLASSES, EPS, weights="cfol")
@@ -396,9 +272,11 @@ def test_a_label_out_of_range_is_named(method: str, bad: int) -> None:
     fair.class_step = torch.ones(CLASSES)  # no rule sets all three
     call = getattr(fair, method)
     y = torch.tensor([0, 1, bad])
-    argument = "label" if method == "sample_targets" else "y"
-    with pytest.raises(ValueError, match=rf"^{argument} must lie in \[0, 5\), got .*{bad}"):
-        call(y, 6.0) if method == "beta_for" else call(y)
+    more = {"beta_for": (6.0,), "update": (torch.tensor([1, 0, 2]),)}.get(method, ())
+    before = (torch.zeros(3, CLASSES),) if method == "update" else ()
+    with pytest.raises(ValueError, match=r"^y must lie in \[0, 5\), got .*" + str(bad)):
+        call(*before, y, *more)
+    assert fair.stats.count.sum() == 0
 
 
 @pytest.mark.parametrize("bad", [-1, CLASSES, 2**40, -(2**63)])

@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fairtat import ClassStats, FairTAT
 from fairtat.fairness import WEIGHT_RULES, ClassFactors, WeightRule, class_radii
-from fairtat.training.config import AttackConfig, FairnessConfig, TrainConfig
-from fairtat.training.config_check import make_fairness
+from fairtat.training.config import AttackConfig, FairnessConfig, TrainConfig, make_fairness
 
 EPS = 8 / 255
 CLASSES = 5
@@ -197,10 +196,10 @@ def test_a_rule_of_ones_own_has_a_name_like_any_other(monkeypatch: pytest.Monkey
     class Halve(WeightRule):
         name = "halve"
 
-        def _learn(self, train: ClassStats) -> None:
+        def learn(self, train: ClassStats) -> None:
             pass
 
-        def _factors(self) -> ClassFactors:
+        def make_factors(self) -> ClassFactors:
             return ClassFactors(weight=self._zeros(self.num_classes) + 0.5)
 
     monkeypatch.setitem(WEIGHT_RULES, "halve", Halve)

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import assert_same_run, metrics_of, tiny
 
 from fairtat.training import train
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 
 __all__ = ["assert_same_run", "finished", "metrics_of", "tiny"]
 

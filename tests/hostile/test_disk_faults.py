@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fairtat.training import TrainConfig, load_run, resume, train
-from fairtat.training.config_io import to_yaml
+from fairtat.training.config import to_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def train_once(config: TrainConfig, tmp_path: Path) -> subprocess.CompletedProce
     """The first epoch of the run, as one that was stopped after it."""
     code = (
         "import sys; from fairtat.training import train, TrainConfig, Observer\n"
-        "from fairtat.training.config_io import from_dict, load_yaml\n"
+        "from fairtat.training.config import from_dict, load_yaml\n"
         "class Stop(Observer):\n"
         "    done = False\n"
         "    def on_epoch(self, metrics): self.done = True\n"

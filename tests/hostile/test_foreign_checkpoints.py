@@ -11,7 +11,7 @@ import torch
 
 from fairtat.errors import UserError
 from fairtat.training import load_run, resume
-from fairtat.training.checkpoint import load_checkpoint, save_checkpoint
+from fairtat.training.run.checkpoint import load_checkpoint, save_checkpoint
 
 JUNK: tuple[Any, ...] = (
     None, -5, 2.5, True, "text", [], [1, 2], [[1], "a"], {}, {"a": 1}, {1: torch.ones(3)}, {"weight": torch.ones(3)},

@@ -20,8 +20,8 @@ from fairtat.data import load
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.training import TrainConfig, load_run, resume
-from fairtat.training.checkpoint import load_checkpoint, save_checkpoint
-from fairtat.training.config_io import to_yaml
+from fairtat.training.config import to_yaml
+from fairtat.training.run.checkpoint import load_checkpoint, save_checkpoint
 
 Make = Callable[..., TrainConfig]
 
@@ -42,22 +42,28 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     return (tmp_path / "it-ran").exists
 
 
-def foreign(folder: Path, name: str, options: dict[str, Any] | None = None) -> Path:
-    """The run in ``folder`` as if its model were of this name; checkpoints and config.yaml agree."""
+def foreign(folder: Path, section: str, changes: dict[str, Any]) -> Path:
+    """The run in ``folder`` as if a section of its settings had these; checkpoints and config.yaml agree."""
     for file in ("checkpoint.pt", "checkpoint.previous.pt", "best.pt"):
         state = load_checkpoint(folder / file, keys=frozenset())
-        state["config"]["model"] = {"name": name, "options": options or {}, "mean": None, "std": None}
+        state["config"][section].update(changes)
         save_checkpoint(folder / file, state)
     (folder / "config.yaml").write_text(yaml.safe_dump(state["config"]))
     return folder
 
 
-CODE = [
-    ("torch.hub:load", {"repo_or_dir": ".", "model": "net", "source": "local"}),
-    ("os:system", {}),
-    ("theirs:net", {}),
-    ("timm:resnet18", {"checkpoint_path": "theirs.pth"}),
-    ("timm:resnet18", {"pretrained_cfg": {"file": "theirs.pth"}, "pretrained": True}),
+CODE: list[tuple[str, dict[str, Any]]] = [
+    ("model", {"name": "torch.hub:load", "options": {"repo_or_dir": ".", "model": "net", "source": "local"}}),
+    ("model", {"name": "os:system", "options": {}}),
+    ("model", {"name": "theirs:net", "options": {}}),
+    ("model", {"name": "timm:resnet18", "options": {"checkpoint_path": "theirs.pth"}}),
+    ("model", {"name": "timm:resnet18", "options": {"pretrained_cfg": {"file": "theirs.pth"}, "pretrained": True}}),
+    ("data", {"name": "theirs:net"}),
+]
+
+CODE_OF_TRAINING: list[tuple[str, dict[str, Any]]] = [
+    ("objective", {"name": "theirs:net"}),
+    ("fairness", {"weights": "theirs:net"}),
 ]
 
 
@@ -65,16 +71,16 @@ CODE = [
     "a run folder from elsewhere names code to run",
     "evaluate, compare and resume refuse it, and say what to type if you trust it",
 )
-@pytest.mark.parametrize(("name", "options"), CODE)
+@pytest.mark.parametrize(("section", "changes"), CODE)
 def test_a_run_folder_names_no_code(
     finished: Path,
     tmp_path: Path,
     ran: Callable[[], bool],
     capsys: pytest.CaptureFixture[str],
-    name: str,
-    options: Any,
+    section: str,
+    changes: dict[str, Any],
 ) -> None:
-    folder = foreign(shutil.copytree(finished, tmp_path / "run"), name, options)
+    folder = foreign(shutil.copytree(finished, tmp_path / "run"), section, changes)
     for file in ("theirs.py", "hubconf.py"):
         (tmp_path / file).write_text(OWN)
     with pytest.raises(UserError, match=r"(be imported and run|names); if you trust it, add --trust-model"):
@@ -97,6 +103,32 @@ def test_a_run_folder_names_no_code(
         error = capsys.readouterr().err
         assert "; if you trust it, add --trust-model (in Python" in error
         assert error.count("\n") == 1
+    assert not ran()
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("section", "changes"), CODE_OF_TRAINING)
+def test_what_only_training_runs_is_refused_there(
+    finished: Path,
+    tmp_path: Path,
+    ran: Callable[[], bool],
+    capsys: pytest.CaptureFixture[str],
+    section: str,
+    changes: dict[str, Any],
+) -> None:
+    folder = foreign(shutil.copytree(finished, tmp_path / "run"), section, changes)
+    (tmp_path / "theirs.py").write_text(OWN)
+    with pytest.raises(UserError, match=r"theirs:net would be imported and run; if you trust it, add --trust-model"):
+        resume(folder, trust_model=["mlp", "theirs"])
+    for words in (
+        ["train", "--resume", str(folder)],
+        ["train", "--resume", str(folder), "--model.name", "mlp"],
+        ["train", "--config", f"{folder}/config.yaml", "--output", "copy"],
+        ["train", "--config", f"{folder}/config.yaml", "--dry_run"],
+    ):
+        assert main(words) == 2
+        assert "; if you trust it, add --trust-model (in Python" in capsys.readouterr().err
+    assert load_run(folder).epoch == load_run(finished).epoch  # which needs neither
     assert not ran()
     assert not (tmp_path / "copy").exists()
 
@@ -126,7 +158,11 @@ def test_a_name_that_is_typed_does_not_open_the_door_for_another(
     Path("theirs.py").write_text(OWN)
     Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "theirs:net", "options": {}})))
     assert main(["train", "--model.name", "mlp", "--config", "theirs.yaml"]) == 2
-    assert "theirs.yaml: its model is 'theirs:net', not 'mlp'" in capsys.readouterr().err
+    assert "theirs.yaml: model theirs:net would be imported and run; if you trust it" in capsys.readouterr().err
+    Path("hf.py").write_text(OWN)
+    Path("theirs.yaml").write_text(to_yaml(tiny(model={"name": "hf:net", "options": {}})))
+    assert main(["train", "--data.name", "hf:net", "--config", "theirs.yaml"]) == 2  # a set of Hugging Face
+    assert "theirs.yaml: model hf:net would be imported and run; if you trust it" in capsys.readouterr().err
     assert not ran()
 
 
@@ -182,4 +218,17 @@ def test_yaml_makes_no_objects(tmp_path: Path, ran: Callable[[], bool], capsys: 
     (tmp_path / "theirs.yaml").write_text('model: !!python/object/apply:os.mkdir ["it-ran"]\n')
     assert main(["train", "--config", "theirs.yaml"]) == 2
     assert "theirs.yaml, line 1: not valid YAML" in capsys.readouterr().err
+    assert not ran()
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("model", "name"), ("data", "name"), ("objective", "name"), ("fairness", "weights")]
+)
+def test_the_file_of_a_section_names_no_code(
+    tmp_path: Path, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str], section: str, key: str
+) -> None:
+    Path("theirs.py").write_text(OWN)
+    Path("section.yaml").write_text(yaml.safe_dump({key: "theirs:net"}))
+    assert main(["train", f"--{section}", "section.yaml", "--dry_run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert not ran()

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from fairtat.training import TrainConfig, load_run
-from fairtat.training.config_io import to_yaml
-
-pytestmark = pytest.mark.slow
+from fairtat.training.config import to_yaml
 
 Tiny = Callable[..., TrainConfig]
 

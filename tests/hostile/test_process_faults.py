@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_run import make_tiny
 
-from fairtat.training import TrainConfig, train
-from fairtat.training.config_io import to_yaml
+from fairtat.training import train
+from fairtat.training.config import to_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -40,19 +41,19 @@ sys.exit(main(sys.argv[4:]))
 
 # Phase of a run -> where it begins: file, function, and which of its calls is the end of the process.
 PHASES = {
-    "before the folder is made": ("run_folder.py", "make", 1),
+    "before the folder is made": ("run/folder.py", "make", 1),
     "before the first checkpoint": ("checkpoint.py", "save_checkpoint", 1),
     "within the first checkpoint": ("files.py", "write_atomic", 3),
     "in the first epoch": ("pgd.py", "_run", 3),
-    "before the best checkpoint": ("run_folder.py", "save_best", 1),
+    "before the best checkpoint": ("run/folder.py", "save_best", 1),
     "in an attack": ("passes.py", "step", 25),
     "between two steps": ("averaging.py", "after_step", 13),
     "in validation": ("validation.py", "validate", 2),
     "at the end of an epoch": ("fair_tat.py", "end_epoch", 2),
     "before the metrics": ("files.py", "append_json_line", 2),
-    "after the metrics": ("run_folder.py", "save", 2),
+    "after the metrics": ("run/folder.py", "save", 2),
     "before the weights": ("checkpoint.py", "save_weights", 2),
-    "while it resumes": ("run_folder.py", "drop_metrics_after", 1),
+    "while it resumes": ("run/folder.py", "drop_metrics_after", 1),
     "while it loads the data": ("registry.py", "load_splits", 1),
     "while it reads the checkpoint": ("checkpoint.py", "load_checkpoint", 1),
 }
@@ -70,9 +71,23 @@ def start(phase: tuple[str, str, int], *arguments: str) -> subprocess.Popen[byte
 NEVER = ("", "", 0)
 
 
-def undisturbed(tiny: Callable[..., TrainConfig], folder: Path, epochs: int) -> tuple[Path, Path]:
+def start_and_wait(*arguments: str) -> subprocess.Popen[bytes]:
+    """A process that has trained its first epoch."""
+    process = start(NEVER, *arguments)
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith(b"epoch 1/4"))
+    return process
+
+
+def finish(process: subprocess.Popen[bytes]) -> str:
+    """What the process has printed when it ends by itself."""
+    output, _ = process.communicate(timeout=120)
+    return output.decode()
+
+
+def undisturbed(folder: Path, epochs: int) -> tuple[Path, Path]:
     """The configuration's file, and the run that nothing has disturbed."""
-    config = tiny(
+    config = make_tiny(
         epochs=epochs,
         threads=1,
         fairness={"targets": "cfps", "margins": "G-rob"},
@@ -84,9 +99,9 @@ def undisturbed(tiny: Callable[..., TrainConfig], folder: Path, epochs: int) -> 
     return folder / "config.yaml", train(config).path
 
 
-@pytest.fixture
-def reference(tiny: Callable[..., TrainConfig], tmp_path: Path) -> tuple[Path, Path]:
-    return undisturbed(tiny, tmp_path, epochs=4)
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return undisturbed(tmp_path_factory.mktemp("reference"), epochs=4)
 
 
 def begin_or_resume(config: Path, run: Path) -> list[str]:
@@ -99,8 +114,8 @@ def begin_or_resume(config: Path, run: Path) -> list[str]:
     "kill -9 in every phase of a run",
     "20 kills of one run, in 15 phases and between writes; resumed bit-for-bit each time",
 )
-def test_killed_in_every_phase(tiny: Callable[..., TrainConfig], tmp_path: Path, assert_same_run: SameRun) -> None:
-    config, whole = undisturbed(tiny, tmp_path, epochs=24)  # no process gets further than two
+def test_killed_in_every_phase(tmp_path: Path, assert_same_run: SameRun) -> None:
+    config, whole = undisturbed(tmp_path, epochs=24)  # no process gets further than two
     run = tmp_path / "run"
     chance = random.Random(7)
     writes = [("files.py", "write_atomic", chance.randrange(1, 12)) for _ in range(5)]
@@ -108,9 +123,9 @@ def test_killed_in_every_phase(tiny: Callable[..., TrainConfig], tmp_path: Path,
     assert len(phases) == 20
     for phase in phases:
         process = start(phase, *begin_or_resume(config, run))
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == -signal.SIGKILL, (phase, output.decode())
-    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
+        output = finish(process)
+        assert process.returncode == -signal.SIGKILL, (phase, output)
+    finish(start(NEVER, *begin_or_resume(config, run)))
     assert_same_run(whole, run)
 
 
@@ -131,10 +146,10 @@ def test_killed_again_and_again_at_random_times(
             time.sleep(0.005)
         time.sleep(random_numbers.random() * 0.4)
         process.kill()
-        process.communicate(timeout=120)
+        finish(process)
         kills += process.returncode == -signal.SIGKILL
-    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
-    assert kills > 0, output.decode()
+    output = finish(start(NEVER, *begin_or_resume(config, run)))
+    assert kills > 0, output
     assert_same_run(whole, run)
 
 
@@ -151,19 +166,15 @@ def test_asked_to_stop_and_resumed_by_the_command_that_it_names(
 ) -> None:
     config, whole = reference
     run = tmp_path / "run"
-    process = start(NEVER, *begin_or_resume(config, run))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(b"epoch 1/4"):
-            break
+    process = start_and_wait(*begin_or_resume(config, run))
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output = finish(process)
     if process.returncode != 0:  # it was still training
         assert process.returncode == 130
-        last = output.decode().splitlines()[-1]
+        last = output.splitlines()[-1]
         assert last.endswith(f"continue with: fairtat train --resume {run}")
         again = start(NEVER, "train", *last.partition("fairtat train ")[2].split())
-        output, _ = again.communicate(timeout=120)
+        output = finish(again)
         assert again.returncode == 0, output
     assert_same_run(whole, run)
 
@@ -177,17 +188,13 @@ def test_a_second_ctrl_c_ends_it_at_once(
 ) -> None:
     config, whole = reference
     run = tmp_path / "run"
-    process = start(NEVER, *begin_or_resume(config, run))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(b"epoch 1/4"):
-            break
+    process = start_and_wait(*begin_or_resume(config, run))
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, 130, -signal.SIGINT), output.decode()
-    assert b"Traceback" not in output
-    output, _ = start(NEVER, *begin_or_resume(config, run)).communicate(timeout=120)
+    output = finish(process)
+    assert process.returncode in (0, 130, -signal.SIGINT), output
+    assert "Traceback" not in output
+    finish(start(NEVER, *begin_or_resume(config, run)))
     assert_same_run(whole, run)
 
 
@@ -205,13 +212,13 @@ def test_two_processes_on_one_folder(reference: tuple[Path, Path], tmp_path: Pat
     try:
         for arguments in (["--resume", str(run)], ["--config", str(config), "--output", str(run)]):
             second = start(NEVER, "train", *arguments)
-            output, _ = second.communicate(timeout=120)
-            assert second.returncode == 2, output.decode()
-            assert output.decode().count("error: ") == 1
-            assert "is writing in this folder" in output.decode().splitlines()[-1]
+            output = finish(second)
+            assert second.returncode == 2, output
+            assert output.count("error: ") == 1
+            assert "is writing in this folder" in output.splitlines()[-1]
     finally:
         first.send_signal(signal.SIGCONT)
-    first.communicate(timeout=120)
+    finish(first)
     assert_same_run(whole, run)
 
 
@@ -225,8 +232,8 @@ def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Pa
     def evaluate(phase: tuple[str, str, int], output: Path) -> tuple[int, str]:
         options = ["--attacks", "pgd-5,cw-5", "--batch_size", "64", "--output", str(output), "--sanity", "false"]
         process = start(phase, "evaluate", str(whole), *options)
-        text, _ = process.communicate(timeout=120)
-        return process.returncode, text.decode()
+        text = finish(process)
+        return process.returncode, text
 
     for nth in (3, 2, 1):
         returned, text = evaluate(("parts.py", "save", nth), tmp_path / "killed")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairtat import training
 from fairtat.errors import UserError
 from fairtat.training import EpochMetrics, Observer, RunStart, TrainConfig, TrainingDiverged, load_run, train
 
@@ -145,3 +146,10 @@ def test_own_images_train(tiny: Callable[..., TrainConfig], tmp_path: Path) -> N
     assert outcome.last is not None
     assert outcome.last.val_clean.average == 1.0
     assert outcome.last.val_robust.worst_class_name == "red"  # all equal: the first
+
+
+def test_the_old_name_of_a_result_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="now called TrainResult"):
+        assert training.Outcome is training.TrainResult
+    with pytest.raises(AttributeError, match="no attribute 'Outcomes'"):
+        _ = training.Outcomes

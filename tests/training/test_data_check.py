@@ -10,7 +10,7 @@ from PIL import Image
 
 from fairtat.errors import UserError
 from fairtat.training import dry_run, train
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import torch
 
 from fairtat.reference import class_stats as layout
 from fairtat.training import TrainConfig, load_run
-from fairtat.training.config_io import to_dict
+from fairtat.training.config import to_dict
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from fairtat.training import train
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 for name, values in json.loads(Path(sys.argv[1]).read_text()).items():
     train(from_dict({**values, "output": str(Path(sys.argv[2]) / name)}))
 """
@@ -178,7 +178,7 @@ def test_a_job_that_ends_early_goes_on_with_another_number_of_processes(
 
     goes_on(
         "from dataclasses import replace; from fairtat.training import resume; "
-        "from fairtat.training.resume import stored_config\n"
+        "from fairtat.training.api import stored_config\n"
         f"resume({str(run)!r}, config=replace(stored_config({str(run)!r}), epochs={saved + 1}))"
     )
     assert [line["epoch"] for line in metrics_of(run)] == list(range(1, saved + 2))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fairtat import errors
 from fairtat.data import load_splits
 from fairtat.training import TrainConfig, dry_run, resume, train
-from fairtat.training.config_io import from_dict, load_yaml
+from fairtat.training.config import from_dict, load_yaml
 from fairtat.training.distributed import World
 from fairtat.training.precision import Precision, settle_amp, settle_format
 

@@ -15,7 +15,7 @@ import yaml
 
 from fairtat.errors import UserError
 from fairtat.training import EpochMetrics, Observer, TrainConfig, load_run, resume, train
-from fairtat.training.lock import run_lock
+from fairtat.training.run.lock import run_lock
 
 Make = Callable[..., TrainConfig]
 SameRun = Callable[[Path, Path], None]
@@ -80,6 +80,23 @@ def test_stopped_twice_and_resumed_it_is_the_same_run(
         entry["after_epoch"] for entry in environment["resumed"]
     )
     assert len(environment["resumed"]) == 2
+    assert_same_run(whole, broken)
+
+
+def test_a_run_of_before_knows_no_options_of_its_own_code(tiny: Make, tmp_path: Path, assert_same_run: SameRun) -> None:
+    """As an earlier version wrote it: without data.options and objective.options."""
+    config = tiny(epochs=3)
+    whole = train(replace(config, output=str(tmp_path / "whole"))).path
+    broken = begun(config, steps=17)
+    for file in (broken / "checkpoint.pt", broken / "best.pt"):
+        state = torch.load(file, weights_only=True)
+        assert state["config"]["data"].pop("options") == state["config"]["objective"].pop("options") == {}
+        torch.save(state, file)
+    values = yaml.safe_load((broken / "config.yaml").read_text())
+    del values["data"]["options"], values["objective"]["options"]
+    (broken / "config.yaml").write_text(yaml.safe_dump(values))
+    assert load_run(broken).epoch == 1
+    resume(broken)
     assert_same_run(whole, broken)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairtat.errors import UserError
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.distributed import World
 from fairtat.training.setup import choose_device, make_trainer
 

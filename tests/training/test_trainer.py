@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from fairtat.data import Splits, load_splits
+from fairtat.data import Batch, Splits, load_splits
 from fairtat.models import build
 from fairtat.training import EpochMetrics, Observer, StepProgress, TrainConfig, Trainer, TrainingDiverged
+from fairtat.training.objectives import AdversarialTraining, Examples
 from fairtat.training.trainer import Interrupted
 
 
@@ -47,6 +49,31 @@ def test_it_learns_to_resist(tiny: Callable[..., TrainConfig], splits: Splits) -
         undefended = plain.run_epoch()
     assert undefended.val_clean.average > 0.85
     assert undefended.val_robust.average < last.val_robust.average - 0.1
+
+
+def test_an_image_starts_elsewhere_in_every_epoch(tiny: Callable[..., TrainConfig], splits: Splits) -> None:
+    """Attacks of no steps return their starts: those of an image differ between epochs and not between runs."""
+
+    class Recorder(AdversarialTraining):
+        def attack(self, model: nn.Module, batch: Batch, **rest: Any) -> Examples:
+            examples = super().attack(model, batch, **rest)
+            starts.update(zip(batch.ids.tolist(), examples.x_adv - batch.x, strict=True))
+            return examples
+
+    config = tiny(attack={"steps": 0})
+    runs: list[list[dict[int, Tensor]]] = []
+    for _ in range(2):
+        trainer = Trainer(config, splits, build("mlp", 10, 1, (8, 8)), objective=Recorder(config))
+        epochs = []
+        for _ in range(2):
+            starts: dict[int, Tensor] = {}
+            trainer.run_epoch()
+            epochs.append(starts)
+        runs.append(epochs)
+    (first, second), again = runs
+    assert len(first) == len(splits.train)
+    assert not any(torch.equal(first[k], second[k]) for k in first)
+    assert all(torch.equal(first[k], again[0][k]) and torch.equal(second[k], again[1][k]) for k in first)
 
 
 def test_the_same_seed_gives_the_same_run(tiny: Callable[..., TrainConfig], splits: Splits) -> None:

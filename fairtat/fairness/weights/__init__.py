@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from fairtat.checks import check_choice
 from fairtat.errors import did_you_mean
+from fairtat.extension import import_code, names_code
 from fairtat.fairness.weights.bat import BAT
 from fairtat.fairness.weights.cfol import CFOL
 from fairtat.fairness.weights.dafa import DAFA, dafa_weight
@@ -28,6 +29,7 @@ __all__ = [
     "ClassFactors",
     "ValidationRule",
     "WeightRule",
+    "Weights",
     "dafa_weight",
     "make_weights",
 ]
@@ -38,43 +40,78 @@ WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, 
 """Rules by the name that a configuration uses; beside them, "none" stands for no weights."""
 
 
+Weights = str | WeightRule | Callable[..., WeightRule]
+"""A rule by its name, as ``module:function``, as an object, or as the class or function that makes it."""
+
+
 def make_weights(
-    weights: str,
+    weights: Weights,
     num_classes: int,
     options: Mapping[str, Any] | None = None,
     *,
     device: torch.device | str = "cpu",
 ) -> WeightRule | None:
-    """The rule that a configuration names, with its options; None for "none".
+    """The rule that a configuration names or a program passes; None for "none".
 
     Args:
-        weights: "none", or a name in WEIGHT_RULES.
+        weights: "none", a name in WEIGHT_RULES, a `WeightRule`, or what is called as ``weights(num_classes,
+            device=device, **options)`` and returns one: a class, a function, or "module:function" to import it from.
         num_classes: C >= 2.
         options: the rule's own keyword arguments, for example {"warmup": 70, "lam": 1.0} for "dafa".
         device: where the rule's tensors live.
 
     Raises:
-        TypeError, ValueError: an unknown rule or option (the nearest one is named), or a value out of range.
+        TypeError, ValueError: an unknown rule or option (the nearest one is named), a value out of range, or a rule for
+            another number of classes or device.
+        UserError: a module or function that cannot be imported.
     """
-    check_choice("weights", weights, [UNWEIGHTED, *WEIGHT_RULES])
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise TypeError(f"weight_options must be a mapping, got {options!r}")
+    if isinstance(weights, WeightRule):
+        if options:
+            raise ValueError(f"weight_options must be empty where weights is a rule, got {dict(options)!r}")
+        return _checked(weights, num_classes, device)
+    if isinstance(weights, str) and names_code(weights):
+        return _made(weights, import_code("weights", weights), num_classes, options, device)
+    if callable(weights):
+        return _made(getattr(weights, "__name__", repr(weights)), weights, num_classes, options, device)
+    check_choice("weights", weights, [UNWEIGHTED, *WEIGHT_RULES])
     if weights == UNWEIGHTED:
         if options:
             raise ValueError(f"weight_options must be empty with weights='none', got {dict(options)!r}")
         return None
-    rule = WEIGHT_RULES[weights]
+    return _made(weights, WEIGHT_RULES[weights], num_classes, options, device)
+
+
+def _made(
+    name: str, rule: Callable[..., Any], num_classes: int, options: Mapping[str, Any], device: torch.device | str
+) -> WeightRule:
     known = _option_names(rule)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"weight_options has no {name!r} for weights={weights!r}{did_you_mean(str(name), known)}")
+    for option in options:
+        if known is not None and option not in known:
+            hint = did_you_mean(str(option), known)
+            raise ValueError(f"weight_options has no {option!r} for weights={name!r}{hint}")
     try:
-        return rule(num_classes, device=device, **options)
+        made = rule(num_classes, device=device, **options)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"weight_options of {weights}: {error}") from error
+        raise type(error)(f"weight_options of {name}: {error}") from error
+    if not isinstance(made, WeightRule):
+        raise TypeError(f"weights={name!r} must return a WeightRule, got a {type(made).__name__}")
+    return _checked(made, num_classes, device)
 
 
-def _option_names(rule: type[WeightRule]) -> list[str]:
+def _checked(rule: WeightRule, num_classes: int, device: torch.device | str) -> WeightRule:
+    if rule.num_classes != num_classes:
+        raise ValueError(f"weights must be a rule for num_classes={num_classes}, got one for {rule.num_classes}")
+    if rule.device.type != torch.device(device).type:
+        raise ValueError(f"weights must be a rule on {str(device)!r}, got one on {str(rule.device)!r}")
+    return rule
+
+
+def _option_names(rule: Callable[..., Any]) -> list[str] | None:
+    """The options that ``rule`` takes; None where its signature does not say."""
     parameters = inspect.signature(rule).parameters.values()
+    if any(item.kind is item.VAR_KEYWORD for item in parameters):
+        return None
     return [item.name for item in parameters if item.kind is item.KEYWORD_ONLY and item.name != "device"]

@@ -64,13 +64,13 @@ class BAT(WeightRule):
         self.eps_range = checks.positive_interval("eps_range", eps_range)
         self.log_eps = self._zeros(num_classes)
 
-    def _learn(self, train: ClassStats) -> None:
+    def learn(self, train: ClassStats) -> None:
         # The state is bounded, not only the factor, or a class that sat at a bound for long could not come back soon.
         low, high = map(math.log, self.eps_range)
         excess = (train.accuracy - train.mean_accuracy).nan_to_num(0.0)
         self.log_eps = (self.log_eps + self.alpha * excess).clamp(low, high)
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
         # exp(log(high)) may be a rounding above high.
         radius = self.log_eps.exp().clamp(*self.eps_range)
         return ClassFactors(eps=radius, step=radius)

@@ -68,9 +68,9 @@ class CFOL(WeightRule):
         """(C,) float64: p, which sums to 1."""
         return self.gamma / self.num_classes + (1 - self.gamma) * torch.softmax(self.score, dim=0)
 
-    def _learn(self, train: ClassStats) -> None:
+    def learn(self, train: ClassStats) -> None:
         self.score = self.score + self.eta * (1 - train.accuracy).nan_to_num(0.0)
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
         weight = self.num_classes * self.distribution
         return ClassFactors(weight=weight, robust_weight=weight)

@@ -110,9 +110,9 @@ class DAFA(WeightRule):
     def _measures(self) -> bool:
         return self.epoch + 1 == self.warmup
 
-    def _learn(self, train: ClassStats) -> None:
+    def learn(self, train: ClassStats) -> None:
         """Nothing: the sums are all there is."""
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
         weight = dafa_weight(self.similarity, self.lam).clamp(*self.clamp)
         return ClassFactors(weight=weight, eps=weight, step=weight)

@@ -100,7 +100,7 @@ class FRL(ValidationRule):
         boundary = boundary - (clean.overall_accuracy - robust.overall_accuracy) - self.tau2
         return torch.stack([natural, boundary]).nan_to_num(0.0)
 
-    def _learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
+    def learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
         violation = self.violation(clean, robust)
         rate = torch.tensor([[self.alpha1], [self.alpha2]], dtype=torch.float64, device=self.device)
         raised = (self.multipliers + rate * violation).clamp(min=0.0)
@@ -109,7 +109,7 @@ class FRL(ValidationRule):
         low, high = map(math.log, self.eps_range)
         self.log_eps = (self.log_eps + self.alpha_eps * violation[1]).clamp(low, high)
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
         weight, robust_weight = 1 + self.num_classes * self.multipliers - self.multipliers.sum(dim=1, keepdim=True)
         # exp(log(high)) may be a rounding above high.
         radius = self.log_eps.exp().clamp(*self.eps_range)

@@ -32,7 +32,7 @@ class WeightRule:
         rule.factors                                   # for the next epoch
 
     With several processes, `sums` has to be summed over them before `end_epoch`. Nothing here waits for the device.
-    A subclass implements `_learn` and `_factors`, and names the tensors that it remembers in `memory`.
+    A subclass implements `learn` and `make_factors`, and names the tensors that it remembers in `memory`.
 
     Args:
         num_classes: C >= 2.
@@ -41,7 +41,7 @@ class WeightRule:
     """
 
     name: ClassVar[str]
-    """What a configuration calls the rule."""
+    """What states and messages call the rule; by default the name of its class."""
 
     memory: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold all that the rule has learned, tensors of constant shape and dtype."""
@@ -52,6 +52,11 @@ class WeightRule:
     follows_validation: ClassVar[bool] = False
     """Whether the rule learns from validation statistics; otherwise it learns from the training attack."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
     def __init__(self, num_classes: int, *, warmup: int = 1, device: torch.device | str = "cpu") -> None:
         self.num_classes = checks.integer("num_classes", num_classes, low=2)
         self.warmup = checks.integer("warmup", warmup, low=1)
@@ -61,7 +66,7 @@ class WeightRule:
     @property
     def factors(self) -> ClassFactors:
         """What each class is multiplied by in the running epoch; all None during the warm-up."""
-        return ClassFactors() if self.epoch < self.warmup else self._factors()
+        return ClassFactors() if self.epoch < self.warmup else self.make_factors()
 
     @property
     def sums(self) -> tuple[Tensor, ...]:
@@ -90,7 +95,7 @@ class WeightRule:
         """
         self.check_ready()
         if self._counts:
-            self._learn(train)
+            self.learn(train)
         self.epoch += 1
 
     @property
@@ -98,10 +103,12 @@ class WeightRule:
         """Whether the rule learns from the running epoch."""
         return self.epoch + 1 >= self.warmup
 
-    def _learn(self, train: ClassStats) -> None:
+    def learn(self, train: ClassStats) -> None:
+        """Learn from an epoch that counts; ``train`` are the statistics of its training attack, over all processes."""
         raise NotImplementedError
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
+        """What each class is multiplied by, after the warm-up."""
         raise NotImplementedError
 
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -143,7 +150,7 @@ class WeightRule:
 
 
 class ValidationRule(WeightRule):
-    """A rule that learns from validation statistics: a subclass implements `_learn_from` in place of `_learn`."""
+    """A rule that learns from validation statistics: a subclass implements `learn_from` in place of `learn`."""
 
     follows_validation = True
 
@@ -176,11 +183,12 @@ class ValidationRule(WeightRule):
         super().end_epoch(train)
         self._observed = None
 
-    def _learn(self, train: ClassStats) -> None:
+    def learn(self, train: ClassStats) -> None:
         assert self._observed is not None  # end_epoch has checked it
-        self._learn_from(self._observed["clean"], self._observed["robust"])
+        self.learn_from(self._observed["clean"], self._observed["robust"])
 
-    def _learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
+    def learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
+        """Learn from the validation statistics of an epoch that counts."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,11 +58,11 @@ class WAT(ValidationRule):
         self.average = checks.boolean("average", average)
         self.loss_sum = self._zeros(num_classes)
 
-    def _learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
+    def learn_from(self, clean: ClassStats, robust: ClassStats) -> None:
         loss = robust.loss_mean
         self.loss_sum = self.loss_sum + torch.where(loss.isfinite(), loss, loss.nanmean().nan_to_num(0.0))
 
-    def _factors(self) -> ClassFactors:
+    def make_factors(self) -> ClassFactors:
         losses = self.loss_sum
         if self.average:
             losses = torch.cat([losses, losses.mean(dim=0, keepdim=True)])

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
 from fairtat.logits import logits_of
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
-from fairtat.training.objectives.examples import ExampleMaker
+from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.losses import cross_entropy, weighted_mean
 
 __all__ = ["AdversarialTraining", "FriendlyAdversarialTraining"]
 
 
-class AdversarialTraining:
+class AdversarialTraining(PGDObjective):
     """``mean_i w_i CE(f(x_adv_i), y_i)`` with w = `FairTAT.weight_for`.
 
     The attack ascends the label's cross-entropy or, targeted, descends the target's.
 
     Source: Madry et al., ICLR 2018 (arXiv:1706.06083); targeted as in FAIR-TAT (arXiv:2410.23142).
     """
-
-    def __init__(self, config: TrainConfig, **attack_options: Any) -> None:
-        self._examples = ExampleMaker(config, **attack_options)
-        self._label_smoothing = float(config.objective.label_smoothing)
-
-    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
-        return self._examples(model, batch, fair=fair, target=target, seed=seed)
 
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         logits = logits_of(model(examples.x_adv))

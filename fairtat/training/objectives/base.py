@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ class ObjectiveValue(NamedTuple):
     logits: Tensor  # (N, C) of the adversarial examples, detached
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss of a batch. It decides what its attack maximises, so each objective runs its own.
 

@@ -13,7 +13,7 @@ from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
 
-__all__ = ["ExampleMaker"]
+__all__ = ["ExampleMaker", "PGDObjective"]
 
 
 class ExampleMaker:
@@ -78,3 +78,16 @@ class ExampleMaker:
         )
         assert isinstance(result, AttackResult)  # return_info=True
         return result.logits
+
+
+class PGDObjective:
+    """What the objectives share: the attack of the configuration, with ``options`` of `ExampleMaker`."""
+
+    def __init__(self, config: TrainConfig, **options: Any) -> None:
+        self._examples = ExampleMaker(config, **options)
+        self._beta = float(config.objective.beta)
+        self._label_smoothing = float(config.objective.label_smoothing)
+
+    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
+        """As `Objective.attack`."""
+        return self._examples(model, batch, fair=fair, target=target, seed=seed)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
 from fairtat.logits import logits_of
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
-from fairtat.training.objectives.examples import ExampleMaker
+from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.losses import boosted_cross_entropy, divergence, weighted_mean
 
 __all__ = ["Mart"]
 
 
-class Mart:
+class Mart(PGDObjective):
     """``mean_i w_i BCE(f(x_adv_i), y_i) + beta v_i KL(f(x_i) || f(x_adv_i)) (1 - p_{y_i}(x_i))``.
 
     BCE is cross-entropy and a margin term (`boosted_cross_entropy`), p the clean probability of the label, w =
@@ -27,12 +27,7 @@ class Mart:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self._examples = ExampleMaker(config, init="normal")
-        self._beta = float(config.objective.beta)
-        self._label_smoothing = float(config.objective.label_smoothing)
-
-    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
-        return self._examples(model, batch, fair=fair, target=target, seed=seed)
+        super().__init__(config, init="normal")
 
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         clean_logits = logits_of(model(batch.x))

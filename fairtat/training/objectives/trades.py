@@ -9,13 +9,13 @@ from fairtat.fairness import FairTAT
 from fairtat.logits import logits_of
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
-from fairtat.training.objectives.examples import ExampleMaker
+from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.losses import cross_entropy, divergence, weighted_mean
 
 __all__ = ["Trades"]
 
 
-class Trades:
+class Trades(PGDObjective):
     """``mean_i w_i CE(f(x_i), y_i) + beta v_i KL(f(x_i) || f(x_adv_i))``.
 
     The weights are w = `FairTAT.weight_for` and v = `FairTAT.robust_weight_for`. With ``ccr`` (class-wise calibrated
@@ -34,14 +34,9 @@ class Trades:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self._examples = ExampleMaker(config, init="normal", divergence=True)
-        self._beta = float(config.objective.beta)
+        super().__init__(config, init="normal", divergence=True)
         self._ccr = config.objective.ccr
         self._ccr_lam = None if config.objective.ccr_lam is None else float(config.objective.ccr_lam)
-        self._label_smoothing = float(config.objective.label_smoothing)
-
-    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
-        return self._examples(model, batch, fair=fair, target=target, seed=seed)
 
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         clean_logits = logits_of(model(batch.x))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
 import torch
+from epochs import saved_and_loaded
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fairtat import ClassStats
@@ -28,14 +28,6 @@ def make(name: str, **options: Any) -> WeightRule:
     rule = make_weights(name, CLASSES, {**OPTIONS[name], **options})
     assert rule is not None
     return rule
-
-
-def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
 
 
 def same(a: ClassFactors, b: ClassFactors) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fairtat import fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.objectives import make_objective
 
 

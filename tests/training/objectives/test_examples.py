@@ -16,7 +16,7 @@ from fairtat import fast_pgd, fast_targeted_pgd, ops
 from fairtat.attacks import compiled_program
 from fairtat.data import Batch
 from fairtat.training import TrainConfig
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.objectives import Objective, make_objective
 
 NAMES = ("at", "trades", "fat", "mart")
@@ -229,7 +229,6 @@ def test_a_distributed_step_is_the_plain_step(
         assert torch.equal(ours.grad, theirs.grad)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model_is_attacked_as_the_plain_one(
     batch: Batch, model: nn.Module, class_rules: Callable[..., Any], name: str

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fairtat.data import Batch
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.objectives import make_objective
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairtat.data import Batch
-from fairtat.training.config_io import from_dict
+from fairtat.training.config import from_dict
 from fairtat.training.objectives import Examples, make_objective
 
 BETA = 4.0

@@ -1,0 +1,1 @@
+"""Readers of data sets: bundled ones, files and folders, and Hugging Face."""

@@ -1,0 +1,184 @@
+"""A training run as a whole: the sections, what they must agree on, and the fairness rules that they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+import torch
+
+from fairtat.errors import UserError
+from fairtat.extension import names_code
+from fairtat.fairness import UNWEIGHTED, FairTAT, WeightRule
+from fairtat.models import check_options
+from fairtat.radius import check_radius
+from fairtat.training.config.sections import (
+    AttackConfig,
+    AveragingConfig,
+    AwpConfig,
+    DataConfig,
+    EvalConfig,
+    FairnessConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+)
+from fairtat.training.config.values import at_least, check_ranges, random_seed
+
+__all__ = ["TrainConfig", "leaves", "make_fairness"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Values are checked when it is made.
+
+    Raises:
+        UserError: a value out of range; the message names the key, the value and what was expected.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """What to train on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    """The attack that makes the training examples."""
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is minimised."""
+
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    """Targets, radii and class weights."""
+
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    """Weight averaging."""
+
+    awp: AwpConfig = field(default_factory=AwpConfig)
+    """Adversarial weight perturbation."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """The validation after every epoch."""
+
+    epochs: int = at_least(1, 30)
+    """Passes over the training part."""
+
+    batch_size: int = at_least(2, 128, because="BatchNorm needs two samples")
+    """Images in one optimiser step, over all processes."""
+
+    accumulate: int = at_least(1, 1)
+    """Parts that a batch is cut into, whose gradients are summed: the same step in less memory, but that BatchNorm and
+    awp look at each part by itself."""
+
+    drop_last: bool = False
+    """Leave out an epoch's last batch when it is smaller than the others."""
+
+    seed: int = random_seed(0)
+    """Seed of weights, order, starts and targets; the same seed gives the same run."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:1."""
+
+    threads: int | None = at_least(1, None)
+    """CPU threads of each process; null leaves PyTorch's choice."""
+
+    amp: Literal["none", "bf16", "fp16", "auto"] = "none"
+    """Mixed precision of the model's passes in training and its attack; images, attack steps and weights stay in
+    float32, and so does validation. auto is bf16 where the device has instructions for it, else none."""
+
+    channels_last: Literal["auto", True, False] = False
+    """Keep images and convolution weights in channels_last memory format. auto times a few passes in both formats when
+    the run begins. What auto has become is in the run's config.yaml."""
+
+    compile: bool = False
+    """torch.compile the training pass; the attack has an engine of its own."""
+
+    sync_batchnorm: bool = False
+    """With several processes on GPUs: BatchNorm over the whole batch, not each process's part."""
+
+    checkpoint_every: int = at_least(1, 1)
+    """Epochs between two checkpoints, which a run that was stopped goes back to; the last epoch always has one."""
+
+    tensorboard: bool = False
+    """Also write every epoch's figures to OUTPUT/tensorboard, for `tensorboard --logdir` (needs tensorboard)."""
+
+    output: str | None = None
+    """Run folder, which must not exist or be empty; null makes runs/NAME-TIME."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        _check_together(self)
+
+
+def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Every setting by its dotted name, as on the command line."""
+    found: list[tuple[str, Any]] = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        key = prefix + item.name
+        found += leaves(value, key + ".") if is_dataclass(value) else [(key, value)]
+    return found
+
+
+def make_fairness(
+    config: TrainConfig,
+    num_classes: int,
+    *,
+    weights: str | WeightRule | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> FairTAT:
+    """The fairness rules of this configuration, with ``weights`` in place of its own if they are given.
+
+    Raises:
+        UserError: a setting out of range, or a weight rule of the user's own that cannot be made.
+    """
+    rules = config.fairness
+    try:
+        return FairTAT(
+            num_classes,
+            config.attack.eps,
+            targets=rules.targets,
+            margins=rules.margins,
+            lam=rules.lam,
+            tau=rules.tau,
+            combine=rules.combine,
+            clamp=rules.clamp,
+            begin=rules.begin,
+            weights=rules.weights if weights is None else weights,
+            weight_options=rules.weight_options if weights is None else None,
+            seed=seed,
+            device=device,
+            norm=config.attack.norm,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"fairness: {error}") from error
+
+
+def _check_together(config: TrainConfig) -> None:
+    """What several settings must agree on. The ranges of the fairness rules are left to `FairTAT`, which checks them.
+
+    A weight rule of the user's own is not imported here: nobody has been asked yet whether the file may name it.
+    """
+    check_options(config.model.options, "model.options")
+    for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):
+        if eps is not None:
+            check_radius(key, float(eps), config.attack.norm, error=UserError)
+    if config.data.val + config.data.test >= 1:
+        raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
+    if config.optim.nesterov and not config.optim.momentum:
+        raise UserError("optim.nesterov is true; expected optim.momentum above 0")
+    if config.objective.ccr and config.objective.name != "trades":
+        raise UserError(f"objective.ccr is true; expected objective.name trades, got {config.objective.name}")
+    if config.objective.options and not names_code(config.objective.name):
+        raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
+    if config.averaging.name == "fawa" and config.averaging.every == "step":
+        raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")
+    if config.accumulate > config.batch_size // 2:
+        raise UserError(
+            f"accumulate is {config.accumulate}; expected at most {config.batch_size // 2}, two images a part"
+        )
+    make_fairness(config, num_classes=2, weights=UNWEIGHTED if names_code(config.fairness.weights) else None)

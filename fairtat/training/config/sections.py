@@ -1,0 +1,300 @@
+# ruff: noqa: RUF009 - these calls make fields, or immutable numbers
+"""The sections of a configuration: dataclasses whose field docstrings are the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fairtat.fairness import WEIGHT_RULES
+from fairtat.training.config.values import (
+    Number,
+    at_least,
+    below_1,
+    choice_or_code,
+    not_negative,
+    positive,
+    random_seed,
+    share,
+    shares,
+)
+
+__all__ = [
+    "AttackConfig",
+    "AveragingConfig",
+    "AwpConfig",
+    "DataConfig",
+    "EvalConfig",
+    "FairnessConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on, and how it is split."""
+
+    name: str = "digits"
+    """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), cifar10, cifar100, tinyimagenet, hf:NAME (a set of
+    Hugging Face `datasets`), a folder with one subfolder of images a class, or a .npz file with the arrays images
+    (uint8, or floats in [0, 1]), labels (whole numbers from 0, or text) and, if you like, class_names; or
+    module:function of your own, which is called with the options and returns the images (see docs/extending.md)."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for a module:function, for example {year: 2024}."""
+
+    root: str | None = None
+    """Where the files of cifar10, cifar100 and tinyimagenet lie; null is the folder data."""
+
+    download: bool = False
+    """Fetch cifar10 and cifar100 into root when they are not there (needs torchvision)."""
+
+    val: Number = share(0.15)
+    """Share of each class that is kept for validation: shown after every epoch, never trained on."""
+
+    test: Number = share(0.2)
+    """Share of each class that is kept for `fairtat evaluate`: training never touches it. Sets that come with a test
+    part of their own, such as cifar10, use that instead."""
+
+    augment: Literal["none", "flip", "crop_flip"] = "none"
+    """Training images: as they are, mirrored at random, or shifted too by up to pad pixels (reflected at the edge)."""
+
+    pad: int = at_least(0, 4)
+    """How far crop_flip shifts, in pixels."""
+
+    placement: Literal["auto", "device", "stream"] = "auto"
+    """Where the images wait: all on the device as uint8, or read batch by batch by worker processes; auto streams
+    folders and Hugging Face sets that do not fit."""
+
+    workers: int = at_least(0, 4)
+    """Processes that read images when they are streamed."""
+
+    image_size: int | None = at_least(1, None)
+    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
+    out its middle; null expects images of one size."""
+
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
+    """Which axis of the images in a .npz file holds the channels, where they have four; auto takes the one of axes 1
+    and 3 that has 1 or 3."""
+
+    exif: Literal["apply", "ignore"] = "apply"
+    """Images of folders and Hugging Face sets: turned as their EXIF orientation says, or left as they are stored, which
+    is what most models have been trained on."""
+
+    seed: int = random_seed(0)
+    """Seed of the split. Apart from `seed`, so that runs with several seeds share their test images."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "digits_cnn"
+    """digits_cnn, mnist_cnn, mlp, preact_resnet18, wrn28_10, wrn34_10, timm:NAME (any model of timm), or
+    module:function of your own, which is called with num_classes, in_channels, image_size=(H, W) and the options, and
+    returns a torch.nn.Module."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for that function, for example {width: 64}."""
+
+    mean: list[Number] | None = None
+    """Mean of each channel, or one number, by which the model normalises images of its own accord: it computes with
+    (x - mean) / std, while images and radii stay in pixel units. null: with images in [0, 1] as they are."""
+
+    std: list[Number] | None = None
+    """Standard deviation of each channel, or one number; goes with mean."""
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """The PGD attack that makes the training examples. Radii are in pixel units, where images lie in [0, 1]."""
+
+    eps: Number = not_negative("8/255")
+    """Radius of the attack; the margin rules scale it class by class. Fractions such as 8/255 are fine."""
+
+    step_size: Number = not_negative("2/255")
+    """Length of one step."""
+
+    steps: int = at_least(0, 10)
+    """Number of steps: each costs one forward and one backward pass."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm in which the radius is measured."""
+
+    loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
+    """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
+    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades."""
+
+    init: Literal["auto", "uniform", "normal", "zero"] = "auto"
+    """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors
+    use: uniform for at and fat, normal for trades and mart."""
+
+    restarts: int = at_least(1, 1)
+    """Attacks from different starts, of which the strongest counts; the cost grows in proportion."""
+
+    bn_mode: Literal["eval", "train", "train_frozen_stats"] = "eval"
+    """BatchNorm while attacking: running statistics, batch statistics as the published codes do, or batch statistics
+    that leave the running ones alone."""
+
+    backend: Literal["auto", "cpu", "cuda", "triton", "reference"] = "auto"
+    """Kernels of the attack; auto takes the fastest present (see `fairtat doctor`)."""
+
+    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    """How the attack's steps run, in training and validation: compiled makes a graph of them for the first batch, which
+    takes seconds for a small network and half a minute for a ResNet, and is faster from then on; graph replays CUDA
+    graphs; auto is graph on a GPU and eager elsewhere."""
+
+    engine_check: Literal["first", "always", "off"] = "first"
+    """Compare a compiled program's or graph's first pass with the model's: once after it was built, in every step (for
+    a model that reads global variables or files which change), or never."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
+
+    name: str = choice_or_code("at", ("at", "trades", "fat", "mart"))
+    """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
+    the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
+    steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
+    misclassified samples more (Wang et al., 2020); or module:function of your own, which is called with the
+    configuration and the options, and returns an Objective."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for a module:function, for example {power: 2}."""
+
+    beta: Number = not_negative(6.0)
+    """Weight of the divergence in trades and mart."""
+
+    ccr: bool = False
+    """Let beta follow the class robustness as CFA does in trades: (1 - b_k) CE + b_k KL with
+    b_k = (lam + A_k) beta / (1 + (lam + A_k) beta)."""
+
+    ccr_lam: Number | None = not_negative(None)
+    """The constant lam in ccr; null takes fairness.lam."""
+
+    tau: int = at_least(0, 3)
+    """Steps that fat goes on after a sample has crossed the boundary."""
+
+    label_smoothing: Number = below_1(0.0)
+    """Share of the label's probability that is spread over all classes in cross-entropy."""
+
+
+@dataclass(frozen=True)
+class FairnessConfig:
+    """How targets and radii follow the classes' robustness. The defaults are ordinary adversarial training; FAIR-TAT
+    is targets cfps with margins G-rob."""
+
+    targets: Literal["none", "random", "cfps", "confusion"] = "none"
+    """none attacks away from the label; the others move each example towards a class that is drawn uniformly, by how
+    many false positives it attracts, or by how often the true class is taken for it."""
+
+    margins: str | list[str] = "fixed"
+    """Radius of each class: fixed, or (lam + s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns (shares of
+    false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list combines."""
+
+    lam: Number = Number(0.5)
+    """The constant in (lam + s) * eps: 0.5 lets radii run from half to one and a half times eps."""
+
+    tau: Number = Number(2.0)
+    """Temperature of the targets: 0 is uniform, larger values go for confusing classes more often."""
+
+    combine: Literal["avg", "min"] = "avg"
+    """How the radii of several margin rules become one."""
+
+    clamp: list[Number] | None = None
+    """[low, high] bounds of the adapted radii in pixel units, or null."""
+
+    begin: int = 1
+    """How many epochs pass before the rules apply; until then targets are uniform and radii are eps."""
+
+    weights: str = choice_or_code("none", ("none", *WEIGHT_RULES))
+    """How classes are weighted: none, dafa, frl, wat, cfol, bat (see `fairtat.fairness.weights`), or module:function of
+    your own, which is called with the number of classes, device and weight_options, and returns a WeightRule."""
+
+    weight_options: dict[str, Any] = field(default_factory=dict)
+    """Settings of that rule, for example {warmup: 70, lam: 1.0} for dafa."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent and its learning rate."""
+
+    lr: Number = positive(0.1)
+    """Learning rate at the start; the highest one for onecycle."""
+
+    momentum: Number = below_1(0.9)
+    """Momentum."""
+
+    weight_decay: Number = not_negative("5e-4")
+    """L2 penalty on all parameters."""
+
+    nesterov: bool = False
+    """Nesterov's momentum."""
+
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
+    """constant; step multiplies by gamma after the epoch of each milestone; cosine falls to zero over the run, step by
+    step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
+
+    milestones: list[Number] = shares([0.5, 0.75])
+    """Where the steps lie, as shares of all epochs."""
+
+    gamma: Number = positive(0.1)
+    """What a step multiplies the learning rate by."""
+
+    clip: Number | None = positive(None)
+    """Largest L2 norm of the gradient of all parameters; longer ones are scaled down. null: no limit."""
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """A running average of the weights, which validation, checkpoints' `best` and evaluation then use."""
+
+    name: Literal["none", "ema", "fawa"] = "none"
+    """none; ema: exponential moving average; fawa: the same, updated only after epochs in which the robust validation
+    accuracy of the plain weights' worst class is at least threshold (CFA)."""
+
+    decay: Number = below_1(0.85)
+    """What remains of the average at each update: average = decay * average + (1 - decay) * weights."""
+
+    threshold: Number = below_1(0.2)
+    """The worst class's robust validation accuracy that fawa asks for."""
+
+    every: Literal["epoch", "step"] = "epoch"
+    """When the average is updated; fawa knows epochs only."""
+
+    begin: int = at_least(0, 0)
+    """How many epochs pass before averaging starts."""
+
+
+@dataclass(frozen=True)
+class AwpConfig:
+    """Adversarial weight perturbation (Wu et al., 2020): the step is taken at weights moved to where they hurt most."""
+
+    gamma: Number = not_negative(0.0)
+    """Relative size of the perturbation, 0.005 in the paper; 0 turns it off."""
+
+    begin: int = at_least(0, 0)
+    """How many epochs pass before it starts."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The untargeted attack on the validation part after every epoch: cheap figures to watch."""
+
+    steps: int = at_least(0, 10)
+    """Number of steps."""
+
+    eps: Number | None = not_negative(None)
+    """Radius, the same for every class; null takes attack.eps."""
+
+    step_size: Number | None = not_negative(None)
+    """Length of one step; null takes attack.step_size."""
+
+    restarts: int = at_least(1, 1)
+    """Attacks from different starts, of which the strongest counts."""
+
+    batch_size: int = at_least(1, 512)
+    """Images at a time."""

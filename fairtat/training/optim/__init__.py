@@ -1,0 +1,1 @@
+"""How the weights move: a step and its learning rate, weight averaging, and adversarial weight perturbation."""

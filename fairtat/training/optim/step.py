@@ -1,0 +1,130 @@
+"""One optimiser step: attack, loss, gradients over all parts of the batch, and the update."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairtat.data import Batch
+from fairtat.fairness import FairTAT
+from fairtat.training.config import TrainConfig
+from fairtat.training.distributed import World
+from fairtat.training.objectives import Examples, Objective, ObjectiveValue, make_objective
+from fairtat.training.optim.awp import make_awp
+from fairtat.training.precision import Precision
+
+__all__ = ["TrainingStep", "make_optimizer"]
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
+    optim = config.optim
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=float(optim.lr),
+        momentum=float(optim.momentum),
+        weight_decay=float(optim.weight_decay),
+        nesterov=optim.nesterov,
+        fused=True,  # one pass over each parameter; and a float16 step that overflowed is left out on the device
+    )
+
+
+class TrainingStep:
+    """Takes steps with ``model``, whose parameters ``optimizer`` holds.
+
+    A global batch of n samples may come in parts: one a process, and ``accumulate`` of each of these. The gradient is
+    that of the mean over the n samples, as if there were one part (but that BatchNorm normalises each part by itself,
+    and weight perturbation looks at each part by itself). ``objective`` stands in for the one of the configuration.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        fair: FairTAT,
+        world: World,
+        device: torch.device,
+        *,
+        objective: Objective | None = None,
+    ) -> None:
+        self.precision = Precision(config, device)
+        self._config = config
+        self._model = model  # the inner one: what is attacked and saved
+        self._optimizer = optimizer
+        self._fair = fair
+        self._world = world
+        self._objective = objective or make_objective(config)
+        self._awp = make_awp(config.awp, model)
+        self._clip = None if config.optim.clip is None else float(config.optim.clip)
+        trained: Any = torch.compile(model) if config.compile else model
+        self._wrapped = world.wrap(trained, device)
+
+    def __call__(self, batch: Batch, samples: int, *, lr: float, epoch: int, seed: int) -> Tensor:
+        """Take a step with this process's part of a batch of ``samples`` over all processes.
+
+        Args:
+            batch: of at least one sample, unless ``samples`` is smaller than the number of processes.
+            lr: learning rate of this step.
+            epoch: finished epochs.
+            seed: of the attack's starts.
+
+        Returns:
+            () sum of the loss over this process's samples, on the device and without a graph.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.zero_grad(set_to_none=True)
+        total = batch.x.new_zeros(())
+        # With a sample for each process, DistributedDataParallel averages during the last part's backward pass.
+        averaged_in_backward = samples >= self._world.size
+        parts = _parts(batch, self._config.accumulate)
+        for number, part in enumerate(parts, start=1):
+            with self._averaging(averaged_in_backward and number == len(parts)):
+                total += self._backward(part, len(part.y) * self._world.size / samples, epoch, seed) * len(part.y)
+        if not averaged_in_backward:
+            self._world.average_gradients(list(self._model.parameters()))
+        self.precision.step(self._optimizer, self._clip)
+        return total
+
+    def _backward(self, part: Batch, weight: float, epoch: int, seed: int) -> Tensor:
+        """Add ``weight`` times the gradient of the part's mean loss, count its predictions, and return that loss."""
+        if self._config.channels_last:
+            part = part._replace(x=part.x.contiguous(memory_format=torch.channels_last))
+        target = self._fair.sample_targets(part.y, part.ids)
+        examples = self._objective.attack(self._model, part, fair=self._fair, target=target, seed=seed)
+        with self._perturbed(part, examples, weight, epoch):
+            value = self._value(self._wrapped, part, examples)
+            self._weighted(value.loss, weight).backward()
+        self._fair.update(value.logits, part.y, target)
+        return value.loss.detach()
+
+    def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:
+        with self.precision.autocast():
+            return self._objective.loss(model, part, examples, fair=self._fair)
+
+    def _weighted(self, loss: Tensor, weight: float) -> Tensor:
+        return self.precision.scaled(loss if weight == 1.0 else loss * weight)
+
+    def _perturbed(self, part: Batch, examples: Examples, weight: float, epoch: int) -> AbstractContextManager[None]:
+        if self._awp is None or epoch < self._config.awp.begin:
+            return nullcontext()
+        return self._awp.perturbed(lambda: self._weighted(self._value(self._model, part, examples).loss, weight))
+
+    def _averaging(self, wanted: bool) -> AbstractContextManager[None]:
+        if not wanted and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
+            no_sync: AbstractContextManager[None] = self._wrapped.no_sync()
+            return no_sync
+        return nullcontext()
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """``batch`` cut into at most ``count`` parts, none of them empty, whose sizes differ by one at most."""
+    count = min(count, len(batch.y))
+    if count == 1:
+        return [batch]
+    if count == 0:
+        return []
+    return [Batch(*columns) for columns in zip(*(column.tensor_split(count) for column in batch), strict=True)]

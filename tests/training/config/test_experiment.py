@@ -1,0 +1,87 @@
+"""Ranges: one table of bad values, each answered by its key, the value and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from fairtat.errors import UserError
+from fairtat.fairness import TARGET_RULES
+from fairtat.training.config import FairnessConfig, TrainConfig, from_dict, make_fairness
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    section, _, name = key.rpartition(".")
+    return {section: {name: value}} if section else {name: value}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("data.val", 0, "a share above 0 and below 1"),
+        ("data.val", 0.9, "a sum below 1"),
+        ("attack.eps", -0.1, "a finite number of 0 or more"),
+        ("attack.eps", float("nan"), "a finite number of 0 or more"),
+        ("attack.eps", float("inf"), "a finite number of 0 or more"),
+        ("attack.steps", -1, "0 or more"),
+        ("attack.restarts", 0, "1 or more"),
+        ("optim.lr", 0, "a finite number above 0"),
+        ("optim.momentum", 1, "0 or more and below 1"),
+        ("optim.milestones", [0.5, 1.5], "shares of the epochs"),
+        ("eval.batch_size", 0, "1 or more"),
+        ("epochs", 0, "1 or more"),
+        ("batch_size", 1, "2 or more"),
+        ("threads", 0, "1 or more"),
+        ("seed", 2**64, "a whole number in"),
+        ("fairness.tau", float("nan"), "tau must be"),
+        ("fairness.lam", -1, "lam must be"),
+        ("fairness.begin", 0, "begin must be"),
+        ("fairness.clamp", [0.2, 0.1], "low <= high"),
+        ("fairness.margins", "G-rop", "did you mean 'G-rob'"),
+        ("fairness.margins", "T-rob", "targets must be"),
+    ],
+)
+def test_out_of_range(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_dict(nested(key, value))
+    message = str(caught.value)
+    assert expected in message
+    assert key.rpartition(".")[2] in message
+    assert "\n" not in message
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(UserError, match=r"optim.nesterov is true; expected optim.momentum above 0"):
+        from_dict({"optim": {"nesterov": True, "momentum": 0}})
+
+
+def test_the_command_line_offers_every_target_rule() -> None:
+    offered = get_args(get_type_hints(FairnessConfig)["targets"])
+    assert set(offered) == {"none", *TARGET_RULES}
+
+
+def test_fairness_rules_are_those_of_the_configuration() -> None:
+    config = from_dict(
+        {
+            "attack": {"eps": "1/8"},
+            "fairness": {
+                "targets": "confusion",
+                "margins": ["G-rob", "T-cfps"],
+                "lam": 0.3,
+                "tau": 4,
+                "combine": "min",
+                "clamp": ["1/16", 0.5],
+                "begin": 3,
+            },
+        }
+    )
+    fair = make_fairness(config, 5, seed=9)
+    assert (fair.num_classes, fair.eps, fair.seed) == (5, 0.125, 9)
+    assert (fair.targets, fair.margins, fair.combine, fair.begin) == ("confusion", ("G-rob", "T-cfps"), "min", 3)
+    assert (fair.lam, fair.tau, fair.clamp) == (0.3, 4.0, (0.0625, 0.5))
+
+
+def test_the_default_is_ordinary_adversarial_training() -> None:
+    fair = make_fairness(TrainConfig(), 10)
+    assert (fair.targets, fair.margins) == ("none", ("fixed",))

@@ -1,0 +1,67 @@
+"""Learning rates against PyTorch's own schedulers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fairtat.training import Number, OptimConfig
+from fairtat.training.optim.schedule import learning_rate
+
+
+def by_torch(scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, n: int) -> list[float]:
+    rates = []
+    for _ in range(n):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def sgd() -> torch.optim.SGD:
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 20, 200])
+def test_step_and_cosine(epochs: int) -> None:
+    optimizer = sgd()
+    expected = by_torch(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs), optimizer, epochs)
+    cosine = OptimConfig(schedule="cosine")
+    assert [learning_rate(cosine, epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected)
+
+    if epochs >= 4:
+        optimizer = sgd()
+        steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, epochs * 3 // 4], 0.1)
+        expected = by_torch(steps, optimizer, epochs)
+        assert [learning_rate(OptimConfig(), epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected)
+
+
+def test_cosine_falls_within_an_epoch() -> None:
+    optimizer = sgd()
+    expected = by_torch(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30), optimizer, 30)  # 3 epochs, 10 steps
+    cosine = OptimConfig(schedule="cosine")
+    assert [learning_rate(cosine, step / 10, 3) for step in range(30)] == pytest.approx(expected)
+
+
+def test_steps_wait_for_an_epoch_to_end() -> None:
+    # Half of three epochs is in the middle of the second one.
+    rates = [learning_rate(OptimConfig(milestones=[Number(0.5)]), tenth / 10, 3) for tenth in range(30)]
+    assert rates == pytest.approx([0.1] * 20 + [0.01] * 10)
+
+
+def test_onecycle() -> None:
+    total = 100
+    optimizer = sgd()
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.4, total_steps=total, cycle_momentum=False)
+    expected = by_torch(cycle, optimizer, total - 1)
+    onecycle = OptimConfig(lr=Number(0.4), schedule="onecycle")
+    # PyTorch reaches the peak one step before 30%, and the end with the last step: the same waves, a step shorter.
+    peak, end = 0.3 * total - 1, total - 1
+    shares = [0.3 * s / peak if s <= peak else 0.3 + 0.7 * (s - peak) / (end - peak) for s in range(total - 1)]
+    assert [learning_rate(onecycle, 5 * share, 5) for share in shares] == pytest.approx(expected)
+    assert learning_rate(onecycle, 0, 5) == pytest.approx(0.4 / 25)
+    assert learning_rate(onecycle, 1.5, 5) == pytest.approx(0.4)
+
+
+def test_constant() -> None:
+    assert {learning_rate(OptimConfig(lr=Number(0.3), schedule="constant"), epoch, 9) for epoch in range(9)} == {0.3}
