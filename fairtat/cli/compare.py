@@ -14,19 +14,19 @@ from rich.padding import Padding
 
 from fairtat.cli.parser import Parser
 from fairtat.cli.runs import (
-    AttackOptions,
+    AttackArguments,
     EvaluationOptions,
-    Subject,
+    Job,
     answers_line,
     comma_separated,
     examine,
-    open_run,
-    subject_of,
+    job_of_run,
+    load_trained,
 )
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
-from fairtat.evaluation.table import comparison_table, tables
+from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
 from fairtat.training import Number, Run
@@ -54,7 +54,7 @@ class CompareOptions(EvaluationOptions):
     """Also attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
 
     images: int = 6
-    """Attacked images in the page."""
+    """AttackedView images in the page."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -80,25 +80,23 @@ def run(options: jsonargparse.Namespace) -> int:
     names = display_names(options.runs)
     checkpoint = options.checkpoint
     runs = {
-        name: open_run(path, options.device, checkpoint, trust_model=options.trust_model)
+        name: load_trained(path, options.device, checkpoint, trust_model=options.trust_model)
         for name, path in zip(names, options.runs, strict=True)
     }
-    subjects = {name: subject_of(run, options.split, checkpoint) for name, run in runs.items()}
+    jobs = {name: job_of_run(run, options.split, checkpoint) for name, run in runs.items()}
     first, *others = [
         (name, each.data.class_names, each.data.ids.cpu().numpy(), each.data.labels.cpu().numpy())
-        for name, each in subjects.items()
+        for name, each in jobs.items()
     ]
     for other in others:
         check_same_images(first, other)
     attacks = comma_separated(options.attacks)
-    defaults = AttackOptions.parsed(options.attack).defaults(subjects[names[0]], attacks, options.active_set)
+    defaults = AttackArguments.parsed(options.attack).defaults(jobs[names[0]], attacks, options.active_set)
     questions = _questions(options, defaults)
     notes = _differences(runs)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    evaluations = {
-        name: _evaluation(name, subject, defaults, questions, options.batch_size) for name, subject in subjects.items()
-    }
+    evaluations = {name: _evaluation(name, job, defaults, questions, options.batch_size) for name, job in jobs.items()}
 
     console = Console(highlight=False, markup=False)
     comparison = Comparison(evaluations) if len(evaluations) > 1 else None
@@ -114,7 +112,7 @@ def run(options: jsonargparse.Namespace) -> int:
     if comparison is not None and (options.output is not None or options.out is None):
         written += _write(comparison, Path(options.output or "comparison"))
     if options.out is not None:
-        written += _write_report(options, subjects, evaluations, notes)
+        written += _write_report(options, jobs, evaluations, notes)
     for path in written:
         console.print(f"written: {path}", soft_wrap=True)
     return 0
@@ -171,13 +169,11 @@ def _radius(text: str) -> float:
         raise UserError(f"--eps_sweep: {error}") from None
 
 
-def _evaluation(
-    name: str, subject: Subject, defaults: Defaults, questions: dict[str, Any], batch_size: int
-) -> Evaluation:
+def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, Any], batch_size: int) -> Evaluation:
     def announce() -> None:
-        print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {subject.split} split)", file=sys.stderr)
+        print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {job.split} split)", file=sys.stderr)
 
-    return examine(subject, defaults, batch_size, on_work=announce, **questions)
+    return examine(job, defaults, batch_size, on_work=announce, **questions)
 
 
 def _differences(runs: dict[str, Run]) -> list[str]:
@@ -206,7 +202,7 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
 
 def _write_report(
     options: jsonargparse.Namespace,
-    subjects: dict[str, Subject],
+    jobs: dict[str, Job],
     evaluations: dict[str, Evaluation],
     notes: list[str],
 ) -> list[Path]:
@@ -215,8 +211,8 @@ def _write_report(
 
     gallery = None
     if options.images:
-        models = {name: subject.model for name, subject in subjects.items()}
-        data = next(iter(subjects.values())).data
+        models = {name: job.model for name, job in jobs.items()}
+        data = next(iter(jobs.values())).data
         gallery = make_gallery(models, data, evaluations, count=options.images)
     paths = dict(zip(evaluations, options.runs, strict=True))
     records = [read_record(paths[name], name, evaluation) for name, evaluation in evaluations.items()]
@@ -231,7 +227,7 @@ def _write(comparison: Comparison, folder: Path) -> list[Path]:
     write_atomic(folder / "compare.json", lambda file: file.write(text.encode()))
     written = [folder / "compare.json"]
     try:
-        from fairtat.evaluation.plot import comparison_png
+        from fairtat.evaluation.report.plot import comparison_png
 
         picture = comparison_png(comparison)
     except ModuleNotFoundError as error:

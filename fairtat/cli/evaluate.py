@@ -13,16 +13,16 @@ from rich.padding import Padding
 from fairtat import models
 from fairtat.cli.parser import Parser
 from fairtat.cli.runs import (
-    AttackOptions,
+    AttackArguments,
     EvaluationOptions,
-    Subject,
+    Job,
     answers_line,
     comma_separated,
     examine,
-    open_run,
+    job_of_run,
+    job_on_data,
+    load_trained,
     shortened,
-    subject_of,
-    subject_on,
 )
 from fairtat.cli.weights import load_weights
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
@@ -30,8 +30,8 @@ from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
 from fairtat.evaluation.compare import points
-from fairtat.evaluation.stored import Added, added_to
-from fairtat.evaluation.table import tables
+from fairtat.evaluation.merge import Added, added_to
+from fairtat.evaluation.text.table import tables
 from fairtat.training import Number
 
 
@@ -119,18 +119,18 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(options: jsonargparse.Namespace) -> int:
     """Evaluate one model."""
-    subject = _subject(options)
-    baseline = None if options.baseline is None else _baseline(options.baseline, subject)
+    job = _job(options)
+    baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
-        subject = replace(subject, folder=Path(options.output))
+        job = replace(job, folder=Path(options.output))
     attacks = comma_separated(options.attacks)
-    defaults = AttackOptions.parsed(options.attack).defaults(subject, attacks, options.active_set)
+    defaults = AttackArguments.parsed(options.attack).defaults(job, attacks, options.active_set)
     corruptions = comma_separated(options.corruptions)
-    from_files = bool(corruptions) and subject.has_corrupted_files
+    from_files = bool(corruptions) and job.has_corrupted_files
     if from_files and corruptions == ["all"]:
         corruptions = list(CORRUPTIONS)
     evaluation = examine(
-        subject,
+        job,
         defaults,
         options.batch_size,
         attacks=attacks,
@@ -138,16 +138,16 @@ def run(options: jsonargparse.Namespace) -> int:
         targeted=options.targeted or False,
         corruptions=corruptions,
         severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
-        corrupted=subject.corrupted if from_files else None,
+        corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
     )
-    added = Added(evaluation) if options.fresh else added_to(subject.stored, evaluation)
-    added.evaluation.save(subject.stored)
+    added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
+    added.evaluation.save(job.stored)
 
     console = Console(highlight=False, markup=False)
-    about = ", ".join(f"{key} {value}" for key, value in subject.source.items())
-    console.print(f"{subject.name}: {about}", soft_wrap=True)
+    about = ", ".join(f"{key} {value}" for key, value in job.source.items())
+    console.print(f"{job.name}: {about}", soft_wrap=True)
     for table in tables(evaluation):
         console.print(table)
     for finding in evaluation.findings:
@@ -157,7 +157,7 @@ def run(options: jsonargparse.Namespace) -> int:
         for line in _against(baseline, evaluation):
             console.print(line)
     console.print(answers_line(evaluation), soft_wrap=True)
-    console.print(f"written: {subject.stored} (and .npz)", soft_wrap=True)
+    console.print(f"written: {job.stored} (and .npz)", soft_wrap=True)
     if added.kept:
         console.print(f"kept from before (--fresh forgets it): {shortened(added.kept)}", soft_wrap=True)
     if added.lost:
@@ -165,16 +165,16 @@ def run(options: jsonargparse.Namespace) -> int:
     return 0
 
 
-def _subject(options: jsonargparse.Namespace) -> Subject:
+def _job(options: jsonargparse.Namespace) -> Job:
     if options.run is not None:
         given = [name for name in ("weights", "mean", "std") if getattr(options, name) is not None]
         if given:
             raise UserError(f"--{given[0]} goes with --model, not with a run folder ({options.run})")
         trust = options.trust_model or options.model or False
-        trained = open_run(options.run, options.device, options.checkpoint, trust_model=trust)
+        trained = load_trained(options.run, options.device, options.checkpoint, trust_model=trust)
         if options.data is not None:
-            return subject_on(trained, options.data, *_data(options, trained.config.data.exif), options.checkpoint)
-        return subject_of(trained, options.split, options.checkpoint)
+            return job_on_data(trained, options.data, *_data(options, trained.config.data.exif), options.checkpoint)
+        return job_of_run(trained, options.split, options.checkpoint)
     if options.model is None:
         raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")
     if options.data is None:
@@ -182,7 +182,7 @@ def _subject(options: jsonargparse.Namespace) -> Subject:
     return _foreign(options)
 
 
-def _foreign(options: jsonargparse.Namespace) -> Subject:
+def _foreign(options: jsonargparse.Namespace) -> Job:
     """A model that fairtat did not train, with its data."""
     models.check_options(options.model_options, "--model_options")
     data, split = _data(options, "apply")
@@ -197,7 +197,7 @@ def _foreign(options: jsonargparse.Namespace) -> Subject:
     if options.weights is not None:
         load_weights(model, options.weights)
     name = f"{options.model.replace(':', '-')}-{Path(options.data).stem}"
-    return Subject(
+    return Job(
         name=options.model,
         model=model.to(resolve_device(options.device)),
         data=data,
@@ -250,8 +250,8 @@ def _number(option: str, text: str) -> float:
         raise UserError(f"--{option}: {error}") from None
 
 
-def _baseline(path: str, subject: Subject) -> Evaluation:
-    file = Path(path) / "evaluation" / subject.place / f"{subject.split}.json" if Path(path).is_dir() else Path(path)
+def _baseline(path: str, job: Job) -> Evaluation:
+    file = Path(path) / "evaluation" / job.place / f"{job.split}.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from fairtat.errors import UserError, did_you_mean
-from fairtat.evaluation.figures import ClassFigures
-from fairtat.evaluation.finding import Finding
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.checks.finding import Finding
+from fairtat.evaluation.corruptions import CorruptionSettings
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.samples import ROBUST, Samples
-from fairtat.evaluation.settings import AttackSettings, CorruptionSettings
 from fairtat.files import DamagedFile, parse_json, sealed_json, write_atomic
 from fairtat.text import printable, printable_values
 
@@ -149,7 +150,7 @@ class Evaluation:
         return len(self.class_names)
 
     def __repr__(self) -> str:
-        from fairtat.evaluation.table import (  # a table is made of what it shows, not the other way round
+        from fairtat.evaluation.text.table import (  # a table is made of what it shows, not the other way round
             as_text,
             tables,
         )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fairtat.evaluation import Evaluation, rho
-from fairtat.evaluation.witness import WITNESSES
+from fairtat.evaluation.cache.canary import CANARIES
 from fairtat.training import load_run
 
 Command = Callable[..., Any]
@@ -153,7 +153,7 @@ def test_every_question_has_its_table_and_the_second_call_shows_the_model_a_few_
 
     monkeypatch.setattr(torch.nn.Linear, "forward", counted)
     again = fairtat("evaluate", "runs/at", *options).out
-    assert set(shown) == {WITNESSES}
+    assert set(shown) == {CANARIES}
     assert "worked out: clean, pgd-2, fgsm, cw-2," in out
     assert "reused, as the model still answers as it did then: clean, pgd-2, fgsm, cw-2," in again
     assert "worked out" not in again

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Outcome, Samples
+from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Predictions, Samples
 
 CLASSES = 4
 
@@ -77,9 +77,9 @@ def confusion(label: Sequence[int], pred: Sequence[int], classes: int) -> torch.
     return matrix
 
 
-def outcome(label: Sequence[int], pred: Sequence[int]) -> Outcome:
+def predictions(label: Sequence[int], pred: Sequence[int]) -> Predictions:
     margin = [1.0 if true == predicted else -1.0 for true, predicted in zip(label, pred, strict=True)]
-    return Outcome(np.array(pred, np.int32), np.array(margin, np.float32), np.ones(len(label), bool))
+    return Predictions(np.array(pred, np.int32), np.array(margin, np.float32), np.ones(len(label), bool))
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def make_evaluation() -> Callable[..., Evaluation]:
         **changes: Any,
     ) -> Evaluation:
         attack = AttackSettings(**{"attack": "pgd", "eps": 8 / 255, "step_size": 2 / 255, **changes})
-        predictions = {"clean": clean, attack.name: robust}
-        outcomes = {name: outcome(label, pred) for name, pred in predictions.items()}
+        predicted = {"clean": clean, attack.name: robust}
+        outcomes = {name: predictions(label, pred) for name, pred in predicted.items()}
         return Evaluation(
             class_names=tuple(names),
             conditions=tuple(
@@ -104,7 +104,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
                     figures=ClassFigures(confusion(label, pred, len(names))),
                     attacked=0 if name == "clean" else len(label),
                 )
-                for name, pred in predictions.items()
+                for name, pred in predicted.items()
             ),
             primary=attack.name,
             samples=Samples.of(np.arange(100, 100 + len(label)), np.array(label), outcomes, attack.name),

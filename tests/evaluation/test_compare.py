@@ -8,7 +8,7 @@ import pytest
 
 from fairtat.evaluation import Comparison, Evaluation, newcombe
 from fairtat.evaluation.compare import points
-from fairtat.evaluation.table import as_text, comparison_table
+from fairtat.evaluation.text.table import as_text, comparison_table
 
 Make = Callable[..., Evaluation]
 

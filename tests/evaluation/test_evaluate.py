@@ -93,14 +93,16 @@ def test_samples_keep_their_order_and_give_the_clean_predictions(net: Net, data:
         logits = net(x)
     assert samples.pred_of("clean").tolist() == logits.argmax(1).tolist()
     others = logits.masked_fill(F.one_hot(y, CLASSES).bool(), -torch.inf).amax(1)
-    torch.testing.assert_close(torch.from_numpy(samples.margin_of("clean")), logits[range(len(y)), y] - others)
+    torch.testing.assert_close(
+        torch.from_numpy(samples.margin[samples.row("clean")]), logits[range(len(y)), y] - others
+    )
 
 
 def test_margins_under_attack_say_what_is_right(net: Net, data: Data) -> None:
     samples = evaluate(net, *data, attacks=["pgd-3", "cw-3", "fgsm", "noise-3"], eps=0.05).samples
     assert samples is not None
     for name in samples.names:
-        assert ((samples.margin_of(name) > 0) == samples.correct(name)).all()
+        assert ((samples.margin[samples.row(name)] > 0) == samples.correct(name)).all()
 
 
 def outcomes(evaluation: Evaluation) -> list[list[int]]:

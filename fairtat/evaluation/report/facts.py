@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.report.record import RunRecord
 
 __all__ = ["ConditionRow", "Fact", "condition_rows", "config_text", "differing_settings", "facts"]

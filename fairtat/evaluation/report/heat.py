@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.attacks.settings import radius
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.settings import radius
 from fairtat.text import shortened
 
 __all__ = [

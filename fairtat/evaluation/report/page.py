@@ -10,12 +10,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from fairtat._version import __version__
-from fairtat.evaluation import wording
+from fairtat.evaluation.attacks.settings import radius
 from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.evaluation.report.spread import spreads
-from fairtat.evaluation.settings import radius
+from fairtat.evaluation.text import wording
 from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.report.gallery import Gallery
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.evaluation.result import Evaluation
-from fairtat.evaluation.story import Story, against_baseline, of_one_run
+from fairtat.evaluation.text.story import Story, against_baseline, of_one_run
 from fairtat.files import write_atomic
 
 __all__ = ["FORMAT", "Report", "class_table_html"]

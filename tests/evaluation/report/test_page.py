@@ -12,8 +12,8 @@ import pytest
 
 from fairtat.evaluation import Comparison, Finding
 from fairtat.evaluation.report import Gallery, Report, RunRecord
-from fairtat.evaluation.report.gallery import Attacked, Exhibit
-from fairtat.evaluation.wording import points
+from fairtat.evaluation.report.gallery import AttackedView, GalleryImage
+from fairtat.evaluation.text.wording import points
 
 Record = Callable[..., RunRecord]
 NASTY = '<script>alert("x")</script>&amp;\'"'
@@ -93,14 +93,14 @@ def test_an_absent_class_fills_the_table_too(record: Record) -> None:
 
 def test_names_are_text_and_never_markup(record: Record, read: Callable[[str], Any]) -> None:
     finding = Finding("a:b", "warning", NASTY)
-    view = Attacked(0, NASTY, "data:,", "data:,", NASTY, True, NASTY, "data:,", "data:,", NASTY, True)
-    exhibit = Exhibit(NASTY, 7, "data:,", (view,))
+    view = AttackedView(0, NASTY, "data:,", "data:,", NASTY, True, NASTY, "data:,", "data:,", NASTY, True)
+    image = GalleryImage(NASTY, 7, "data:,", (view,))
     run = replace(
         record(NASTY, classes=20, per_class=3, names=[NASTY, *map(str, range(19))], findings=[finding]),
         config={NASTY: NASTY},
         environment={"device": NASTY},
     )
-    report = Report([run, replace(run, name=f"{NASTY}2")], gallery=Gallery((exhibit,), NASTY), notes=[NASTY])
+    report = Report([run, replace(run, name=f"{NASTY}2")], gallery=Gallery((image,), NASTY), notes=[NASTY])
     html = report.html()
     page = read(html)
     assert "<script>alert" not in html
