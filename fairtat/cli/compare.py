@@ -207,7 +207,7 @@ def _write_report(
     notes: list[str],
 ) -> list[Path]:
     # Here, so that a comparison in the terminal loads no template engine.
-    from fairtat.evaluation.report import Report, make_gallery, read_record
+    from fairtat.evaluation.report import Report, make_gallery, read_record, write_report
 
     gallery = None
     if options.images:
@@ -216,9 +216,8 @@ def _write_report(
         gallery = make_gallery(models, data, evaluations, count=options.images)
     paths = dict(zip(evaluations, options.runs, strict=True))
     records = [read_record(paths[name], name, evaluation) for name, evaluation in evaluations.items()]
-    return Report(records, gallery=gallery, notes=[f"{note[0].upper()}{note[1:]}." for note in notes]).write(
-        options.out
-    )
+    report = Report(records, gallery=gallery, notes=[f"{note[0].upper()}{note[1:]}." for note in notes])
+    return write_report(report, options.out)
 
 
 def _write(comparison: Comparison, folder: Path) -> list[Path]:

@@ -28,9 +28,9 @@ from fairtat.cli.weights import load_weights
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
-from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
-from fairtat.evaluation.compare import points
+from fairtat.evaluation import Evaluation
 from fairtat.evaluation.merge import Added, added_to
+from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
 from fairtat.training import Number
 
@@ -154,7 +154,7 @@ def run(options: jsonargparse.Namespace) -> int:
         console.print(f"{finding.severity} ({finding.id}):", style="bold red" if finding.severity != "info" else "bold")
         console.print(Padding(finding.text, (0, 0, 0, 2), expand=False))
     if baseline is not None:
-        for line in _against(baseline, evaluation):
+        for line in beside_baseline(job.name, evaluation, baseline).plain:
             console.print(line)
     console.print(answers_line(evaluation), soft_wrap=True)
     console.print(f"written: {job.stored} (and .npz)", soft_wrap=True)
@@ -255,20 +255,3 @@ def _baseline(path: str, job: Job) -> Evaluation:
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)
-
-
-def _against(baseline: Evaluation, evaluation: Evaluation) -> list[str]:
-    """Sentences on the difference from a baseline on the same images."""
-    gain = paired_bootstrap(baseline, evaluation)
-    low, high = gain.interval
-    lines = [
-        f"against the baseline: worst class {gain.before:.1%} -> {gain.after:.1%} ({points(gain.difference)} points, "
-        f"95% {points(low)}..{points(high)}, {'beyond' if gain.clear else 'within'} the choice of test images), "
-        f"rho {rho(baseline.robust, evaluation.robust):+.3f}"
-    ]
-    if baseline.attack != evaluation.attack:
-        lines.append(f"note: attacked differently ({baseline.attack} against {evaluation.attack})")
-    errors, of_baseline = evaluation.corruption_errors(), baseline.corruption_errors()
-    if errors and set(errors) <= set(of_baseline):
-        lines.append(f"mCE relative to the baseline: {mce(errors, of_baseline):.3f}")
-    return lines

@@ -15,9 +15,7 @@ from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstraps
 from fairtat.evaluation.metrics.intervals import Difference, newcombe
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
-from fairtat.evaluation.text import wording
 from fairtat.evaluation.text.story import against_baseline
-from fairtat.evaluation.text.wording import ascii_minus
 
 CHOOSING = ("worst", "worst_fifth", "gap", "std")
 """Figures that choose or weigh classes by their accuracy, for which only a bootstrap gives intervals."""
@@ -62,9 +60,9 @@ class Comparison:
 
     def _repr_html_(self) -> str | None:
         """The report's table of every class, for notebooks; None without jinja2, which draws it."""
-        from fairtat.evaluation.report import class_table_html
+        from fairtat.evaluation.report.page import class_table
 
-        return class_table_html(self.evaluations, self)
+        return class_table(self.evaluations, self)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -125,7 +123,7 @@ class Comparison:
 
     def summary(self, name: str) -> list[str]:
         """Sentences on robust accuracy: who gained, who paid, what is noise, and what became of the worst class."""
-        return [ascii_minus(sentence) for sentence in against_baseline(self, name).sentences]
+        return against_baseline(self, name).plain
 
     def to_dict(self) -> dict[str, Any]:
         """Every figure of the comparison as plain JSON values."""
@@ -148,11 +146,6 @@ class Comparison:
                 for name in self.names[1:]
             },
         }
-
-
-def points(difference: float) -> str:
-    """A difference of accuracies in signed percentage points, one decimal."""
-    return ascii_minus(wording.points(difference))
 
 
 def _change_dict(change: Change) -> dict[str, Any]:

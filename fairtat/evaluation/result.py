@@ -159,9 +159,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str | None:
         """The report's table of every class, for notebooks; None without jinja2, which draws it."""
-        from fairtat.evaluation.report import class_table_html
+        from fairtat.evaluation.report.page import class_table
 
-        return class_table_html({"": self})
+        return class_table({"": self})
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fairtat.evaluation import Comparison, Evaluation, newcombe
-from fairtat.evaluation.compare import points
 from fairtat.evaluation.text.table import as_text, comparison_table
+from fairtat.evaluation.text.wording import plain_points as points
 
 Make = Callable[..., Evaluation]
 

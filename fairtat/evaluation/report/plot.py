@@ -1,15 +1,18 @@
-"""The class-wise picture of a comparison."""
+"""The bars of every class as a PNG file, for notebooks and READMEs, which can show no page.
+
+What is drawn is what the page's bars show (`fairtat.evaluation.report.classes`).
+"""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fairtat.evaluation.compare import Comparison
-from fairtat.evaluation.metrics.figures import ClassFigures
+from fairtat.evaluation.report.classes import Bar, ClassBars, bars_in_order
+from fairtat.evaluation.report.record import RunRecord
 from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -36,15 +39,23 @@ def comparison_png(comparison: Comparison) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = _shown(comparison)
+    records = [RunRecord(name, evaluation) for name, evaluation in comparison.evaluations.items()]
+    present = [of_class for of_class in bars_in_order(records) if of_class.bars]
+    shown = _lowest(present)
     rows = math.ceil(len(shown) / CLASSES_IN_ROW)
     per_row = math.ceil(len(shown) / rows)
-    height = 1.2 + 0.22 * len(comparison.names) + ROW_HEIGHT * rows
+    height = 1.2 + 0.22 * len(records) + ROW_HEIGHT * rows
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(comparison, len(shown)), x=0.01, ha="left", fontsize=10.5)
+    scope = "each class" if len(shown) == len(present) else f"the {len(shown)} worst of {len(present)} classes"
+    title = (
+        f"Robust accuracy of {scope}\n"
+        f"{comparison.attack}; {comparison.baseline.clean.total} images; whiskers: 95% intervals"
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    labels = [_label(record) for record in records]
     for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
-        _draw_row(axes, comparison, shown[row * per_row : (row + 1) * per_row], per_row)
+        _draw_row(axes, shown[row * per_row : (row + 1) * per_row], labels, per_row)
     figure.axes[-1].set_xlabel("class")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False)
 
@@ -53,29 +64,19 @@ def comparison_png(comparison: Comparison) -> bytes:
     return file.getvalue()
 
 
-def _shown(comparison: Comparison) -> list[int]:
-    present = [k for k, n in enumerate(comparison.baseline.robust.n) if n]
-    lowest = {k: min(e.robust.accuracy[k] for e in comparison.evaluations.values()) for k in present}
-    return sorted(sorted(present, key=lowest.__getitem__)[:MAX_CLASSES])
+def _lowest(classes: Sequence[ClassBars]) -> list[ClassBars]:
+    """At most `MAX_CLASSES`, those on which some run is worst, in their order."""
+    lowest = sorted(range(len(classes)), key=lambda k: min(bar.robust for bar in classes[k].bars))
+    return [classes[k] for k in sorted(lowest[:MAX_CLASSES])]
 
 
-def _title(comparison: Comparison, shown: int) -> str:
-    present = sum(n > 0 for n in comparison.baseline.robust.n)
-    scope = "each class" if shown == present else f"the {shown} worst of {present} classes"
-    return (
-        f"Robust accuracy of {scope}\n"
-        f"{comparison.attack}; {comparison.baseline.clean.total} images; whiskers: 95% intervals"
-    )
+def _draw_row(axes: Axes, classes: Sequence[ClassBars], labels: Sequence[str], slots: int) -> None:
+    width = 0.8 / len(labels)
+    for run, label in enumerate(labels):
+        at = [k + (run - (len(labels) - 1) / 2) * width for k in range(len(classes))]
+        _draw_bars(axes, [of_class.bars[run] for of_class in classes], at, width, COLOURS[run % len(COLOURS)], label)
 
-
-def _draw_row(axes: Axes, comparison: Comparison, classes: list[int], slots: int) -> None:
-    runs = len(comparison.names)
-    bar = 0.8 / runs
-    for run, (name, evaluation) in enumerate(comparison.evaluations.items()):
-        at = np.arange(len(classes)) + (run - (runs - 1) / 2) * bar
-        _draw_bars(axes, evaluation.robust, classes, at, bar, COLOURS[run % len(COLOURS)], _label(comparison, name))
-
-    names = shortened([comparison.class_names[k] for k in classes], NAME_COLUMNS)
+    names = shortened([of_class.name for of_class in classes], NAME_COLUMNS)
     # About 0.085 inches a character of the tick labels: slanted where neighbours would touch.
     slanted = max(len(name) for name in names) * 0.085 > 0.9 * WIDTH / slots
     axes.set_xticks(
@@ -96,44 +97,28 @@ def _draw_row(axes: Axes, comparison: Comparison, classes: list[int], slots: int
         axes.spines[side].set_visible(False)
 
 
-def _draw_bars(
-    axes: Axes,
-    figures: ClassFigures,
-    classes: list[int],
-    at: np.ndarray,
-    width: float,
-    colour: str,
-    label: str,
-) -> None:
-    height = 100 * np.array([figures.accuracy[k] for k in classes])
-    interval = 100 * np.array([figures.interval[k] for k in classes])
+def _draw_bars(axes: Axes, bars: Sequence[Bar], at: Sequence[float], width: float, colour: str, label: str) -> None:
+    height = [100 * bar.robust for bar in bars]
+    below = [100 * (bar.robust - bar.low) for bar in bars]
+    above = [100 * (bar.high - bar.robust) for bar in bars]
     axes.bar(at, height, 0.94 * width, color=colour, label=label)
-    axes.errorbar(
-        at,
-        height,
-        yerr=np.abs(interval.T - height),
-        fmt="none",
-        ecolor=INK,
-        elinewidth=1,
-        capsize=min(3.0, 8 * width),
-    )
-    worst = figures.worst[0]
-    if worst in classes:
-        k = classes.index(worst)
-        axes.bar(at[k], height[k], 0.94 * width, color="none", edgecolor=INK, linewidth=1.6)
-        axes.annotate(
-            "\u25bc",
-            (at[k], interval[k, 1]),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            color=INK,
-            fontsize=9,
-        )
+    axes.errorbar(at, height, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=min(3.0, 8 * width))
+    for x, bar in zip(at, bars, strict=True):
+        if bar.worst:
+            axes.bar(x, 100 * bar.robust, 0.94 * width, color="none", edgecolor=INK, linewidth=1.6)
+            axes.annotate(
+                "\u25bc",
+                (x, 100 * bar.high),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                color=INK,
+                fontsize=9,
+            )
 
 
-def _label(comparison: Comparison, name: str) -> str:
-    robust = comparison.evaluations[name].robust
+def _label(record: RunRecord) -> str:
+    robust = record.evaluation.robust
     worst, value = robust.worst
-    (class_name,) = shortened([comparison.class_names[worst]], LEGEND_COLUMNS)
-    return f"{printable(name)}: average {robust.average:.1%}; worst class \u25bc {class_name}, {value:.1%}"
+    (class_name,) = shortened([record.evaluation.class_names[worst]], LEGEND_COLUMNS)
+    return f"{printable(record.name)}: average {robust.average:.1%}; worst class \u25bc {class_name}, {value:.1%}"

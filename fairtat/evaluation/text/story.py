@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fairtat.evaluation.corruptions import mce
+from fairtat.evaluation.metrics.bootstrap import paired_bootstrap
+from fairtat.evaluation.metrics.figures import rho
 from fairtat.evaluation.result import Evaluation
-from fairtat.evaluation.text.wording import between, called, percent, points, size
+from fairtat.evaluation.text.wording import ascii_minus, between, called, percent, points, size
 
 if TYPE_CHECKING:
     from fairtat.evaluation.compare import Change, Comparison
 
-__all__ = ["Story", "against_baseline", "of_one_run"]
+__all__ = ["Story", "against_baseline", "beside_baseline", "of_one_run"]
 
 NAMED = 4
 """Classes that a sentence names before it counts the rest."""
@@ -29,6 +32,11 @@ class Story:
     def sentences(self) -> list[str]:
         """All of it, in order."""
         return [self.headline, *self.details]
+
+    @property
+    def plain(self) -> list[str]:
+        """The same for terminals and files, in ASCII as far as names are."""
+        return [ascii_minus(sentence) for sentence in self.sentences]
 
 
 def against_baseline(comparison: Comparison, name: str) -> Story:
@@ -49,6 +57,24 @@ def against_baseline(comparison: Comparison, name: str) -> Story:
             f"{points(gap.difference)} {between(gap.interval)}{_noise(gap.clear)}.",
             _one_image([change.n for change in changes]),
         ),
+    )
+
+
+def beside_baseline(name: str, evaluation: Evaluation, baseline: Evaluation) -> Story:
+    """One evaluation beside an earlier one of the same images, which may be of another attack."""
+    gain = paired_bootstrap(baseline, evaluation)
+    details = []
+    if baseline.attack != evaluation.attack:
+        details.append(f"The attacks differ: {baseline.attack} against {evaluation.attack}.")
+    errors, of_baseline = evaluation.corruption_errors(), baseline.corruption_errors()
+    if errors and set(errors) <= set(of_baseline):
+        details.append(f"mCE relative to the baseline: {mce(errors, of_baseline):.3f}.")
+    return Story(
+        run=name,
+        headline=f"Against the baseline, the worst class went {_from_to(gain.before, gain.after)}: "
+        f"{points(gain.difference)} points {between(gain.interval)}{_noise(gain.clear)}; "
+        f"rho {rho(baseline.robust, evaluation.robust):+.3f}.",
+        details=tuple(details),
     )
 
 

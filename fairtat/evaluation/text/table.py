@@ -9,11 +9,12 @@ from string import ascii_uppercase
 from rich.console import Console
 from rich.text import Text
 
-from fairtat.evaluation.compare import Comparison, points
+from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.metrics.intervals import Difference
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.text.layout import Cell, Column, FittedTable
+from fairtat.evaluation.text.wording import plain_points
 from fairtat.text import printable, shortened
 
 BAR_WIDTH = 10
@@ -253,9 +254,9 @@ def _bar(value: float, worst: bool) -> Text:
 def _difference(change: Difference, interval: bool, less_is_better: bool = False) -> list[Cell]:
     if change.clear:
         gained = (change.difference > 0) != less_is_better
-        shown = Text(points(change.difference), style="bold green" if gained else "bold red")
+        shown = Text(plain_points(change.difference), style="bold green" if gained else "bold red")
     else:
-        moved = points(change.difference)
+        moved = plain_points(change.difference)
         shown = Text(moved if moved == "0.0" else f"~{moved}", style="dim")
     low, high = change.interval
-    return [shown, f"{points(low)}..{points(high)}"] if interval else [shown]
+    return [shown, f"{plain_points(low)}..{plain_points(high)}"] if interval else [shown]

@@ -39,3 +39,8 @@ def called(name: str) -> str:
 def ascii_minus(text: str) -> str:
     """For terminals: a hyphen where the page has a minus sign."""
     return text.replace(MINUS, "-")
+
+
+def plain_points(difference: float | None) -> str:
+    """`points` for terminals."""
+    return ascii_minus(points(difference))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fairtat.evaluation import (
     Samples,
 )
 from fairtat.evaluation.metrics.intervals import newcombe
-from fairtat.evaluation.text.story import Story, against_baseline, of_one_run
+from fairtat.evaluation.text.story import Story, against_baseline, beside_baseline, of_one_run
 from fairtat.evaluation.text.wording import between
 
 ATTACK = AttackSettings("pgd", 8 / 255)
@@ -165,3 +166,17 @@ def test_a_run_without_errors_has_no_class_that_they_land_on() -> None:
 def test_intervals_hold_the_difference(figure: str) -> None:
     drawn = compared((10, 20, 30), (20, 20, 20)).figure_change("fair", figure)
     assert drawn.interval[0] <= drawn.difference <= drawn.interval[1]
+
+
+def test_an_evaluation_beside_a_baseline_under_another_attack() -> None:
+    before, after = evaluation([20, 30, 10]), evaluation([20, 30, 20])
+    other = replace(
+        after, conditions=(after.conditions[0], replace(after.conditions[1], settings=AttackSettings("pgd", 4 / 255)))
+    )
+    told = beside_baseline("run", other, before)
+    # rho: (0.5 - 0.25) / 0.25 of the worst class, (70 - 60) / 60 of all images.
+    assert told.headline.startswith("Against the baseline, the worst class went from 25.0 to 50.0%: +25.0 points [")
+    assert told.headline.endswith("; rho +1.167.")
+    assert told.details == ("The attacks differ: PGD-20, linf, eps 8/255 against PGD-20, linf, eps 4/255.",)
+    assert beside_baseline("run", after, before).details == ()
+    assert "\N{MINUS SIGN}" not in " ".join(beside_baseline("run", before, after).plain)
