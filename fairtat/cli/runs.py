@@ -96,7 +96,7 @@ class EvaluationOptions:
     """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
 
     split: Literal["test", "val", "all"] | None = None
-    """Part of the data; by default test, and all of a .npz file that is given with --data."""
+    """Part of the data; by default test, and all of a .npz file that is given with --data.name."""
 
     checkpoint: Literal["last", "best"] = "last"
     """Weights of a run: after its last epoch, or of its best one on the validation part."""
@@ -179,15 +179,15 @@ def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "
     numbered = tuple(str(k) for k in range(data.num_classes))
     trained = f"but {run.path} was trained on"
     if data.image_shape != run.image_shape:
-        raise UserError(f"--data {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
+        raise UserError(f"--data.name {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
     if data.class_names == numbered and data.num_classes <= run.num_classes:
         data = replace(data, class_names=run.class_names)
     if data.class_names != run.class_names:
         if data.num_classes != run.num_classes:
-            raise UserError(f"--data {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
+            raise UserError(f"--data.name {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
         theirs, own = next(pair for pair in zip(data.class_names, run.class_names, strict=True) if pair[0] != pair[1])
         raise UserError(
-            f"--data {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
+            f"--data.name {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
         )
     place = Path(name).stem
     folder = run.path / "evaluation" / place

@@ -27,11 +27,13 @@ class Added(NamedTuple):
     Attributes:
         evaluation: both.
         kept: names of what only the older one had.
+        replaced: what of the older one gave way to an answer to another question.
         lost: why nothing of the older one could be kept; empty if there is nothing to say.
     """
 
     evaluation: Evaluation
     kept: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
     lost: str = ""
 
 
@@ -102,7 +104,10 @@ def _merged(older: Evaluation, new: Evaluation) -> Added:
         targeted=targeted,
         findings=(*new.findings, *(finding for finding in older.findings if finding.id not in told)),
     )
-    return Added(merged, kept=tuple(kept.values()))
+    sweeps = [each.targeted for each in (older, new) if each.targeted is not None]
+    gone = sweeps[0] if len(sweeps) == 2 and sweeps[0].settings != sweeps[1].settings else None
+    replaced = () if gone is None else (f"targeted {gone.settings.name} ({gone.settings})",)
+    return Added(merged, kept=tuple(kept.values()), replaced=replaced)
 
 
 def _targeted(older: Evaluation, new: Evaluation) -> tuple[TargetedSweep | None, Samples]:

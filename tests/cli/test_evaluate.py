@@ -18,6 +18,9 @@ from fairtat.training import load_run
 
 Command = Callable[..., Any]
 
+OUTSIDE = ("--attack.eps", "0.1", "--attack.steps", 1, "--model.name", "mlp", "--data.name")
+"""A model with random weights, to be followed by the data."""
+
 
 def test_results_lie_in_the_run_and_are_those_of_the_model(fairtat: Command, runs: Path) -> None:
     code, out, err = fairtat("evaluate", "runs/at")
@@ -197,7 +200,8 @@ def outside(runs: Path) -> tuple[str, ...]:
     save_file({f"module.{name}": value for name, value in run.model.state_dict().items()}, "weights.safetensors")
     test = run.splits().test
     np.savez("images.npz", images=test.floats(test.images).numpy(), labels=test.labels.numpy())
-    return ("--model", "mlp", "--weights", "weights.safetensors", "--data", "images.npz", "--attack.eps", "0.1")
+    model = ("--model.name", "mlp", "--weights", "weights.safetensors")
+    return (*model, "--data.name", "images.npz", "--attack.eps", "0.1")
 
 
 def test_a_model_from_elsewhere_gets_the_same_figures(fairtat: Command, runs: Path) -> None:
@@ -218,10 +222,57 @@ def test_a_layout_that_cannot_be_told_is_an_option(
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     np.savez("thin.npz", images=rng.integers(0, 256, (12, 3, 8, 3), dtype=np.uint8), labels=np.arange(12) % 3)
-    arguments = ("evaluate", "--model", "mlp", "--data", "thin.npz", "--attack.eps", "0.1", "--attack.steps", 1)
+    arguments = ("evaluate", *OUTSIDE, "thin.npz")
     code, _, err = fairtat(*arguments)
     assert (code, "set data.layout to nchw or nhwc" in err) == (2, True)
-    assert fairtat(*arguments, "--data_layout", "nhwc").code == 0
+    assert fairtat(*arguments, "--data.layout", "nhwc").code == 0
+
+
+@pytest.fixture
+def folder_of_two_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "test"):
+        for k in range(10):
+            for number, side in enumerate((8, 12)):
+                pixels = np.random.default_rng(10 * number + k).integers(0, 256, (side, side), dtype=np.uint8)
+                place = tmp_path / "mixed" / part / str(k)
+                place.mkdir(parents=True, exist_ok=True)
+                image.fromarray(pixels).save(place / f"{number}.png")
+    return tmp_path / "mixed"
+
+
+def test_images_of_differing_sizes_are_scaled_if_asked(fairtat: Command, folder_of_two_sizes: Path) -> None:
+    arguments = ("evaluate", *OUTSIDE, "mixed")
+    code, _, err = fairtat(*arguments)
+    assert (code, "data.image_size" in err) == (2, True)
+    for split, images in (("test", 20), ("all", 20)):
+        assert fairtat(*arguments, "--data.image_size", 8, "--split", split).code == 0
+        assert Evaluation.load(f"evaluations/mlp-mixed/{split}.json").clean.total == images
+
+
+def test_former_names_of_options_work_and_warn(fairtat: Command, runs: Path) -> None:
+    present = outside(runs)
+    options = ("--model.options", "{width: 128}", "--model.mean", "0.5", "--model.std", "[0.5]")
+    assert fairtat("evaluate", *present, *options, "--attack.steps", 1).code == 0
+    stored = Path("evaluations/mlp-images/all.json")
+    expected = stored.read_bytes()
+    stored.unlink()
+    former = [word.replace("model.name", "model").replace("data.name", "data") for word in present]
+    options = ("--model-options", "{width: 128}", "--mean=0.5", "--std", "0.5")
+    code, _, err = fairtat("evaluate", *former, *options, "--attack.steps", 1)
+    assert code == 0
+    assert [line.split(";")[0] for line in err.splitlines()] == [
+        f"warning: {old} is now {new}"
+        for old, new in (
+            ("--model", "--model.name"),
+            ("--data", "--data.name"),
+            ("--model_options", "--model.options"),
+            ("--mean", "--model.mean"),
+            ("--std", "--model.std"),
+        )
+    ]
+    assert stored.read_bytes() == expected
 
 
 def test_turned_images_are_told_and_turned_or_not_as_asked(
@@ -236,12 +287,12 @@ def test_turned_images_are_told_and_turned_or_not_as_asked(
         for number in range(2):
             pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
             image.fromarray(pixels).save(place / f"{number}.png", exif=exif)
-    arguments = ("evaluate", "--model", "mlp", "--data", "set", "--attack.eps", "0.1", "--attack.steps", 1)
+    arguments = ("evaluate", *OUTSIDE, "set")
     applied = fairtat(*arguments)
     assert applied.code == 0
     assert "notice: 6 of 6 images are turned as their EXIF orientation says" in caplog.text
     caplog.clear()
-    ignored = fairtat(*arguments, "--data_exif", "ignore")
+    ignored = fairtat(*arguments, "--data.exif", "ignore")
     assert (ignored.code, caplog.text) == (0, "")
     assert "reused" not in ignored.out  # other images are another question
 
@@ -250,20 +301,20 @@ def test_turned_images_are_told_and_turned_or_not_as_asked(
     ("change", "message"),
     [
         (("--weights", "nowhere.pt"), "error: nowhere.pt: no such file of weights"),
-        (("--data", "nowhere.npz"), "error: nowhere.npz: no such file"),
-        (("--model", "mpl"), "did you mean 'mlp'?"),
+        (("--data.name", "nowhere.npz"), "error: nowhere.npz: no such file"),
+        (("--model.name", "mpl"), "did you mean 'mlp'?"),
         (("--attacks", "pdg-20"), "no attack is called 'pdg'; did you mean 'pgd'?"),
         (("--attacks", "pgd:l2"), "a radius in l2 is needed too"),
         (("--corruptions", "fogg"), "did you mean 'fog'?"),
         (("--corruptions", "fog", "--severities", "7"), "severity of fog is 7; expected 1 to 5"),
         (("--targeted", "fgsm"), "the attacks that take a target are pgd and cw"),
-        (("--mean", "0.5"), "--mean and --std go together"),
-        (("--mean", "0.5,0.5", "--std", "1"), "--mean has 2 numbers, but the images have 1 channels"),
-        (("--model_options", "{width: 7}"), "is it a model of another size, or for another number of classes?"),
+        (("--model.mean", "0.5"), "--model.mean and --model.std go together"),
+        (("--model.mean", "0.5,0.5", "--model.std", "1"), "--model.mean has 2 numbers, but the images have 1 channels"),
+        (("--model.options", "{width: 7}"), "is it a model of another size, or for another number of classes?"),
         (("--device", "gpu"), "expected auto, cpu, cuda or cuda:N"),
-        (("--model_options", "{num_classes: 43}"), "--model_options has 'num_classes', which"),
-        (("--model_options", "{image_size: 43}"), "--model_options has 'image_size', which"),
-        (("--model_options", "{mean: [0.5]}"), "--model_options has 'mean', which"),
+        (("--model.options", "{num_classes: 43}"), "--model.options has 'num_classes', which"),
+        (("--model.options", "{image_size: 43}"), "--model.options has 'image_size', which"),
+        (("--model.options", "{mean: [0.5]}"), "--model.options has 'mean', which"),
     ],
 )
 def test_mistakes_with_a_model_from_elsewhere_are_one_line(
@@ -282,14 +333,17 @@ def test_mistakes_with_a_model_from_elsewhere_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name a run folder, or --model"),
-        (("--model", "mlp"), "--model needs --data"),
-        (("runs/at", "--model", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
-        (("runs/at", "--weights", "w.pt"), "--weights goes with --model, not with a run folder"),
+        ((), "Name a run folder, or --model.name"),
+        (("--model.name", "mlp"), "--model.name needs --data.name"),
+        (("runs/at", "--model.name", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
+        (("runs/at", "--weights", "w.pt"), "--weights goes with --model.name, not with a run folder"),
         (("runs/at", "--split", "all"), "expected test or val"),
-        (("--model", "mlp", "--data", "digits", "--attacks", "pgd-2@0.1,fgsm"), "--attack.eps is needed"),
-        (("--model", "mlp", "--data", "digits", "--attacks", "pgd-2@0.1,fgsm"), "or as fgsm@8/255"),
-        (("--model", "mlp", "--data", "digits"), "--attack.eps is needed for a model that fairtat did not train"),
+        (("--model.name", "mlp", "--data.name", "digits", "--attacks", "pgd-2@0.1,fgsm"), "--attack.eps is needed"),
+        (("--model.name", "mlp", "--data.name", "digits", "--attacks", "pgd-2@0.1,fgsm"), "or as fgsm@8/255"),
+        (
+            ("--model.name", "mlp", "--data.name", "digits"),
+            "--attack.eps is needed for a model that fairtat did not train",
+        ),
     ],
 )
 def test_what_is_missing_is_said(fairtat: Command, runs: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -334,7 +388,7 @@ def test_an_edited_forward_is_asked_again(fairtat: Command, runs: Path, monkeypa
     test = load_run("runs/at").splits().test
     np.savez("images.npz", images=test.floats(test.images).numpy(), labels=test.labels.numpy())
     # A radius of its own: no --attack.eps is asked for. And a builder that takes nothing.
-    command = ("evaluate", "--model", "edited_net:build", "--data", "images.npz", "--attacks", "pgd-2@0.1")
+    command = ("evaluate", "--model.name", "edited_net:build", "--data.name", "images.npz", "--attacks", "pgd-2@0.1")
     stored = "evaluations/edited_net-build-images/all.json"
     rewritten("edited_net", FOREIGN, monkeypatch)
     code, out, err = fairtat(*command)
@@ -370,6 +424,10 @@ def test_results_are_added_and_only_the_same_question_is_replaced(fairtat: Comma
     assert torch.equal(both.targeted.reached, before.targeted.reached)
     assert both.curve()[0] == [0.0, 0.05, 0.1]
 
+    # Another targeted sweep takes the place of the one that is kept, and says so.
+    out = fairtat("evaluate", "runs/at", "--attacks", "pgd-2", "--targeted", "cw-1").out
+    assert "replaced, as a file holds one of its kind: targeted pgd-1 (PGD-1, linf, eps 0.1, step 0.025)" in out
+
     # Another seed is another question, and of another name.
     fairtat("evaluate", "runs/at", "--attacks", "pgd-2", "--attack.seed", 3)
     assert [condition.settings.seed for condition in stored().attacks] == [3, 0, 0, 0]  # type: ignore[union-attr]
@@ -389,7 +447,7 @@ def test_another_test_set_for_a_run(fairtat: Command, runs: Path) -> None:
     test = run.splits().test
     images, labels = test.floats(test.images).numpy()[:40], test.labels.numpy()[:40]
     np.savez("shifted.npz", images=np.roll(images, 1, 2), labels=labels % 7)  # not every class need be there
-    assert fairtat("evaluate", "runs/at", "--data", "shifted.npz", "--attack.steps", 1).code == 0
+    assert fairtat("evaluate", "runs/at", "--data.name", "shifted.npz", "--attack.steps", 1).code == 0
     found = Evaluation.load("runs/at/evaluation/shifted/all.json")
     assert found.class_names == run.class_names
     assert found.source["data"] == "shifted.npz"
@@ -406,7 +464,7 @@ def test_another_test_set_for_a_run(fairtat: Command, runs: Path) -> None:
         ("named", "holds class 'n0' where runs/at has '0'"),
         ("more", "holds 12 classes, but runs/at was trained on 10"),
     ):
-        code, out, err = fairtat("evaluate", "runs/at", "--data", f"{name}.npz")
+        code, out, err = fairtat("evaluate", "runs/at", "--data.name", f"{name}.npz")
         assert (code, out) == (2, "")
         assert message in err
 

@@ -38,8 +38,8 @@ def predictions(evaluation: Evaluation, name: str) -> list[int]:
 
 def test_both_in_two_calls_are_both_in_one(ask: Ask, file: Path) -> None:
     ask("fgsm", "cw-2").save(file)
-    added, kept, lost = added_to(file, ask("pgd-2"))
-    assert (kept, lost) == (("fgsm", "cw-2"), "")
+    added, kept, replaced, lost = added_to(file, ask("pgd-2"))
+    assert (kept, replaced, lost) == (("fgsm", "cw-2"), (), "")
     at_once = ask("pgd-2", "fgsm", "cw-2")
     assert added.to_dict() == at_once.to_dict()
     for name in at_once.names:  # the worst case over all attacks among them
@@ -94,7 +94,7 @@ def test_results_of_another_model_or_other_images_do_not_stay(ask: Ask, file: Pa
         (ask("fgsm", sample_ids=torch.arange(53) + 1), "other images"),
         (ask("fgsm", class_names="abcd"), "other classes"),
     ):
-        evaluation, kept, lost = added_to(file, other)
+        evaluation, kept, _, lost = added_to(file, other)
         assert evaluation is other
         assert kept == ()
         assert reason in lost
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_replaced_and_named(ask: Ask, file: Path) -> None:
     ask("cw-2").save(file)
     file.write_bytes(file.read_bytes().replace(b'"primary": "cw-2"', b'"primary": "cw-3"'))
     new = ask("fgsm")
-    evaluation, kept, lost = added_to(file, new)
+    evaluation, kept, _, lost = added_to(file, new)
     assert evaluation is new
     assert kept == ()
     assert "cannot be read" in lost

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fairtat._version import __version__
 from fairtat.errors import UserError
@@ -41,22 +42,29 @@ OPEN_CLASSES = 24
 def write_report(report: Report, path: str | Path) -> list[Path]:
     """Write the page to ``path`` and the figures to the .json file beside it, each in one step; returns both.
 
+    A ``path`` that ends in .json gets the figures alone.
+
     Raises:
-        UserError: ``path`` does not end in .html, or cannot be written.
+        UserError: ``path`` ends in neither .html nor .json, or cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"a report is written to a file that ends in .html, got {path}")
-    page = render(report).encode()
+    if path.suffix.lower() not in (".html", ".htm", ".json"):
+        raise UserError(f"a report is written to a file that ends in .html or .json, got {path}")
     # Without line breaks: a confusion matrix of 1,000 classes would be a million lines.
-    figures = (json.dumps(report.to_dict(), allow_nan=False) + "\n").encode()
+    contents = {path.with_suffix(".json"): json.dumps(report.to_dict(), allow_nan=False) + "\n"}
+    if path.suffix.lower() != ".json":
+        contents[path] = render(report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path.with_suffix(".json"), lambda file: file.write(figures))
-        write_atomic(path, lambda file: file.write(page))
+        for file, text in contents.items():
+            write_atomic(file, partial(_put, text.encode()))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return [path, path.with_suffix(".json")]
+    return list(contents)[::-1]
+
+
+def _put(content: bytes, stream: IO[bytes]) -> None:
+    stream.write(content)
 
 
 def render(report: Report) -> str:

@@ -95,7 +95,7 @@ def test_runs_of_other_images_and_without_samples_are_refused(record: Record) ->
 
 
 def test_another_ending_is_refused_before_anything_is_written(report: Report, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ends in \.html, got .*report\.pdf"):
+    with pytest.raises(UserError, match=r"ends in \.html or \.json, got .*report\.pdf"):
         write_report(report, tmp_path / "report.pdf")
     assert list(tmp_path.iterdir()) == []
 
