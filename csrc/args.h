@@ -91,7 +91,7 @@ struct ClassStatsArgs {
   const int64_t* target;  // (N,) or null
 };
 
-// Between an image in channels-last order and its tiles of 4 x 4 pixels, which overlap by two (winograd.h).
+// Between an image in channels-last order and its tiles of 4 x 4 pixels, which overlap by two (cpu/winograd.cpp).
 struct WinogradArgs {
   const float* image;  // (N, height, width, channels): what tiles are cut from
   float* image_out;    // the same, written from tiles

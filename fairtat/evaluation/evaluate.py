@@ -109,7 +109,8 @@ def evaluate(
         largest one) count as wrong and as a prediction of no class, and a finding says how many.
 
     Raises:
-        UserError: an unknown attack or corruption, or a package that one needs and that is not installed.
+        UserError: an unknown attack or corruption, a package that one needs and that is not installed, or frozen
+            TorchScript of another dtype than the images.
         ValueError, TypeError: no images, shapes that do not fit, labels or class_names that do not fit the logits,
             fewer classes than an attack needs, or settings out of range.
 
@@ -137,6 +138,7 @@ def evaluate(
     classifier = Classifier(
         model, _device(model, images, device), normalize=normalize, bounds=bounds, backend=backend, engine=engine
     )
+    inputs.check_dtype(model, images)
     findings += inputs.check_model(model, len(images), batch_size)
     canary = Canary(classifier, images)
     digest = None if cache is None else classifier.digest()

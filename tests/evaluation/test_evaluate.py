@@ -355,3 +355,12 @@ def test_logits_that_are_not_finite_are_no_class(net: Net, data: Data, bad: floa
     assert out_of_reach.any()
     assert not evaluation.samples.reached[out_of_reach.numpy()].any()
     assert Evaluation.from_dict(evaluation.to_dict()).to_dict() == evaluation.to_dict()
+
+
+def test_former_names_warn_and_are_the_present_ones() -> None:
+    for former, present in (
+        ("Outcome", fairtat.evaluation.Predictions),
+        ("CORRUPTIONS", fairtat.evaluation.SYNTHETIC_CORRUPTIONS),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{former} is now"):
+            assert getattr(fairtat.evaluation, former) is present

@@ -36,6 +36,8 @@ class AttackSettings:
     stages: tuple[AttackSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.attack != SUITE and self.attack not in ATTACKS:
+            raise ValueError(f"no attack is called {self.attack!r}")
         for name, value in (("eps", self.eps), ("step_size", self.step_size or 0.0)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fairtat.errors import UserError
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings, stages_of
 from fairtat.evaluation.checks.finding import Finding
@@ -46,6 +49,29 @@ def check_images(images: Images, attacks: Sequence[AttackSettings]) -> tuple[tup
         "before and normalize=(mean, std)."
     )
     return (min(low, 0.0), max(high, 1.0)), [Finding("inputs:range", "error", text)]
+
+
+def check_dtype(model: object, images: Images) -> None:
+    """Refuse frozen TorchScript of another precision than the images: its interpreter may crash on them.
+
+    Other models have parameters, whose dtype the images are cast to; frozen ones have only constants.
+    """
+    if not isinstance(model, torch.jit.ScriptModule) or next(model.parameters(), None) is not None:
+        return
+    graph: Any = model.inlined_graph  # held here: nodes do not keep their graph alive
+    tensors = [
+        node.output().toIValue()
+        for node in graph.findAllNodes("prim::Constant")
+        if node.outputsSize() == 1 and node.output().type().isSubtypeOf(torch._C.TensorType.get())
+    ]
+    found = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.ndim}
+    given = images.stored.dtype if images.stored.is_floating_point() else torch.float32
+    if found and given not in found:
+        frozen = " and ".join(sorted(map(str, found)))
+        raise UserError(
+            f"the TorchScript model was frozen with {frozen}, but the images are {given};"
+            " pass images of that dtype, or convert the model before it is frozen"
+        )
 
 
 def check_model(model: object, samples: int, batch_size: int) -> list[Finding]:

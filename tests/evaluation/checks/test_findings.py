@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fairtat
+from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation, Finding, evaluate
 from fairtat.evaluation.attacks.classifier import Classifier
 from fairtat.evaluation.checks import inputs, masking
@@ -247,3 +248,14 @@ def test_the_random_search_stays_in_the_ball(monkeypatch: pytest.MonkeyPatch) ->
         size = delta.abs().amax(2) if norm == "linf" else delta.norm(dim=2)
         assert eps * 0.9 < float(size.max()) <= eps * (1 + 1e-5)
         assert all(float(shown.min()) >= 0 and float(shown.max()) <= 1 for shown in seen)
+
+
+def test_frozen_torchscript_of_another_precision_is_refused_before_it_is_called() -> None:
+    x, y = separable(20)
+    script = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2)).double().eval())
+    frozen = torch.jit.freeze(script)
+    for images in (x, (255 * x).to(torch.uint8), x.half()):
+        with pytest.raises(UserError, match=r"frozen with torch\.float64, but the images are torch\.float"):
+            evaluate(frozen, images, y, attacks=[])
+    expected = evaluate(script, x, y, attacks=[], check_sanity=False)
+    assert evaluate(frozen, x.double(), y, attacks=[], check_sanity=False).clean.correct == expected.clean.correct
