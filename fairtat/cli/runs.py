@@ -102,7 +102,7 @@ class EvaluationOptions:
     """Weights of a run: after its last epoch, or of its best one on the validation part."""
 
     batch_size: int = 256
-    """Images at a time; changes the speed and the memory, not the result (but the starts of AutoAttack's attacks)."""
+    """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""

@@ -89,7 +89,8 @@ def evaluate(
             step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
             all steps and the last one counts, as in the loops of most papers.
         check_sanity: Also look for signs that the figures are too good, on a few dozen images (`masking`).
-        batch_size: Images at a time. Results do not depend on it, but for the random starts of AutoAttack's attacks.
+        batch_size: Images at a time. Results do not depend on it, except for the random starts of AutoAttack's
+            attacks.
         seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
         normalize: (mean, std) for a model that takes ``(x - mean) / std``.
         class_names: One name a class; default the data's, or their numbers.

@@ -1,4 +1,4 @@
-"""The work of an evaluation: questions put to every image, each answered once and kept."""
+"""Runs the attacks and corruptions of an evaluation on every image, each once, and keeps the answers."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Evaluator:
             raise ValueError(f"labels go up to {last}, but the model has {classes} logits{hint}")
 
     def clean(self) -> Predictions:
-        """What the model makes of the images as they are."""
+        """The predictions on clean images."""
         if () not in self._known:
             self._known[()] = self._judged(CLEAN, "clean", lambda: self.images)
         return self._known[()]
 
     def corrupted(self, settings: CorruptionSettings, make: Callable[[], Images], pixels: str) -> Predictions:
-        """What it makes of corrupted images, which ``make`` returns; ``pixels`` tells them from any others."""
+        """The predictions on corrupted images, which ``make`` returns; ``pixels`` tells them from any others."""
         question = {"kind": "corruption", "settings": settings.to_dict(), "pixels": pixels}
         return self._judged(question, settings.name, make)
 
@@ -165,6 +165,6 @@ class Evaluator:
 
 
 def _reach(reached: np.ndarray, rows: np.ndarray, pred: np.ndarray) -> None:
-    """Mark the classes that images have become, but for those without a prediction."""
+    """Mark the classes that images have become, except those without a prediction."""
     named = pred != NONE
     reached[rows[named], pred[named]] = True

@@ -258,7 +258,7 @@ class Evaluation:
         return sum(errors) / len(errors) if errors else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, everything but the per-sample outcomes.
+        """Plain JSON values: everything except the per-sample outcomes.
 
         Format 2. ``source``: where model and data came from. ``class_names`` (C,). ``num_samples``. ``primary``: the
         main attack's name. ``conditions``: a list of objects with ``name``, ``kind``, ``title``, ``settings`` (null for

@@ -1,4 +1,4 @@
-"""What became of each image, and its file: every figure of an evaluation can be counted again from it."""
+"""Predictions on every image, and their .npz file, from which every figure of an evaluation can be counted again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NONE = -1
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One question put to every image.
+    """The predictions on all images under one condition.
 
     ``pred`` (N,) int32: the class that the model names, or `NONE`; ``margin`` (N,) float32: the label's logit less the
     largest other one, so above 0 where the model is right, NaN where it names no class; ``attacked`` (N,) bool: whether

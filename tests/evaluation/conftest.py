@@ -52,6 +52,23 @@ def data(net: Net) -> tuple[Tensor, Tensor]:
     return x, torch.where(wrong, (predicted + 1) % CLASSES, predicted)
 
 
+class Halves(nn.Module):
+    """Two classes: the logit of class 1 is w.x + b, of class 0 it is 0."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight + self.bias
+        return torch.stack((torch.zeros_like(score), score), 1)
+
+
+@pytest.fixture
+def halves() -> type[Halves]:
+    return Halves
+
+
 class Counted(nn.Module):
     """Another module, and how many images it has been shown."""
 

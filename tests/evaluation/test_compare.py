@@ -53,7 +53,7 @@ def test_the_summary_says_who_gained_who_paid_and_what_is_noise(comparison: Comp
     assert "went from 50.0 to 58.3%, +8.3 [" in average
     assert ", within noise; clean accuracy" in average
     assert gap.startswith("Best and worst class are 25.0 points apart instead of 50.0: -25.0 [-")
-    assert one_image == "With 40 images a class, one image is 2.5 points."
+    assert one_image == "With 40 images per class, one image is 2.5 points."
 
 
 def test_small_changes_are_called_noise(make_evaluation: Make) -> None:

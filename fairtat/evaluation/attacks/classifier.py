@@ -22,7 +22,7 @@ Normalize = tuple[Sequence[float], Sequence[float]]
 
 
 class BatchPredictions(NamedTuple):
-    """What the model makes of a batch, ``x`` (n, ...): as it came, or as an attack has left it.
+    """The model's predictions on a batch ``x`` (n, ...), clean or adversarial.
 
     ``pred`` (n,) int64 as in `predicted_classes`, ``margin`` (n,) float32 as in `margins`; ``zero_grad`` (n,) int64
     counts an attack's steps without gradient.
@@ -55,14 +55,14 @@ class Classifier:
         return result.logits
 
     def judge(self, x: Tensor, y: Tensor, seed: int = 0) -> BatchPredictions:
-        """The verdict on images as they are."""
+        """The predictions on images as they are."""
         logits = self.logits(x, seed)
         return BatchPredictions(x, predicted_classes(logits), margins(logits, y), torch.zeros_like(y))
 
     def attack(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> BatchPredictions:
-        """The verdict on adversarial images; what is returned depends on each image alone, not on the batch.
+        """The predictions on adversarial images. The result for an image does not depend on its batch.
 
-        But for the attacks of a library, whose random numbers go by batch.
+        The library's attacks are an exception: they draw random numbers per batch.
         """
         if ATTACKS[settings.attack].from_library:
             x_adv = library_attack(self.model, self.callable(), x, y, settings, self.num_classes)
@@ -97,7 +97,7 @@ class Classifier:
     def attack_towards(
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
     ) -> BatchPredictions:
-        """The verdict on images that were moved towards ``target``, whose margins these are."""
+        """The predictions on images moved towards ``target``, with the margins of that class."""
         result = self.adversarial_towards(x, y, target, ids, settings)
         return BatchPredictions(
             result.x_adv, predicted_classes(result.logits), margins(result.logits, target), result.zero_grad

@@ -17,7 +17,7 @@ class AttackSettings:
     """One attack, or a suite of ``stages``; equal settings ask the same question of two models.
 
     Attributes:
-        eps, step_size: in pixel units; step_size is None where the attack chooses its own.
+        eps, step_size: in pixel units; step_size is None if the attack chooses its own.
         steps: gradient steps (square: queries; noise: draws).
         active_set: whether an image that is fooled already is left alone: one that the model gets wrong by itself, one
             that a step or an earlier stage has fooled. Without it every image is attacked for all steps, as the loops

@@ -72,7 +72,7 @@ def probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
 
 
 def _unpacked(kept: np.ndarray) -> list[Finding] | None:
-    """The findings of a kept answer; None where it holds something else, which must not reach a terminal."""
+    """The findings of a kept answer; None if it holds something else, which must not reach a terminal."""
     try:
         findings = [Finding(**json.loads(text)) for text in kept if text]
     except (ValueError, TypeError):

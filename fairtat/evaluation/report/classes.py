@@ -50,7 +50,7 @@ class ClassBars:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in the table: a `Bar` for each run, and a change for each run but the first."""
+    """One class in the table: a `Bar` for each run, and a change for each run except the first."""
 
     index: int
     bars: ClassBars

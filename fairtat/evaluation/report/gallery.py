@@ -74,7 +74,7 @@ def make_gallery(
 ) -> Gallery:
     """Attack a handful of images again, exactly as in the evaluation where its main attack is FGSM, PGD or CW.
 
-    One image a class, from the classes on which the first run is worst; images that only some of the runs lose come
+    One image per class, from the classes on which the first run is worst; images that only some of the runs lose come
     first, because they show a difference. A targeted attack of the same radius aims at the class that the first model
     finds second most likely.
 

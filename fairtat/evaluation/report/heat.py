@@ -89,7 +89,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Strip:
-    """Classes over epochs: one row a class, one column an epoch (or several, averaged)."""
+    """Classes over epochs: one row per class, one column per epoch (or several, averaged)."""
 
     run: int
     title: str

@@ -107,7 +107,7 @@ def _environment() -> Environment:
 
 
 def _without_controls(value: Any) -> Any:
-    """Of every text that a template writes; what is marked as safe is this package's own, or was here before."""
+    """Clean every text that a template writes; text marked as safe is this package's own or was cleaned before."""
     return printable(value, lines=True) if type(value) is str else value
 
 

@@ -61,7 +61,7 @@ class Report:
 
     @cached_property
     def stories(self) -> list[Story]:
-        """What the figures say, a story for each run but the first, or for the only one."""
+        """What the figures say, a story for each run except the first, or for the only one."""
         if self.comparison is None:
             return [of_one_run(self.names[0], self.records[0].evaluation)]
         return [against_baseline(self.comparison, name) for name in self.names[1:]]
@@ -73,7 +73,7 @@ class Report:
         return f"{', '.join(others)} against {first}" if others else f"{first}, class by class"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every figure of the report but the pictures, as plain JSON values (docs/report-schema.md)."""
+        """Every figure of the report except the pictures, as plain JSON values (docs/report-schema.md)."""
         against = self.comparison.to_dict()["against_baseline"] if self.comparison else {}
         for figures in against.values():
             del figures["summary"]  # in "stories" already

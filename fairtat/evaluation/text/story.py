@@ -167,7 +167,7 @@ def _one_image(n: list[int]) -> str:
     """What the figures of classes of these sizes can resolve."""
     smallest, largest = min(n), max(n)
     if smallest == largest:
-        return f"With {_images(largest)} a class, one image is {100 / largest:.1f} points."
+        return f"With {_images(largest)} per class, one image is {100 / largest:.1f} points."
     return (
         f"One image is {100 / smallest:.1f} points of the smallest class ({_images(smallest)}) and "
         f"{100 / largest:.1f} of the largest ({_images(largest)})."

@@ -90,7 +90,7 @@ def evaluation_table(evaluation: Evaluation) -> FittedTable:
 
 
 def conditions_table(evaluation: Evaluation) -> FittedTable:
-    """A row for each condition but the corruptions: average, worst class and spread."""
+    """A row for each condition except the corruptions: average, worst class and spread."""
     table = FittedTable(
         title="every condition",
         caption="In %. attacked: images that the (last) attack ran on; the others were decided before.",

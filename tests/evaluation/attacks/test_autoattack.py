@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,24 +16,13 @@ from fairtat.evaluation.attacks.names import Defaults, parse_attack
 pyautoattack = pytest.importorskip("pyautoattack")
 
 Data = tuple[Tensor, Tensor]
-
-
-class Halves(nn.Module):
-    """Two classes: the logit of class 1 is w.x + b, of class 0 it is 0."""
-
-    def __init__(self, weight: Tensor, bias: float) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        score = x.flatten(1) @ self.weight + self.bias
-        return torch.stack((torch.zeros_like(score), score), 1)
+Halves = Callable[[Tensor, float], nn.Module]
 
 
 @pytest.mark.parametrize(
     ("name", "norm", "eps"), [("apgd-ce-20", "linf", 0.07), ("apgd-ce-20", "l2", 0.2), ("fab-t-10", "linf", 0.07)]
 )
-def test_a_linear_model_falls_as_the_closed_form_says(name: str, norm: str, eps: float) -> None:
+def test_a_linear_model_falls_as_the_closed_form_says(halves: Halves, name: str, norm: str, eps: float) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, generator=generator)
     x = 0.25 + 0.5 * torch.rand(200, 1, 3, 4, generator=generator)  # the ball stays inside [0, 1]
@@ -41,7 +31,7 @@ def test_a_linear_model_falls_as_the_closed_form_says(name: str, norm: str, eps:
     label = (score + bias + 0.5 * torch.randn(200, generator=generator) > 0).long()
     margin = (2 * label - 1) * (score + bias)
     reach = eps * (weight.abs().sum() if norm == "linf" else weight.norm())
-    evaluation = evaluate(Halves(weight, bias), x, label, attacks=[name], eps=eps, norm=norm, check_sanity=False)
+    evaluation = evaluate(halves(weight, bias), x, label, attacks=[name], eps=eps, norm=norm, check_sanity=False)
     assert evaluation.samples is not None
     right = torch.from_numpy(evaluation.samples.correct("robust"))
     # One in a hundred may lie within an attack's last, unfinished step of the edge.

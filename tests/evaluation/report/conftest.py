@@ -109,7 +109,7 @@ def metrics_line(epoch: int, classes: int) -> Mapping[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record
 
@@ -155,6 +155,6 @@ class Page(HTMLParser):
         return [attributes for found, attributes in self.tags if found == tag]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def read() -> Callable[[str], Page]:
     return Page

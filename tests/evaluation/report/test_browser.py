@@ -14,8 +14,6 @@ import pytest
 from fairtat.evaluation.report import Report, RunRecord
 from fairtat.evaluation.report.page import write_report
 
-pytestmark = pytest.mark.slow
-
 Record = Callable[..., RunRecord]
 Open = Callable[..., Any]
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -42,13 +42,17 @@ CASES: dict[str, Callable[[Record], Report]] = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=CASES, scope="module")
 def report(request: pytest.FixtureRequest, record: Record) -> Report:
     return CASES[request.param](record)
 
 
-def test_the_page_is_sound_and_needs_no_network(report: Report, read: Callable[[str], Any]) -> None:
-    html = render(report)
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return render(report)
+
+
+def test_the_page_is_sound_and_needs_no_network(html: str, read: Callable[[str], Any]) -> None:
     page = read(html)  # tags are balanced
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "poster"):
@@ -59,13 +63,13 @@ def test_the_page_is_sound_and_needs_no_network(report: Report, read: Callable[[
     assert {a["href"][1:] for a in page.attributes("a")} <= targets
 
 
-def test_no_figure_is_undefined(report: Report) -> None:
-    body = render(report).partition("</style>")[2].partition("<script>")[0]
+def test_no_figure_is_undefined(html: str) -> None:
+    body = html.partition("</style>")[2].partition("<script>")[0]
     assert not re.search(r"\b(nan|NaN|inf|None|undefined)\b", body)
 
 
-def test_every_class_and_every_run_is_there(report: Report, read: Callable[[str], Any]) -> None:
-    text = read(render(report)).text
+def test_every_class_and_every_run_is_there(report: Report, html: str, read: Callable[[str], Any]) -> None:
+    text = read(html).text
     for name in (*report.records[0].evaluation.class_names, *report.names):
         assert name in text
     for story in report.stories:

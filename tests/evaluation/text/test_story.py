@@ -104,7 +104,7 @@ def test_verdicts_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_one_image_is_worth_is_said_of_the_smallest_and_of_the_largest_class() -> None:
-    assert story((10, 20, 30), (10, 20, 30)).details[-1] == "With 40 images a class, one image is 2.5 points."
+    assert story((10, 20, 30), (10, 20, 30)).details[-1] == "With 40 images per class, one image is 2.5 points."
     label, n = np.repeat([0, 1], [3, 34]), 37
     outcomes = {
         name: Predictions(label.astype(np.int32), np.ones(n, np.float32), np.ones(n, bool))
