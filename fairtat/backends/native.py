@@ -168,7 +168,7 @@ def winograd_tiles(
     pad_top: int,
     pad_left: int,
 ) -> Tensor:
-    """The transformed tiles (16, N * rows * columns, C) of an image on the CPU; csrc/math/winograd.h."""
+    """The transformed tiles (16, N * rows * columns, C) of an image on the CPU; csrc/cpu/winograd.cpp."""
     n, channels, height, width = image.shape
     tiles = image.new_empty((16, n * rows * columns, channels))
     core().winograd_tiles(

@@ -14,19 +14,19 @@ from rich.padding import Padding
 
 from fairtat.cli.parser import Parser
 from fairtat.cli.runs import (
-    AttackOptions,
+    AttackArguments,
     EvaluationOptions,
-    Subject,
+    Job,
     answers_line,
     comma_separated,
     examine,
-    open_run,
-    subject_of,
+    job_of_run,
+    load_trained,
 )
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
-from fairtat.evaluation.table import comparison_table, tables
+from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
 from fairtat.training import Number, Run
@@ -34,27 +34,32 @@ from fairtat.training import Number, Run
 SWEEP = (0.25, 0.5, 1.0, 1.5)
 """Radii of a report's accuracy curves, as shares of the attack's."""
 
+FILES = (".html", ".htm", ".json")
+"""Suffixes of an output that is a report; any other output is a folder."""
+
 
 @dataclass
 class CompareOptions(EvaluationOptions):
     """Options of `fairtat compare`."""
 
-    out: str | None = None
-    """Write a page to this file (.html), and its figures to the .json file beside it: class-wise bars, accuracy
-    against the radius, confusions, training curves, a few attacked images, all settings. One run is enough for it."""
-
     output: str | None = None
-    """Folder for compare.png and compare.json; by default comparison, or nothing with --out."""
+    """Where to write: a file ending in .html for a page (class-wise bars, accuracy against the radius, confusions,
+    training curves, a few attacked images, all settings) with its figures in the .json file beside it; one ending in
+    .json for the figures alone; else a folder for compare.png and compare.json. By default the folder comparison. One
+    run is enough for a file."""
+
+    out: str | None = None
+    """The former name of --output FILE, which goes with the next release."""
 
     eps_sweep: str | None = None
     """Radii of the main attack for accuracy curves, separated by commas, or none; by default 1/4, 1/2, 1 and 3/2 of its
-    radius with --out, else none."""
+    radius with a page or its figures, else none."""
 
     targeted: str | None = None
     """Also attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
 
     images: int = 6
-    """Attacked images in the page."""
+    """AttackedView images in the page."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -63,10 +68,10 @@ def parser() -> jsonargparse.ArgumentParser:
         "compare",
         "Compare runs class by class under one attack; differences are against the first run.\n"
         "A run that has no evaluation with these settings yet is evaluated first. Prints a table and who gained and\n"
-        "who paid; writes a page to read and pass on (--out report.html), or a bar chart and every figure (--output).",
-        "  fairtat compare runs/at runs/fairtat --out report.html\n"
+        "who paid; writes a page to read and pass on (--output report.html), or a folder with a bar chart and figures.",
+        "  fairtat compare runs/at runs/fairtat --output report.html\n"
         "  fairtat compare runs/at runs/trades runs/fairtat --attack.eps 8/255 --output figures\n"
-        "  fairtat compare runs/fairtat --out fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
+        "  fairtat compare runs/fairtat --output fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
     )
     parser.add_argument("runs", type=str, nargs="+", help="run folders, the baseline first")
     parser.add_trust_model()
@@ -76,29 +81,28 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(options: jsonargparse.Namespace) -> int:
     """Compare runs."""
-    _check(options)
+    folder, file = _outputs(options)
+    _check(options, folder, file)
     names = display_names(options.runs)
     checkpoint = options.checkpoint
     runs = {
-        name: open_run(path, options.device, checkpoint, trust_model=options.trust_model)
+        name: load_trained(path, options.device, checkpoint, trust_model=options.trust_model)
         for name, path in zip(names, options.runs, strict=True)
     }
-    subjects = {name: subject_of(run, options.split, checkpoint) for name, run in runs.items()}
+    jobs = {name: job_of_run(run, options.split, checkpoint) for name, run in runs.items()}
     first, *others = [
         (name, each.data.class_names, each.data.ids.cpu().numpy(), each.data.labels.cpu().numpy())
-        for name, each in subjects.items()
+        for name, each in jobs.items()
     ]
     for other in others:
         check_same_images(first, other)
     attacks = comma_separated(options.attacks)
-    defaults = AttackOptions.parsed(options.attack).defaults(subjects[names[0]], attacks, options.active_set)
-    questions = _questions(options, defaults)
+    defaults = AttackArguments.parsed(options.attack).defaults(jobs[names[0]], attacks, options.active_set)
+    questions = _questions(options, defaults, paged=file is not None)
     notes = _differences(runs)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    evaluations = {
-        name: _evaluation(name, subject, defaults, questions, options.batch_size) for name, subject in subjects.items()
-    }
+    evaluations = {name: _evaluation(name, job, defaults, questions, options.batch_size) for name, job in jobs.items()}
 
     console = Console(highlight=False, markup=False)
     comparison = Comparison(evaluations) if len(evaluations) > 1 else None
@@ -111,10 +115,10 @@ def run(options: jsonargparse.Namespace) -> int:
     for name, evaluation in evaluations.items():
         console.print(f"{name}: {answers_line(evaluation)}", soft_wrap=True)
     written: list[Path] = []
-    if comparison is not None and (options.output is not None or options.out is None):
-        written += _write(comparison, Path(options.output or "comparison"))
-    if options.out is not None:
-        written += _write_report(options, subjects, evaluations, notes)
+    if comparison is not None and folder is not None:
+        written += _write_folder(comparison, folder)
+    if file is not None:
+        written += _write_file(file, options, jobs, evaluations, notes)
     for path in written:
         console.print(f"written: {path}", soft_wrap=True)
     return 0
@@ -129,27 +133,41 @@ def display_names(paths: list[str]) -> list[str]:
     return [str(Path(*p[-length:])) for p in parts]
 
 
-def _check(options: jsonargparse.Namespace) -> None:
-    """What would otherwise fail only after minutes of work."""
-    if len(options.runs) < 2:
-        if options.out is None:
-            raise UserError("compare needs at least two runs, got 1; for a page, --out, one is enough")
-        if options.output is not None:
-            raise UserError(
-                "--output draws a comparison, which needs at least two runs, got 1; leave it out beside --out"
-            )
-    if options.out is not None and Path(options.out).suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out is {options.out!r}; expected a file that ends in .html")
+def _outputs(options: jsonargparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The folder and the file to write; ``--out`` names a file beside what ``--output`` names."""
+    folder, file = None, None
+    if options.out is not None:
+        print("warning: --out is now --output; the old name goes with the next release", file=sys.stderr)
+        file = Path(options.out)
+        if file.suffix.lower() not in FILES:
+            raise UserError(f"--out is {options.out!r}; expected a file that ends in .html")
+    if options.output is not None and Path(options.output).suffix.lower() in FILES:
+        file = Path(options.output)
+    elif options.output is not None:
+        folder = Path(options.output)
+    if folder is None and file is None:
+        folder = Path("comparison")
+    return folder, file
+
+
+def _check(options: jsonargparse.Namespace, folder: Path | None, file: Path | None) -> None:
+    """Find the mistakes that would otherwise fail only after minutes of work."""
+    if len(options.runs) < 2 and folder is not None:
+        raise UserError("compare needs at least two runs, got 1; one is enough for a page: --output FILE.html")
     if options.images < 0:
         raise UserError(f"--images is {options.images}; expected 0 or more")
-    if options.out is not None and options.images:
+    if file is not None and options.images and _is_page(file):
         optional_import("PIL.Image", purpose="a page with attacked images (without: --images 0)", extra="eval")
 
 
-def _questions(options: jsonargparse.Namespace, defaults: Defaults) -> dict[str, Any]:
+def _is_page(file: Path) -> bool:
+    return file.suffix.lower() != ".json"
+
+
+def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bool) -> dict[str, Any]:
     attacks = comma_separated(options.attacks)
     asked = comma_separated(options.eps_sweep)
-    if asked == ["none"] or (options.eps_sweep is None and options.out is None):
+    if asked == ["none"] or (options.eps_sweep is None and not paged):
         sweep: list[float] = []
     elif options.eps_sweep is None:
         sweep = [share * defaults.eps for share in SWEEP]
@@ -160,7 +178,7 @@ def _questions(options: jsonargparse.Namespace, defaults: Defaults) -> dict[str,
         "eps_sweep": sweep,
         "targeted": options.targeted or False,
         # A page is passed on: what speaks against its figures has to be in it.
-        "check_sanity": options.out is not None,
+        "check_sanity": paged,
     }
 
 
@@ -171,13 +189,11 @@ def _radius(text: str) -> float:
         raise UserError(f"--eps_sweep: {error}") from None
 
 
-def _evaluation(
-    name: str, subject: Subject, defaults: Defaults, questions: dict[str, Any], batch_size: int
-) -> Evaluation:
+def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, Any], batch_size: int) -> Evaluation:
     def announce() -> None:
-        print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {subject.split} split)", file=sys.stderr)
+        print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {job.split} split)", file=sys.stderr)
 
-    return examine(subject, defaults, batch_size, on_work=announce, **questions)
+    return examine(job, defaults, batch_size, on_work=announce, **questions)
 
 
 def _differences(runs: dict[str, Run]) -> list[str]:
@@ -204,34 +220,34 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
             console.print(Padding(line, (0, 0, 0, 2), expand=False))
 
 
-def _write_report(
+def _write_file(
+    file: Path,
     options: jsonargparse.Namespace,
-    subjects: dict[str, Subject],
+    jobs: dict[str, Job],
     evaluations: dict[str, Evaluation],
     notes: list[str],
 ) -> list[Path]:
     # Here, so that a comparison in the terminal loads no template engine.
-    from fairtat.evaluation.report import Report, make_gallery, read_record
+    from fairtat.evaluation.report import Report, make_gallery, read_record, write_report
 
     gallery = None
-    if options.images:
-        models = {name: subject.model for name, subject in subjects.items()}
-        data = next(iter(subjects.values())).data
+    if options.images and _is_page(file):
+        models = {name: job.model for name, job in jobs.items()}
+        data = next(iter(jobs.values())).data
         gallery = make_gallery(models, data, evaluations, count=options.images)
     paths = dict(zip(evaluations, options.runs, strict=True))
     records = [read_record(paths[name], name, evaluation) for name, evaluation in evaluations.items()]
-    return Report(records, gallery=gallery, notes=[f"{note[0].upper()}{note[1:]}." for note in notes]).write(
-        options.out
-    )
+    report = Report(records, gallery=gallery, notes=[f"{note[0].upper()}{note[1:]}." for note in notes])
+    return write_report(report, file)
 
 
-def _write(comparison: Comparison, folder: Path) -> list[Path]:
+def _write_folder(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n"
     write_atomic(folder / "compare.json", lambda file: file.write(text.encode()))
     written = [folder / "compare.json"]
     try:
-        from fairtat.evaluation.plot import comparison_png
+        from fairtat.evaluation.report.plot import comparison_png
 
         picture = comparison_png(comparison)
     except ModuleNotFoundError as error:

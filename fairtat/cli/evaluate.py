@@ -1,4 +1,4 @@
-"""``fairtat evaluate RUN`` or ``--model NAME``: clean, robust and corrupted accuracy, class by class."""
+"""``fairtat evaluate RUN`` or ``--model.name NAME``: clean, robust and corrupted accuracy, class by class."""
 
 from __future__ import annotations
 
@@ -13,26 +13,80 @@ from rich.padding import Padding
 from fairtat import models
 from fairtat.cli.parser import Parser
 from fairtat.cli.runs import (
-    AttackOptions,
+    AttackArguments,
     EvaluationOptions,
-    Subject,
+    Job,
     answers_line,
     comma_separated,
     examine,
-    open_run,
+    job_of_run,
+    job_on_data,
+    load_trained,
     shortened,
-    subject_of,
-    subject_on,
 )
 from fairtat.cli.weights import load_weights
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
-from fairtat.evaluation import Evaluation, mce, paired_bootstrap, rho
-from fairtat.evaluation.compare import points
-from fairtat.evaluation.stored import Added, added_to
-from fairtat.evaluation.table import tables
+from fairtat.evaluation import Evaluation
+from fairtat.evaluation.merge import Added, added_to
+from fairtat.evaluation.text.story import beside_baseline
+from fairtat.evaluation.text.table import tables
 from fairtat.training import Number
+
+RENAMED = {
+    "--model": "--model.name",
+    "--model_options": "--model.options",
+    "--mean": "--model.mean",
+    "--std": "--model.std",
+    "--data": "--data.name",
+    "--data_root": "--data.root",
+    "--data_layout": "--data.layout",
+    "--data_exif": "--data.exif",
+}
+"""Names of before, which `fairtat train` never knew."""
+
+
+@dataclass
+class ModelArguments:
+    """a model instead of a run; names as in `fairtat train`"""
+
+    name: str | None = None
+    """digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function. With a run: the module:function that
+    it was trained with, which is run only if it is named here (or with --trust_model)."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for that model, for example {width: 64}."""
+
+    mean: list[Number] | str | None = None
+    """Per channel, or one number, of a model that takes (x - mean) / std: 0.491,0.482,0.447."""
+
+    std: list[Number] | str | None = None
+    """See mean."""
+
+
+@dataclass
+class DataArguments:
+    """the images to judge it on; names as in `fairtat train`"""
+
+    name: str | None = None
+    """A name that `fairtat train` knows, a folder of images or a .npz file. With a run: other images of the same
+    classes and shape than those of its own data."""
+
+    root: str | None = None
+    """Where the files of that data set lie."""
+
+    image_size: int | None = None
+    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
+    out its middle. By default as the run was trained; for a model that comes with --model.name, all images must have
+    one size."""
+
+    layout: Layout = "auto"
+    """Which axis of the images in a .npz file holds the channels, where auto cannot tell: nchw or nhwc."""
+
+    exif: Exif | None = None
+    """Images of folders and Hugging Face sets: apply turns them as their EXIF orientation says, ignore does not. By
+    default as the run was trained, and apply for a model that comes with --model.name."""
 
 
 @dataclass
@@ -58,35 +112,14 @@ class EvaluateOptions(EvaluationOptions):
     baseline: str | None = None
     """Another run folder or evaluation (.json) to measure rho, mCE and the worst class's gain against."""
 
-    model: str | None = None
-    """Instead of a run: digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function. With a run: the
-    module:function that it was trained with, which is run only if it is named here (or with --trust_model)."""
-
-    model_options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments for that model, for example {width: 64}."""
+    model: ModelArguments = field(default_factory=ModelArguments)
+    """Instead of a run."""
 
     weights: str | None = None
-    """Its weights: a .safetensors file or a PyTorch checkpoint of tensors."""
+    """Weights of that model: a .safetensors file or a PyTorch checkpoint of tensors."""
 
-    data: str | None = None
-    """The data to judge it on: a name that `fairtat train` knows, a folder of images or a .npz file. With a run: other
-    images of the same classes and shape than those of its own data."""
-
-    data_root: str | None = None
-    """Where the files of that data set lie."""
-
-    data_layout: Layout = "auto"
-    """Which axis of the images in a .npz file holds the channels, where auto cannot tell: nchw or nhwc."""
-
-    data_exif: Exif | None = None
-    """Images of folders and Hugging Face sets: apply turns them as their EXIF orientation says, ignore does not. By
-    default as the run was trained, and apply for a model that comes with --model."""
-
-    mean: str | None = None
-    """Per channel, of a model that takes (x - mean) / std: 0.491,0.482,0.447."""
-
-    std: str | None = None
-    """See mean."""
+    data: DataArguments = field(default_factory=DataArguments)
+    """Other images than the run's own."""
 
     output: str | None = None
     """Folder for the results; by default RUN/evaluation, RUN/evaluation/DATA or evaluations/MODEL-DATA."""
@@ -103,7 +136,8 @@ def parser() -> jsonargparse.ArgumentParser:
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
         "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
-        "  fairtat evaluate --model timm:resnet18 --weights r18.safetensors --data cifar10 --attack.eps 8/255",
+        "  fairtat evaluate --model.name timm:resnet18 --weights r18.pt --data.name cifar10 --attack.eps 8/255",
+        RENAMED,
     )
     parser.add_argument("run", type=str, nargs="?", help="run folder, as `fairtat train` leaves it")
     parser.add_trust_model()
@@ -119,18 +153,18 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(options: jsonargparse.Namespace) -> int:
     """Evaluate one model."""
-    subject = _subject(options)
-    baseline = None if options.baseline is None else _baseline(options.baseline, subject)
+    job = _job(options)
+    baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
-        subject = replace(subject, folder=Path(options.output))
+        job = replace(job, folder=Path(options.output))
     attacks = comma_separated(options.attacks)
-    defaults = AttackOptions.parsed(options.attack).defaults(subject, attacks, options.active_set)
+    defaults = AttackArguments.parsed(options.attack).defaults(job, attacks, options.active_set)
     corruptions = comma_separated(options.corruptions)
-    from_files = bool(corruptions) and subject.has_corrupted_files
+    from_files = bool(corruptions) and job.has_corrupted_files
     if from_files and corruptions == ["all"]:
         corruptions = list(CORRUPTIONS)
     evaluation = examine(
-        subject,
+        job,
         defaults,
         options.batch_size,
         attacks=attacks,
@@ -138,85 +172,98 @@ def run(options: jsonargparse.Namespace) -> int:
         targeted=options.targeted or False,
         corruptions=corruptions,
         severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
-        corrupted=subject.corrupted if from_files else None,
+        corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
     )
-    added = Added(evaluation) if options.fresh else added_to(subject.stored, evaluation)
-    added.evaluation.save(subject.stored)
+    added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
+    added.evaluation.save(job.stored)
 
     console = Console(highlight=False, markup=False)
-    about = ", ".join(f"{key} {value}" for key, value in subject.source.items())
-    console.print(f"{subject.name}: {about}", soft_wrap=True)
+    about = ", ".join(f"{key} {value}" for key, value in job.source.items())
+    console.print(f"{job.name}: {about}", soft_wrap=True)
     for table in tables(evaluation):
         console.print(table)
     for finding in evaluation.findings:
         console.print(f"{finding.severity} ({finding.id}):", style="bold red" if finding.severity != "info" else "bold")
         console.print(Padding(finding.text, (0, 0, 0, 2), expand=False))
     if baseline is not None:
-        for line in _against(baseline, evaluation):
+        for line in beside_baseline(job.name, evaluation, baseline).plain:
             console.print(line)
     console.print(answers_line(evaluation), soft_wrap=True)
-    console.print(f"written: {subject.stored} (and .npz)", soft_wrap=True)
+    console.print(f"written: {job.stored} (and .npz)", soft_wrap=True)
     if added.kept:
         console.print(f"kept from before (--fresh forgets it): {shortened(added.kept)}", soft_wrap=True)
+    if added.replaced:
+        console.print(f"replaced, as a file holds one of its kind: {shortened(added.replaced)}", soft_wrap=True)
     if added.lost:
         console.print(f"replaced: {added.lost}", soft_wrap=True)
     return 0
 
 
-def _subject(options: jsonargparse.Namespace) -> Subject:
+def _job(options: jsonargparse.Namespace) -> Job:
+    model, data = options.model, options.data
     if options.run is not None:
-        given = [name for name in ("weights", "mean", "std") if getattr(options, name) is not None]
-        if given:
-            raise UserError(f"--{given[0]} goes with --model, not with a run folder ({options.run})")
-        trust = options.trust_model or options.model or False
-        trained = open_run(options.run, options.device, options.checkpoint, trust_model=trust)
-        if options.data is not None:
-            return subject_on(trained, options.data, *_data(options, trained.config.data.exif), options.checkpoint)
-        return subject_of(trained, options.split, options.checkpoint)
-    if options.model is None:
-        raise UserError("what is to be evaluated? Name a run folder, or --model with --weights and --data")
-    if options.data is None:
-        raise UserError("--model needs --data, the images to judge it on")
+        given = {"weights": options.weights, "model.mean": model.mean, "model.std": model.std}
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(f"--{name} goes with --model.name, not with a run folder ({options.run})")
+        trust = options.trust_model or model.name or False
+        trained = load_trained(options.run, options.device, options.checkpoint, trust_model=trust)
+        if data.name is None:
+            return job_of_run(trained, options.split, options.checkpoint)
+        as_trained = trained.config.data
+        image_size = as_trained.image_size if data.name.startswith("hf:") or Path(data.name).is_dir() else None
+        found, split = _data(options, as_trained.exif, image_size)
+        return job_on_data(trained, data.name, found, split, options.checkpoint)
+    if model.name is None:
+        raise UserError("what is to be evaluated? Name a run folder, or --model.name with --weights and --data.name")
+    if data.name is None:
+        raise UserError("--model.name needs --data.name, the images to judge it on")
     return _foreign(options)
 
 
-def _foreign(options: jsonargparse.Namespace) -> Subject:
+def _foreign(options: jsonargparse.Namespace) -> Job:
     """A model that fairtat did not train, with its data."""
-    models.check_options(options.model_options, "--model_options")
-    data, split = _data(options, "apply")
+    chosen = options.model
+    models.check_options(chosen.options, "--model.options")
+    data, split = _data(options, "apply", None)
     channels, height, width = data.image_shape
     model = models.build(
-        options.model,
+        chosen.name,
         num_classes=data.num_classes,
         in_channels=channels,
         image_size=(height, width),
-        **options.model_options,
+        **chosen.options,
     ).eval()
     if options.weights is not None:
         load_weights(model, options.weights)
-    name = f"{options.model.replace(':', '-')}-{Path(options.data).stem}"
-    return Subject(
-        name=options.model,
+    name = f"{chosen.name.replace(':', '-')}-{Path(options.data.name).stem}"
+    return Job(
+        name=chosen.name,
         model=model.to(resolve_device(options.device)),
         data=data,
         split=split,
         folder=Path("evaluations") / name,
-        source={"model": options.model, "weights": _weights(options), "data": options.data, "split": split},
-        normalize=_normalize(options.mean, options.std, channels),
-        data_root=options.data_root,
+        source={"model": chosen.name, "weights": _weights(options), "data": options.data.name, "split": split},
+        normalize=_normalize(chosen.mean, chosen.std, channels),
+        data_root=options.data.root,
     )
 
 
-def _data(options: jsonargparse.Namespace, exif: Exif) -> tuple[Data, str]:
-    """The images that --data names, and which part of them; ``exif`` stands where --data_exif is not given."""
-    split: str = options.split or ("all" if options.data.endswith(".npz") else "test")
-    layout, exif = options.data_layout, options.data_exif or exif
+def _data(options: jsonargparse.Namespace, exif: Exif, image_size: int | None) -> tuple[Data, str]:
+    """The images that --data.name names, and which part of them; ``exif`` and ``image_size`` are the defaults."""
+    data = options.data
+    split: str = options.split or ("all" if data.name.endswith(".npz") else "test")
+    reading: dict[str, Any] = {
+        "image_size": image_size if data.image_size is None else data.image_size,
+        "layout": data.layout,
+        "exif": data.exif or exif,
+    }
     if split == "all":
-        found = load(options.data, layout=layout, exif=exif)
+        found = load(data.name, **reading)
     else:
-        found = getattr(load_splits(options.data, root=options.data_root, layout=layout, exif=exif), split)
+        found = getattr(load_splits(data.name, root=data.root, **reading), split)
     check_images(found)
     return found, split
 
@@ -225,22 +272,27 @@ def _weights(options: jsonargparse.Namespace) -> str:
     """Where the weights of a model from elsewhere come from."""
     if options.weights is not None:
         return str(options.weights)
-    if options.model.startswith("timm:"):
-        return "timm's" if options.model_options.get("pretrained") else "random"
-    return "its own" if ":" in options.model else "random"
+    if options.model.name.startswith("timm:"):
+        return "timm's" if options.model.options.get("pretrained") else "random"
+    return "its own" if ":" in options.model.name else "random"
 
 
-def _normalize(mean: str | None, std: str | None, channels: int) -> tuple[list[float], list[float]] | None:
+def _normalize(
+    mean: list[Number] | str | None, std: list[Number] | str | None, channels: int
+) -> tuple[list[float], list[float]] | None:
     if mean is None and std is None:
         return None
     if mean is None or std is None:
-        raise UserError("--mean and --std go together")
-    values = [_number("mean", text) for text in comma_separated(mean)]
-    spread = [_number("std", text) for text in comma_separated(std)]
-    for name, numbers in (("mean", values), ("std", spread)):
-        if len(numbers) not in (1, channels):
-            raise UserError(f"--{name} has {len(numbers)} numbers, but the images have {channels} channels")
+        raise UserError("--model.mean and --model.std go together")
+    values, spread = _numbers("model.mean", mean, channels), _numbers("model.std", std, channels)
     return values, spread
+
+
+def _numbers(option: str, given: list[Number] | str, channels: int) -> list[float]:
+    numbers = [_number(option, text) for text in comma_separated(given)] if isinstance(given, str) else given
+    if len(numbers) not in (1, channels):
+        raise UserError(f"--{option} has {len(numbers)} numbers, but the images have {channels} channels")
+    return [float(number) for number in numbers]
 
 
 def _number(option: str, text: str) -> float:
@@ -250,25 +302,8 @@ def _number(option: str, text: str) -> float:
         raise UserError(f"--{option}: {error}") from None
 
 
-def _baseline(path: str, subject: Subject) -> Evaluation:
-    file = Path(path) / "evaluation" / subject.place / f"{subject.split}.json" if Path(path).is_dir() else Path(path)
+def _baseline(path: str, job: Job) -> Evaluation:
+    file = Path(path) / "evaluation" / job.place / f"{job.split}.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)
-
-
-def _against(baseline: Evaluation, evaluation: Evaluation) -> list[str]:
-    """Sentences on the difference from a baseline on the same images."""
-    gain = paired_bootstrap(baseline, evaluation)
-    low, high = gain.interval
-    lines = [
-        f"against the baseline: worst class {gain.before:.1%} -> {gain.after:.1%} ({points(gain.difference)} points, "
-        f"95% {points(low)}..{points(high)}, {'beyond' if gain.clear else 'within'} the choice of test images), "
-        f"rho {rho(baseline.robust, evaluation.robust):+.3f}"
-    ]
-    if baseline.attack != evaluation.attack:
-        lines.append(f"note: attacked differently ({baseline.attack} against {evaluation.attack})")
-    errors, of_baseline = evaluation.corruption_errors(), baseline.corruption_errors()
-    if errors and set(errors) <= set(of_baseline):
-        lines.append(f"mCE relative to the baseline: {mce(errors, of_baseline):.3f}")
-    return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import jsonargparse
@@ -24,9 +24,15 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHe
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser that raises ``UserError`` where argparse would print its usage and leave."""
+    """A parser that raises ``UserError`` where argparse would print its usage and leave.
 
-    def __init__(self, command: str, description: str, example: str, **options: Any) -> None:
+    ``renamed`` maps old names of options to the present ones; an old name still works, with a warning.
+    """
+
+    def __init__(
+        self, command: str, description: str, example: str, renamed: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        self._renamed = renamed or {}
         options.setdefault("allow_abbrev", False)
         super().__init__(
             prog=f"fairtat {command}",
@@ -38,8 +44,18 @@ class Parser(jsonargparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Parse; ``--batch-size`` is taken for ``--batch_size``, which is how YAML spells it."""
-        words = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        words = [self._present(_underscored(word)) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_args(words, **kwargs)
+
+    def _present(self, word: str) -> str:
+        """``word`` with the present name of its option."""
+        name, separator, value = word.partition("=")
+        old = name if name in self._renamed else name.partition(".")[0]
+        if old not in self._renamed or (old != name and any(n.startswith(f"{old}.") for n in self._option_names())):
+            return word
+        new = self._renamed[old]
+        print(f"warning: {old} is now {new}; the old name goes with the next release", file=sys.stderr)
+        return f"{new}{name.removeprefix(old)}{separator}{value}"
 
     def add_trust_model(self) -> None:
         """The option without which no file may name code to run."""

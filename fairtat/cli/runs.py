@@ -27,7 +27,7 @@ LISTED = 8
 
 
 @dataclass
-class AttackOptions:
+class AttackArguments:
     """what an attack's name leaves open; radii in pixel units (images lie in [0, 1]), fractions like 8/255 are fine"""
 
     eps: Number | None = None
@@ -49,18 +49,18 @@ class AttackOptions:
     """Seed of starts and corruptions."""
 
     @classmethod
-    def parsed(cls, options: Namespace) -> AttackOptions:
+    def parsed(cls, options: Namespace) -> AttackArguments:
         """From the parser's namespace of this name."""
         return cls(**vars(options))
 
-    def defaults(self, subject: Subject, attacks: Sequence[str] = (), active_set: bool = True) -> Defaults:
-        """These options with the training attack of ``subject`` filled in, or the radius that ``attacks`` name.
+    def defaults(self, job: Job, attacks: Sequence[str] = (), active_set: bool = True) -> Defaults:
+        """These options with the training attack of ``job`` filled in, or the radius that ``attacks`` name.
 
         Raises:
             UserError: no radius is given, and none is known from a training.
         """
-        norm = self.norm or subject.norm or "linf"
-        eps = subject.eps if self.eps is None else float(self.eps)
+        norm = self.norm or job.norm or "linf"
+        eps = job.eps if self.eps is None else float(self.eps)
         if eps is None:
             without = next((name for name in attacks if "@" not in name), None)
             if without is not None or not attacks:
@@ -89,27 +89,27 @@ class EvaluationOptions:
     apgd-dlr, apgd-t, fab-t, square, autoattack. cw-20+square is the worst of both; pgd-50x5 has 5 restarts;
     pgd-20@4/255 and pgd-20:l2@0.5 have a radius of their own."""
 
-    attack: AttackOptions = field(default_factory=AttackOptions)
+    attack: AttackArguments = field(default_factory=AttackArguments)
     """What the names leave open."""
 
     active_set: bool = True
     """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
 
     split: Literal["test", "val", "all"] | None = None
-    """Part of the data; by default test, and all of a .npz file that is given with --data."""
+    """Part of the data; by default test, and all of a .npz file that is given with --data.name."""
 
     checkpoint: Literal["last", "best"] = "last"
     """Weights of a run: after its last epoch, or of its best one on the validation part."""
 
     batch_size: int = 256
-    """Images at a time; changes the speed and the memory, not the result (but the starts of AutoAttack's attacks)."""
+    """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class Job:
     """A model and the images that it is judged on, from a run folder or put together on the command line."""
 
     name: str
@@ -143,21 +143,21 @@ class Subject:
         return self.data.name in CORRUPTED and self.split == "test"
 
 
-def open_run(
+def load_trained(
     path: str, device: str, checkpoint: Literal["last", "best"] = "last", *, trust_model: bool | str = False
 ) -> Run:
     """The run in folder ``path``, its model on ``device``."""
     return load_run(path, device=resolve_device(device), weights=checkpoint, trust_model=trust_model)
 
 
-def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> Subject:
+def job_of_run(run: Run, split: str | None = None, checkpoint: str = "last") -> Job:
     """A run's model and its own data, split as it was for its training."""
     split = split or "test"
     if split == "all":
         raise UserError(f"{run.path}: split is 'all', but the run was trained on a part of that; expected test or val")
     config, folder = run.config, run.path / "evaluation"
     refuse_links(folder, folder / "parts")
-    return Subject(
+    return Job(
         name=str(run.path),
         model=run.model,
         data=getattr(run.splits(), split),
@@ -170,7 +170,7 @@ def subject_of(run: Run, split: str | None = None, checkpoint: str = "last") -> 
     )
 
 
-def subject_on(run: Run, name: str, data: Data, split: str, checkpoint: str = "last") -> Subject:
+def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "last") -> Job:
     """A run's model and other images, in a folder of their own: a shift, a new camera.
 
     Raises:
@@ -179,20 +179,20 @@ def subject_on(run: Run, name: str, data: Data, split: str, checkpoint: str = "l
     numbered = tuple(str(k) for k in range(data.num_classes))
     trained = f"but {run.path} was trained on"
     if data.image_shape != run.image_shape:
-        raise UserError(f"--data {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
+        raise UserError(f"--data.name {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
     if data.class_names == numbered and data.num_classes <= run.num_classes:
         data = replace(data, class_names=run.class_names)
     if data.class_names != run.class_names:
         if data.num_classes != run.num_classes:
-            raise UserError(f"--data {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
+            raise UserError(f"--data.name {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
         theirs, own = next(pair for pair in zip(data.class_names, run.class_names, strict=True) if pair[0] != pair[1])
         raise UserError(
-            f"--data {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
+            f"--data.name {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
         )
     place = Path(name).stem
     folder = run.path / "evaluation" / place
     refuse_links(folder.parent, folder, folder / "parts")
-    return Subject(
+    return Job(
         name=str(run.path),
         model=run.model,
         data=data.to(run.device),
@@ -219,14 +219,14 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def examine(
-    subject: Subject,
+    job: Job,
     defaults: Defaults,
     batch_size: int,
     *,
     on_work: Callable[[], object] | None = None,
     **questions: Any,
 ) -> Evaluation:
-    """Evaluate, with a progress bar on stderr; answers are kept in the subject's folder and read from there.
+    """Evaluate, with a progress bar on stderr; answers are kept in the job's folder and read from there.
 
     Args:
         on_work: called once, when something has to be worked out.
@@ -235,7 +235,7 @@ def examine(
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(subject.name, total=None)
+        task = bar.add_task(job.name, total=None)
         told = False
 
         def progress(condition: str, done: int, total: int) -> None:
@@ -243,20 +243,20 @@ def examine(
             if not told and on_work is not None:
                 on_work()
             told = True
-            bar.update(task, description=f"{subject.name}: {condition}", completed=done, total=total)
+            bar.update(task, description=f"{job.name}: {condition}", completed=done, total=total)
 
-        data = subject.data if isinstance(subject.data, ImageData) else subject.data.decoded()
+        data = job.data if isinstance(job.data, ImageData) else job.data.decoded()
         evaluation = evaluate(
-            subject.model,
+            job.model,
             data,
             **defaults._asdict(),
             batch_size=batch_size,
-            normalize=subject.normalize,
-            cache=subject.folder / "parts",
+            normalize=job.normalize,
+            cache=job.folder / "parts",
             progress=progress,
             **questions,
         )
-    return replace(evaluation, source={**subject.source, **evaluation.source, "fairtat": __version__})
+    return replace(evaluation, source={**job.source, **evaluation.source, "fairtat": __version__})
 
 
 def comma_separated(text: str | None) -> list[str]:

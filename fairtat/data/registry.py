@@ -34,16 +34,16 @@ DATASETS: dict[str, Loader] = {
 _FETCHED = ("cifar10", "cifar100")
 
 
-def load(name: str | Path, *, layout: Layout = "auto", exif: Exif = "apply") -> Data:
+def load(name: str | Path, *, image_size: int | None = None, layout: Layout = "auto", exif: Exif = "apply") -> Data:
     """A data set by name (see `load_splits`).
 
-    Of a set that comes with a test part of its own, this is the part to train on. ``layout`` and ``exif`` are those of
-    `load_splits`.
+    Of a set that comes with a test part of its own, this is the part to train on. ``image_size``, ``layout`` and
+    ``exif`` are those of `load_splits`.
 
     Raises:
         UserError: no such data set, or its data cannot be used.
     """
-    return _load_parts(str(name), layout=layout, exif=exif).train
+    return _load_parts(str(name), image_size=image_size, layout=layout, exif=exif).train
 
 
 def load_splits(

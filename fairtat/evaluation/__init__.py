@@ -1,19 +1,24 @@
 """Class-wise evaluation of a classifier under attack, and the comparison of several."""
 
+import warnings
+from typing import Any
+
+from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.names import Defaults, parse_attack
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.compare import Change, Comparison
-from fairtat.evaluation.corruptions import CORRUPTIONS, corrupt, mce
+from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, corrupt, mce
 from fairtat.evaluation.evaluate import evaluate
-from fairtat.evaluation.figures import ClassFigures, rho
-from fairtat.evaluation.finding import Finding
-from fairtat.evaluation.intervals import newcombe, wilson
+from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstrap
+from fairtat.evaluation.metrics.figures import ClassFigures, rho
+from fairtat.evaluation.metrics.intervals import newcombe, wilson
 from fairtat.evaluation.result import Condition, Evaluation, TargetedSweep
-from fairtat.evaluation.samples import Outcome, Samples
-from fairtat.evaluation.settings import ATTACKS, AttackSettings, CorruptionSettings, Defaults, parse_attack
-from fairtat.evaluation.significance import Bootstrap, paired_bootstrap
+from fairtat.evaluation.samples import Predictions, Samples
 
 __all__ = [
     "ATTACKS",
-    "CORRUPTIONS",
+    "SYNTHETIC_CORRUPTIONS",
     "AttackSettings",
     "Bootstrap",
     "Change",
@@ -24,7 +29,7 @@ __all__ = [
     "Defaults",
     "Evaluation",
     "Finding",
-    "Outcome",
+    "Predictions",
     "Samples",
     "TargetedSweep",
     "corrupt",
@@ -36,3 +41,13 @@ __all__ = [
     "rho",
     "wilson",
 ]
+
+# Names of before, for one release.
+_RENAMED = {"CORRUPTIONS": "SYNTHETIC_CORRUPTIONS", "Outcome": "Predictions"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"fairtat.evaluation.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from fairtat.evaluation import wording
-from fairtat.evaluation.intervals import Difference, newcombe
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstraps
+from fairtat.evaluation.metrics.intervals import Difference, newcombe
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
-from fairtat.evaluation.settings import AttackSettings
-from fairtat.evaluation.significance import Bootstrap, paired_bootstraps
-from fairtat.evaluation.story import against_baseline
-from fairtat.evaluation.wording import ascii_minus
+from fairtat.evaluation.text.story import against_baseline
 
 CHOOSING = ("worst", "worst_fifth", "gap", "std")
 """Figures that choose or weigh classes by their accuracy, for which only a bootstrap gives intervals."""
 
 
-Judged = tuple[str, tuple[str, ...], np.ndarray, np.ndarray]
+EvaluationSet = tuple[str, tuple[str, ...], np.ndarray, np.ndarray]
 """What evaluations must have in common: a name for messages, class names, sample ids (N,) and labels (N,)."""
 
 
@@ -56,15 +54,15 @@ class Comparison:
             _check_comparable(self.names[0], self.baseline, name, self.evaluations[name])
 
     def __repr__(self) -> str:
-        from fairtat.evaluation.table import as_text, comparison_table  # a table is made of what it shows
+        from fairtat.evaluation.text.table import as_text, comparison_table  # a table is made of what it shows
 
         return as_text([comparison_table(self)])
 
     def _repr_html_(self) -> str | None:
         """The report's table of every class, for notebooks; None without jinja2, which draws it."""
-        from fairtat.evaluation.report import class_table_html
+        from fairtat.evaluation.report.page import class_table
 
-        return class_table_html(self.evaluations, self)
+        return class_table(self.evaluations, self)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -125,7 +123,7 @@ class Comparison:
 
     def summary(self, name: str) -> list[str]:
         """Sentences on robust accuracy: who gained, who paid, what is noise, and what became of the worst class."""
-        return [ascii_minus(sentence) for sentence in against_baseline(self, name).sentences]
+        return against_baseline(self, name).plain
 
     def to_dict(self) -> dict[str, Any]:
         """Every figure of the comparison as plain JSON values."""
@@ -148,11 +146,6 @@ class Comparison:
                 for name in self.names[1:]
             },
         }
-
-
-def points(difference: float) -> str:
-    """A difference of accuracies in signed percentage points, one decimal."""
-    return ascii_minus(wording.points(difference))
 
 
 def _change_dict(change: Change) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def _check_comparable(name_a: str, a: Evaluation, name_b: str, b: Evaluation) ->
         )
 
 
-def check_same_images(a: Judged, b: Judged) -> None:
+def check_same_images(a: EvaluationSet, b: EvaluationSet) -> None:
     """Refuse to compare what was, or would be, judged on other classes or images; ``ValueError`` that names both."""
     (name_a, classes_a, ids_a, label_a), (name_b, classes_b, ids_b, label_b) = a, b
     pair = f"{name_a} and {name_b} cannot be compared"

@@ -12,19 +12,43 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairtat.data import SEVERITIES
 from fairtat.errors import UserError, did_you_mean
 from fairtat.optional import optional_import
 
-SEVERITIES = (1, 2, 3, 4, 5)
 BLOCK = 256  # images whose random numbers are drawn together, so that a batch size changes nothing
 
 Corrupt = Callable[[Tensor, int, torch.Generator], Tensor]  # images (n, C, H, W), severity - 1, randomness
+
+
+@dataclass(frozen=True)
+class CorruptionSettings:
+    """One corruption at one of five severities; ``made_by`` is "kornia" (made here) or "file" (read ready-made)."""
+
+    corruption: str
+    severity: int
+    seed: int = 0
+    made_by: str = "kornia"
+
+    def __str__(self) -> str:
+        return f"{self.corruption.replace('_', ' ')}, severity {self.severity}"
+
+    @property
+    def name(self) -> str:
+        """Such as "gaussian_noise/3"."""
+        return f"{self.corruption}/{self.severity}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
 
 
 def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int = 0) -> Tensor:
@@ -49,11 +73,11 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int = 0) ->
 
 def check_corruption(corruption: str, severity: int) -> Corrupt:
     """The function behind a name; ``UserError`` when there is none, or no such severity."""
-    if corruption not in CORRUPTIONS:
-        raise UserError(f"no corruption is called {corruption!r}{did_you_mean(corruption, CORRUPTIONS)}")
+    if corruption not in SYNTHETIC_CORRUPTIONS:
+        raise UserError(f"no corruption is called {corruption!r}{did_you_mean(corruption, SYNTHETIC_CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise UserError(f"severity of {corruption} is {severity}; expected 1 to 5")
-    return CORRUPTIONS[corruption]
+    return SYNTHETIC_CORRUPTIONS[corruption]
 
 
 def mce(errors: Mapping[str, Mapping[int, float]], baseline: Mapping[str, Mapping[int, float]]) -> float:
@@ -204,7 +228,7 @@ def _kornia(module: str) -> ModuleType:
     return optional_import(f"kornia.{module}", purpose="corrupting images", extra="eval")
 
 
-CORRUPTIONS: dict[str, Corrupt] = {
+SYNTHETIC_CORRUPTIONS: dict[str, Corrupt] = {
     "gaussian_noise": _gaussian_noise,
     "shot_noise": _shot_noise,
     "impulse_noise": _impulse_noise,

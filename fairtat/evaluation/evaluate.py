@@ -13,31 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.checks import check_count
+from fairtat.data import SEVERITIES
 from fairtat.errors import UserError
-from fairtat.evaluation import sanity
-from fairtat.evaluation.answers import Answers, Progress
-from fairtat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
-from fairtat.evaluation.examination import Examination
-from fairtat.evaluation.figures import ClassFigures
-from fairtat.evaluation.finding import Finding
-from fairtat.evaluation.fingerprint import tensor_bytes
+from fairtat.evaluation.attacks.classifier import Classifier, Normalize
+from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
+from fairtat.evaluation.attacks.names import Defaults, parse_attack
+from fairtat.evaluation.attacks.settings import SUITE, AttackSettings, at_eps, radius, stages_of, suite
+from fairtat.evaluation.cache.answers import Answers, Progress
+from fairtat.evaluation.cache.canary import CANARIES, Canary
+from fairtat.evaluation.cache.fingerprint import tensor_bytes
+from fairtat.evaluation.cache.store import AnswerStore
+from fairtat.evaluation.checks import inputs, masking
+from fairtat.evaluation.checks.finding import Finding
+from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, check_corruption, corrupt
+from fairtat.evaluation.evaluator import Evaluator
 from fairtat.evaluation.images import Images
-from fairtat.evaluation.parts import Parts
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.result import CLEAN, WORST, Condition, Evaluation, TargetedSweep
-from fairtat.evaluation.samples import Outcome, Samples, worst_of
-from fairtat.evaluation.settings import (
-    ATTACKS,
-    AttackSettings,
-    CorruptionSettings,
-    Defaults,
-    at_eps,
-    parse_attack,
-    radius,
-    stages_of,
-    suite,
-)
-from fairtat.evaluation.subject import Normalize, Subject
-from fairtat.evaluation.witness import WITNESSES, Witness
+from fairtat.evaluation.samples import Predictions, Samples, worst_of
 from fairtat.radius import check_radius
 
 CorruptedImages = Callable[[str, int], Tensor]
@@ -84,20 +77,21 @@ def evaluate(
         data: ``(images, labels)`` as a pair or as two arguments, a `fairtat.data.ImageData`, or an iterable of
             ``(images, labels[, ids])`` batches such as a DataLoader, which is read once. Images are floats in [0, 1] or
             uint8, labels (N,) integers; both may be on another device than the model.
-        attacks: Names as in `fairtat.evaluation.settings` ("fgsm", "pgd-20", "cw-20", "apgd-ce", "autoattack",
+        attacks: Names as in `fairtat.evaluation.attacks.names` ("fgsm", "pgd-20", "cw-20", "apgd-ce", "autoattack",
             "pgd-20:l2@0.5", "cw-20+square") or settings; the first is the main one. May be empty.
         eps, step_size, norm: Of attacks whose name does not say, in pixel units; the step is eps / 4 by default.
         steps, restarts: Of pgd and cw where the name does not say.
         eps_sweep: Radii of the main attack for an accuracy curve. Fooled at one stays fooled at larger ones.
         targeted: Also move every image towards every other class, with "pgd" (True) or "cw-20", ...
-        corruptions: Names from `CORRUPTIONS`, or "all"; each at every one of ``severities``.
+        corruptions: Names from `SYNTHETIC_CORRUPTIONS`, or "all"; each at every one of ``severities``.
         corrupted: Reads ready-made corrupted images instead, such as CIFAR-10-C's: ``(corruption, severity)`` to
             images in the order of the clean ones.
         active_set: An image that is fooled already is left alone: one that the model gets wrong as it is, one that a
             step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
             all steps and the last one counts, as in the loops of most papers.
-        check_sanity: Also look for signs that the figures are too good, on a few dozen images (`sanity`).
-        batch_size: Images at a time. Results do not depend on it, but for the random starts of AutoAttack's attacks.
+        check_sanity: Also look for signs that the figures are too good, on a few dozen images (`masking`).
+        batch_size: Images at a time. Results do not depend on it, except for the random starts of AutoAttack's
+            attacks.
         seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
         normalize: (mean, std) for a model that takes ``(x - mean) / std``.
         class_names: One name a class; default the data's, or their numbers.
@@ -117,7 +111,8 @@ def evaluate(
         largest one) count as wrong and as a prediction of no class, and a finding says how many.
 
     Raises:
-        UserError: an unknown attack or corruption, or a package that one needs and that is not installed.
+        UserError: an unknown attack or corruption, a package that one needs and that is not installed, or frozen
+            TorchScript of another dtype than the images.
         ValueError, TypeError: no images, shapes that do not fit, labels or class_names that do not fit the logits,
             fewer classes than an attack needs, or settings out of range.
 
@@ -134,24 +129,25 @@ def evaluate(
     if class_names is None:
         class_names = getattr(data, "class_names", None)
 
-    bounds, findings = sanity.check_images(images, [*asked.values()])
+    bounds, findings = inputs.check_images(images, [*asked.values()])
     check_radius("eps", defaults.eps, norm, bounds, error=UserError)
     for name, settings in (*asked.items(), *(("eps_sweep", each) for each in sweep.values())):
         for stage in stages_of(settings):
             check_radius(f"{name}: eps", stage.eps, stage.norm, bounds, error=UserError)
     if towards is not None:
         check_radius("targeted: eps", towards.eps, towards.norm, bounds, error=UserError)
-    subject = Subject(
+    classifier = Classifier(
         model, _device(model, images, device), normalize=normalize, bounds=bounds, backend=backend, engine=engine
     )
-    findings += sanity.check_model(model, len(images), batch_size)
-    witness = Witness(subject, images)
-    digest = None if cache is None else subject.digest()
-    key = {"model": digest, "data": images.digest, "logits": witness.digest} if digest else {}
-    parts = Parts(Path(cache) if cache is not None and digest else None, key, fresh=fresh)
-    work = Examination(subject, images, Answers(parts, witness, progress), batch_size)
-    names = _class_names(class_names, witness.num_classes)
-    findings += sanity.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
+    inputs.check_dtype(model, images)
+    findings += inputs.check_model(model, len(images), batch_size)
+    canary = Canary(classifier, images)
+    digest = None if cache is None else classifier.digest()
+    key = {"model": digest, "data": images.digest, "logits": canary.digest} if digest else {}
+    store = AnswerStore(Path(cache) if cache is not None and digest else None, key, fresh=fresh)
+    work = Evaluator(classifier, images, Answers(store, canary, progress), batch_size)
+    names = _class_names(class_names, canary.num_classes)
+    findings += inputs.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
     for settings in (*asked.values(), *sweep.values()):
         _check_classes(settings, len(names))
 
@@ -162,16 +158,16 @@ def evaluate(
     main = next(iter(asked.values()), None)
     alike = {name: each for name, each in asked.items() if main and (each.eps, each.norm) == (main.eps, main.norm)}
     if len(alike) > 1:
-        outcome = worst_of(images.labels.numpy(), [answers[name].outcome for name in (CLEAN, *alike)])
-        answers[WORST] = _Answer(WORST, None, outcome)
+        predictions = worst_of(images.labels.numpy(), [answers[name].predictions for name in (CLEAN, *alike)])
+        answers[WORST] = _Answer(WORST, None, predictions)
     for corruption in corrupting:
         make, pixels = _corrupted_images(images, corruption, corrupted)
         answers[corruption.name] = _Answer("corruption", corruption, work.corrupted(corruption, make, pixels))
     moved = None if towards is None else (towards, *work.targeted(towards, f"targeted {towards.name}"))
-    findings += sanity.check_finite({name: answer.outcome for name, answer in answers.items()})
+    findings += inputs.check_finite({name: answer.predictions for name, answer in answers.items()})
     if check_sanity:
-        findings += sanity.check_outcomes(images, {name: (alike[name], answers[name].outcome) for name in alike})
-        findings += sanity.probe(work, defaults)
+        findings += masking.check_outcomes(images, {name: (alike[name], answers[name].predictions) for name in alike})
+        findings += masking.probe(work, defaults)
     return replace(
         _assembled(images, names, answers, moved, findings),
         source={} if digest is None else {"fingerprint": digest},
@@ -183,7 +179,7 @@ def evaluate(
 class _Answer(NamedTuple):
     kind: str
     settings: AttackSettings | CorruptionSettings | None
-    outcome: Outcome
+    predictions: Predictions
 
 
 def _assembled(
@@ -200,12 +196,12 @@ def _assembled(
             name=name,
             kind=answer.kind,
             settings=answer.settings,
-            figures=ClassFigures.of(label, answer.outcome.pred, len(names)),
-            attacked=int(answer.outcome.attacked.sum()),
+            figures=ClassFigures.of(label, answer.predictions.pred, len(names)),
+            attacked=int(answer.predictions.attacked.sum()),
         )
         for name, answer in answers.items()
     )
-    samples = Samples.of(images.ids.numpy(), label, {name: each.outcome for name, each in answers.items()}, primary)
+    samples = Samples.of(images.ids.numpy(), label, {name: each.predictions for name, each in answers.items()}, primary)
     targeted = None
     if moved is not None:
         towards, reached, margin = moved
@@ -257,8 +253,8 @@ def _targeted(targeted: bool | str, defaults: Defaults) -> AttackSettings | None
     if targeted is False:
         return None
     settings = parse_attack("pgd" if targeted is True else targeted, defaults)
-    if settings.attack not in ("pgd", "cw"):
-        raise UserError(f"targeted is {targeted!r}; the attacks that take a target are pgd and cw")
+    if settings.attack == SUITE or "target" not in ATTACKS[settings.attack].options:
+        raise UserError(f"targeted is {targeted!r}; the attacks that take a target are {attacks_with('target')}")
     return settings
 
 
@@ -267,7 +263,7 @@ def _corruptions(
 ) -> list[CorruptionSettings]:
     if isinstance(names, str):
         names = (names,)
-    listed = list(CORRUPTIONS) if list(names) == ["all"] else list(names)
+    listed = list(SYNTHETIC_CORRUPTIONS) if list(names) == ["all"] else list(names)
     for name in listed:
         for severity in severities:
             if not from_files:
@@ -288,7 +284,7 @@ def _corrupted_images(
         return corrupt(x, settings.corruption, settings.severity, seed=settings.seed)
 
     # How a few come out tells the pixels of one version of a library from those of another.
-    few = hashlib.sha256(tensor_bytes(made(min(WITNESSES, len(images)))))
+    few = hashlib.sha256(tensor_bytes(made(min(CANARIES, len(images)))))
     return lambda: images.replaced(made(len(images))), few.hexdigest()
 
 

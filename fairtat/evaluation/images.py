@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairtat.data import ImageData, StreamData
 from fairtat.data.types import scaled
-from fairtat.evaluation.fingerprint import tensor_bytes
+from fairtat.evaluation.cache.fingerprint import tensor_bytes
 
 
 class Images:

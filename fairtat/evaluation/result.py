@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from fairtat.errors import UserError, did_you_mean
-from fairtat.evaluation.figures import ClassFigures
-from fairtat.evaluation.finding import Finding
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.checks.finding import Finding
+from fairtat.evaluation.corruptions import CorruptionSettings
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.samples import ROBUST, Samples
-from fairtat.evaluation.settings import AttackSettings, CorruptionSettings
 from fairtat.files import DamagedFile, parse_json, sealed_json, write_atomic
 from fairtat.text import printable, printable_values
 
@@ -149,7 +150,7 @@ class Evaluation:
         return len(self.class_names)
 
     def __repr__(self) -> str:
-        from fairtat.evaluation.table import (  # a table is made of what it shows, not the other way round
+        from fairtat.evaluation.text.table import (  # a table is made of what it shows, not the other way round
             as_text,
             tables,
         )
@@ -158,9 +159,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str | None:
         """The report's table of every class, for notebooks; None without jinja2, which draws it."""
-        from fairtat.evaluation.report import class_table_html
+        from fairtat.evaluation.report.page import class_table
 
-        return class_table_html({"": self})
+        return class_table({"": self})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,7 +258,7 @@ class Evaluation:
         return sum(errors) / len(errors) if errors else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, everything but the per-sample outcomes.
+        """Plain JSON values: everything except the per-sample outcomes.
 
         Format 2. ``source``: where model and data came from. ``class_names`` (C,). ``num_samples``. ``primary``: the
         main attack's name. ``conditions``: a list of objects with ``name``, ``kind``, ``title``, ``settings`` (null for

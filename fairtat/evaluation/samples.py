@@ -1,4 +1,4 @@
-"""What became of each image, and its file: every figure of an evaluation can be counted again from it."""
+"""Predictions on every image, and their .npz file, from which every figure of an evaluation can be counted again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NONE = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """One question put to every image.
+class Predictions:
+    """The predictions on all images under one condition.
 
     ``pred`` (N,) int32: the class that the model names, or `NONE`; ``margin`` (N,) float32: the label's logit less the
     largest other one, so above 0 where the model is right, NaN where it names no class; ``attacked`` (N,) bool: whether
@@ -35,21 +35,21 @@ class Outcome:
     attacked: np.ndarray
 
     @classmethod
-    def blank(cls, samples: int) -> Outcome:
+    def blank(cls, samples: int) -> Predictions:
         """Nothing asked yet."""
         return cls(np.full(samples, NONE, np.int32), np.full(samples, np.nan, np.float32), np.zeros(samples, bool))
 
-    def copy(self) -> Outcome:
+    def copy(self) -> Predictions:
         """The same, in arrays of its own."""
-        return Outcome(self.pred.copy(), self.margin.copy(), self.attacked.copy())
+        return Predictions(self.pred.copy(), self.margin.copy(), self.attacked.copy())
 
 
-def worst_of(label: np.ndarray, outcomes: Sequence[Outcome]) -> Outcome:
-    """Per sample the outcome with the lowest margin; one that is wrong goes before one that is right."""
-    pred, margin = (np.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("pred", "margin"))
+def worst_of(label: np.ndarray, outcomes: Sequence[Predictions]) -> Predictions:
+    """Per sample the predictions with the lowest margin; one that is wrong goes before one that is right."""
+    pred, margin = (np.stack([getattr(each, name) for each in outcomes]) for name in ("pred", "margin"))
     order = np.lexsort((margin, pred == label), axis=0)[0]
     columns = np.arange(len(label))
-    return Outcome(pred[order, columns], margin[order, columns], np.zeros(len(label), bool))
+    return Predictions(pred[order, columns], margin[order, columns], np.zeros(len(label), bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Samples:
     Attributes:
         sample_ids, label: (N,) int64.
         names: K names of conditions; ``primary`` is the one that "robust" stands for.
-        pred (K, N) int32, margin (K, N) float32, attacked (K, N) bool: a row for each condition, as in `Outcome`.
+        pred (K, N) int32, margin (K, N) float32, attacked (K, N) bool: a row for each condition, as in `Predictions`.
         reached (N, C) bool, target_margin (N, C) float32: of a targeted sweep, else None. Whether a point of the ball
             was found that is classified as the column's class, and the largest margin found for it.
     """
@@ -86,7 +86,7 @@ class Samples:
         cls,
         sample_ids: np.ndarray,
         label: np.ndarray,
-        outcomes: Mapping[str, Outcome],
+        outcomes: Mapping[str, Predictions],
         primary: str,
     ) -> Samples:
         """Stack the outcomes of several conditions."""
@@ -95,9 +95,9 @@ class Samples:
             label=label.astype(np.int64),
             names=tuple(outcomes),
             primary=primary,
-            pred=np.stack([outcome.pred for outcome in outcomes.values()]),
-            margin=np.stack([outcome.margin for outcome in outcomes.values()]),
-            attacked=np.stack([outcome.attacked for outcome in outcomes.values()]),
+            pred=np.stack([each.pred for each in outcomes.values()]),
+            margin=np.stack([each.margin for each in outcomes.values()]),
+            attacked=np.stack([each.attacked for each in outcomes.values()]),
         )
 
     def __repr__(self) -> str:
@@ -117,10 +117,6 @@ class Samples:
     def pred_of(self, name: str) -> np.ndarray:
         """(N,) int32: the predictions under the condition."""
         return np.asarray(self.pred[self.row(name)])
-
-    def margin_of(self, name: str) -> np.ndarray:
-        """(N,) float32: the label's logit less the largest other one under the condition."""
-        return np.asarray(self.margin[self.row(name)])
 
     def to_npz(self) -> bytes:
         """An .npz file; ``correct`` (K, N) is stored too, for readers without fairtat."""

@@ -102,7 +102,7 @@ def test_without_matplotlib_there_is_a_table_and_a_hint(
 
 def test_a_page_and_its_figures_are_written_for_two_runs(fairtat: Command, runs: Path) -> None:
     pytest.importorskip("PIL")
-    code, out, _ = fairtat("compare", "runs/at", "runs/fair", "--out", "pages/report.html", "--images", 2, *FAST)
+    code, out, _ = fairtat("compare", "runs/at", "runs/fair", "--output", "pages/report.html", "--images", 2, *FAST)
     assert code == 0
     assert "  The worst class " in out
     assert "written: pages/report.html" in out
@@ -119,18 +119,28 @@ def test_a_page_and_its_figures_are_written_for_two_runs(fairtat: Command, runs:
 
 def test_a_page_of_one_run_is_enough_and_other_radii_are_noted_in_it(fairtat: Command, runs: Path) -> None:
     options = ("--images", 0, "--eps_sweep", "none", *FAST)
-    assert fairtat("compare", "runs/fair", "--out", "one.html", *options).code == 0
+    assert fairtat("compare", "runs/fair", "--output", "one.html", *options).code == 0
     assert "is the worst class of fair" in Path("one.html").read_text(encoding="utf-8")
-    assert fairtat("compare", "runs/at", "runs/wide", "--out", "two.html", "--output", "figures", *options).code == 0
+    assert fairtat("compare", "runs/at", "runs/wide", "--output", "two.html", *options).code == 0
     assert "Trained with different radii" in Path("two.html").read_text(encoding="utf-8")
-    assert Path("figures/compare.json").exists()
+
+
+def test_the_figures_alone_and_the_former_name_of_the_page(fairtat: Command, runs: Path) -> None:
+    options = ("--images", 0, "--eps_sweep", "none", *FAST)
+    assert fairtat("compare", "runs/at", "--output", "figures.json", *options).code == 0
+    assert json.loads(Path("figures.json").read_text())["baseline"] == "at"
+    code, _, err = fairtat("compare", "runs/at", "runs/fair", "--out", "page.html", "--output", "folder", *options)
+    assert code == 0
+    assert "warning: --out is now --output" in err
+    assert all(Path(name).exists() for name in ("page.html", "page.json", "folder/compare.json"))
+    assert not Path("figures.html").exists()
 
 
 def test_a_missing_pillow_is_told_before_any_work(
     fairtat: Command, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide("PIL", monkeypatch)
-    code, _, err = fairtat("compare", "runs/at", "--out", "page.html")
+    code, _, err = fairtat("compare", "runs/at", "--output", "page.html")
     assert code == 2
     assert "needs PIL: pip install 'fairtat[eval]'" in err
     assert not Path("runs/at/evaluation").exists()
@@ -139,12 +149,12 @@ def test_a_missing_pillow_is_told_before_any_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["runs/at"], "at least two runs, got 1; for a page, --out, one is enough"),
-        (["runs/at", "--out", "a.html", "--output", "b"], "--output draws a comparison, which needs at least two runs"),
+        (["runs/at"], "at least two runs, got 1; one is enough for a page: --output FILE.html"),
+        (["runs/at", "--out", "a.html", "--output", "b"], "at least two runs, got 1; one is enough for a page"),
         (["runs/at", "runs/other"], "at and other cannot be compared: they were evaluated on different images"),
         (["runs/at", "runs/fair", "--out", "report.pdf"], "--out is 'report.pdf'; expected a file that ends in .html"),
         (["runs/at", "runs/fair", "--eps_sweep", "4/x"], "--eps_sweep: "),
-        (["runs/at", "--out", "a.html", "--images", "-1"], "--images is -1; expected 0 or more"),
+        (["runs/at", "--output", "a.html", "--images", "-1"], "--images is -1; expected 0 or more"),
     ],
 )
 def test_mistakes_stop_before_any_work(fairtat: Command, runs: Path, arguments: list[str], message: str) -> None:

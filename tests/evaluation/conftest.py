@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Outcome, Samples
+from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Predictions, Samples
 
 CLASSES = 4
 
@@ -52,6 +52,23 @@ def data(net: Net) -> tuple[Tensor, Tensor]:
     return x, torch.where(wrong, (predicted + 1) % CLASSES, predicted)
 
 
+class Halves(nn.Module):
+    """Two classes: the logit of class 1 is w.x + b, of class 0 it is 0."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight + self.bias
+        return torch.stack((torch.zeros_like(score), score), 1)
+
+
+@pytest.fixture
+def halves() -> type[Halves]:
+    return Halves
+
+
 class Counted(nn.Module):
     """Another module, and how many images it has been shown."""
 
@@ -77,9 +94,9 @@ def confusion(label: Sequence[int], pred: Sequence[int], classes: int) -> torch.
     return matrix
 
 
-def outcome(label: Sequence[int], pred: Sequence[int]) -> Outcome:
+def predictions(label: Sequence[int], pred: Sequence[int]) -> Predictions:
     margin = [1.0 if true == predicted else -1.0 for true, predicted in zip(label, pred, strict=True)]
-    return Outcome(np.array(pred, np.int32), np.array(margin, np.float32), np.ones(len(label), bool))
+    return Predictions(np.array(pred, np.int32), np.array(margin, np.float32), np.ones(len(label), bool))
 
 
 @pytest.fixture
@@ -92,8 +109,8 @@ def make_evaluation() -> Callable[..., Evaluation]:
         **changes: Any,
     ) -> Evaluation:
         attack = AttackSettings(**{"attack": "pgd", "eps": 8 / 255, "step_size": 2 / 255, **changes})
-        predictions = {"clean": clean, attack.name: robust}
-        outcomes = {name: outcome(label, pred) for name, pred in predictions.items()}
+        predicted = {"clean": clean, attack.name: robust}
+        outcomes = {name: predictions(label, pred) for name, pred in predicted.items()}
         return Evaluation(
             class_names=tuple(names),
             conditions=tuple(
@@ -104,7 +121,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
                     figures=ClassFigures(confusion(label, pred, len(names))),
                     attacked=0 if name == "clean" else len(label),
                 )
-                for name, pred in predictions.items()
+                for name, pred in predicted.items()
             ),
             primary=attack.name,
             samples=Samples.of(np.arange(100, 100 + len(label)), np.array(label), outcomes, attack.name),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fairtat.evaluation import Comparison, Evaluation, newcombe
-from fairtat.evaluation.compare import points
-from fairtat.evaluation.table import as_text, comparison_table
+from fairtat.evaluation.text.table import as_text, comparison_table
+from fairtat.evaluation.text.wording import plain_points as points
 
 Make = Callable[..., Evaluation]
 
@@ -53,7 +53,7 @@ def test_the_summary_says_who_gained_who_paid_and_what_is_noise(comparison: Comp
     assert "went from 50.0 to 58.3%, +8.3 [" in average
     assert ", within noise; clean accuracy" in average
     assert gap.startswith("Best and worst class are 25.0 points apart instead of 50.0: -25.0 [-")
-    assert one_image == "With 40 images a class, one image is 2.5 points."
+    assert one_image == "With 40 images per class, one image is 2.5 points."
 
 
 def test_small_changes_are_called_noise(make_evaluation: Make) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairtat.data import SEVERITIES
 from fairtat.errors import UserError
-from fairtat.evaluation import CORRUPTIONS, corrupt, mce
-from fairtat.evaluation.corruptions import BLOCK, SEVERITIES
+from fairtat.evaluation import SYNTHETIC_CORRUPTIONS, corrupt, mce
+from fairtat.evaluation.corruptions import BLOCK
 
 pytest.importorskip("kornia")
 
@@ -26,7 +27,7 @@ def photos() -> Tensor:
     return 0.1 + 0.7 * x
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", SYNTHETIC_CORRUPTIONS)
 def test_every_corruption_grows_with_severity_and_gives_eight_bit_images(name: str, photos: Tensor) -> None:
     change = []
     for severity in SEVERITIES:
@@ -46,13 +47,13 @@ def test_every_corruption_grows_with_severity_and_gives_eight_bit_images(name: s
 @pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 1, 28, 28), (2, 3, 40, 30), (1, 3, 96, 96)])
 def test_small_grey_and_oblong_images_are_served(shape: tuple[int, ...]) -> None:
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    for name in CORRUPTIONS:
+    for name in SYNTHETIC_CORRUPTIONS:
         made = corrupt(x, name, 5)
         assert made.shape == x.shape
         assert float((made - x).abs().max()) > 0.01, name
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", SYNTHETIC_CORRUPTIONS)
 def test_the_seed_fixes_the_pixels_whatever_the_other_images_of_a_block(name: str, photos: Tensor) -> None:
     assert torch.equal(corrupt(photos, name, 3, seed=1), corrupt(photos, name, 3, seed=1))
     torch.manual_seed(5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,21 +17,10 @@ from fairtat.evaluation import Evaluation, corrupt, evaluate
 CLASSES = 4
 Net = Counted = nn.Module
 Data = tuple[Tensor, Tensor]
+Halves = Callable[[Tensor, float], nn.Module]
 
 
-class Halves(nn.Module):
-    """Two classes: the logit of class 1 is w.x + b, of class 0 it is 0."""
-
-    def __init__(self, weight: Tensor, bias: float) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        score = x.flatten(1) @ self.weight + self.bias
-        return torch.stack((torch.zeros_like(score), score), 1)
-
-
-def test_robust_accuracy_of_a_linear_model_is_the_closed_form() -> None:
+def test_robust_accuracy_of_a_linear_model_is_the_closed_form(halves: Halves) -> None:
     # The strongest Linf perturbation lowers the margin by eps * ||w||_1, and PGD reaches it: 20 steps of eps / 4.
     generator = torch.Generator().manual_seed(0)
     weight, eps = torch.randn(12, generator=generator), 0.07
@@ -40,7 +30,7 @@ def test_robust_accuracy_of_a_linear_model_is_the_closed_form() -> None:
     bias = -float(score.median())
     margin = (2 * label - 1) * (score + bias)
 
-    evaluation = evaluate(Halves(weight, bias), x, label, eps=eps, batch_size=128)
+    evaluation = evaluate(halves(weight, bias), x, label, eps=eps, batch_size=128)
     clean_right, robust_right = margin > 0, margin > eps * weight.abs().sum()
     for figures, right in ((evaluation.clean, clean_right), (evaluation.robust, robust_right)):
         assert figures.correct == [int((right & (label == k)).sum()) for k in range(2)]
@@ -93,14 +83,16 @@ def test_samples_keep_their_order_and_give_the_clean_predictions(net: Net, data:
         logits = net(x)
     assert samples.pred_of("clean").tolist() == logits.argmax(1).tolist()
     others = logits.masked_fill(F.one_hot(y, CLASSES).bool(), -torch.inf).amax(1)
-    torch.testing.assert_close(torch.from_numpy(samples.margin_of("clean")), logits[range(len(y)), y] - others)
+    torch.testing.assert_close(
+        torch.from_numpy(samples.margin[samples.row("clean")]), logits[range(len(y)), y] - others
+    )
 
 
 def test_margins_under_attack_say_what_is_right(net: Net, data: Data) -> None:
     samples = evaluate(net, *data, attacks=["pgd-3", "cw-3", "fgsm", "noise-3"], eps=0.05).samples
     assert samples is not None
     for name in samples.names:
-        assert ((samples.margin_of(name) > 0) == samples.correct(name)).all()
+        assert ((samples.margin[samples.row(name)] > 0) == samples.correct(name)).all()
 
 
 def outcomes(evaluation: Evaluation) -> list[list[int]]:
@@ -184,8 +176,8 @@ def test_wrong_arguments_are_named(net: Net, data: Data, changes: dict[str, obje
         evaluate(net, **arguments)  # type: ignore[arg-type]
 
 
-def test_three_class_attacks_need_three_classes() -> None:
-    model = Halves(torch.ones(12), -6.0)
+def test_three_class_attacks_need_three_classes(halves: Halves) -> None:
+    model = halves(torch.ones(12), -6.0)
     with pytest.raises(ValueError, match="apgd-dlr' needs at least 3 classes, but the model has 2"):
         evaluate(model, torch.rand(4, 1, 3, 4), torch.zeros(4, dtype=torch.int64), attacks=["apgd-dlr"])
 
@@ -353,3 +345,12 @@ def test_logits_that_are_not_finite_are_no_class(net: Net, data: Data, bad: floa
     assert out_of_reach.any()
     assert not evaluation.samples.reached[out_of_reach.numpy()].any()
     assert Evaluation.from_dict(evaluation.to_dict()).to_dict() == evaluation.to_dict()
+
+
+def test_former_names_warn_and_are_the_present_ones() -> None:
+    for former, present in (
+        ("Outcome", fairtat.evaluation.Predictions),
+        ("CORRUPTIONS", fairtat.evaluation.SYNTHETIC_CORRUPTIONS),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{former} is now"):
+            assert getattr(fairtat.evaluation, former) is present

@@ -110,7 +110,7 @@ def test_samples_know_what_was_right(make_evaluation: Make) -> None:
     assert samples.correct("clean").tolist() == [True, True, True, False, True, True, True]
     assert samples.correct("robust").tolist() == [True, True, False, False, True, False, False]
     assert samples.correct("pgd-20").tolist() == samples.correct("robust").tolist()
-    assert samples.margin_of("clean").tolist() == [1, 1, 1, -1, 1, 1, 1]
+    assert samples.margin[samples.row("clean")].tolist() == [1, 1, 1, -1, 1, 1, 1]
 
 
 def test_a_condition_that_is_not_there_is_an_error_that_names_the_nearest(make_evaluation: Make) -> None:

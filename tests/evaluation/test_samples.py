@@ -5,16 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairtat.evaluation import Outcome, Samples
+from fairtat.evaluation import Predictions, Samples
 
 
-def outcome(*pred: int) -> Outcome:
-    return Outcome(np.array(pred, np.int32), np.zeros(len(pred), np.float32), np.ones(len(pred), bool))
+def predictions(*pred: int) -> Predictions:
+    return Predictions(np.array(pred, np.int32), np.zeros(len(pred), np.float32), np.ones(len(pred), bool))
 
 
 def samples() -> Samples:
     return Samples.of(
-        np.array([5, 6]), np.array([0, 1]), {"clean": outcome(0, 1), "pgd-20@4/255": outcome(1, 1)}, "pgd-20@4/255"
+        np.array([5, 6]),
+        np.array([0, 1]),
+        {"clean": predictions(0, 1), "pgd-20@4/255": predictions(1, 1)},
+        "pgd-20@4/255",
     )
 
 

@@ -143,12 +143,12 @@ def test_what_the_person_asks_for_runs(
     assert main(["train", "--config", "mine.yaml", "--output", "b", "--model.name", "mine:net"]) == 0
     assert main(["train", "--config", "mine.yaml", "--output", "c", "--model.name=mine:net"]) == 0
     assert ran()
-    for words in (["evaluate", "a", "--trust-model"], ["evaluate", "a", "--model", "mine:net"]):
+    for words in (["evaluate", "a", "--trust-model"], ["evaluate", "a", "--model.name", "mine:net"]):
         assert main([*words, "--attacks", "fgsm"]) == 0
     assert main(["compare", "a", "b", "--trust-model", "--attacks", "fgsm"]) == 0
     assert load_run("a", trust_model=True).epoch == load_run("a", trust_model="mine:net").epoch == 1
     capsys.readouterr()
-    assert main(["evaluate", "a", "--model", "other:net"]) == 2
+    assert main(["evaluate", "a", "--model.name", "other:net"]) == 2
     assert "a/checkpoint.pt: its model is 'mine:net', not 'other:net'" in capsys.readouterr().err
 
 

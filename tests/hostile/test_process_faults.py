@@ -236,7 +236,7 @@ def test_an_evaluation_that_is_killed(reference: tuple[Path, Path], tmp_path: Pa
         return process.returncode, text
 
     for nth in (3, 2, 1):
-        returned, text = evaluate(("parts.py", "save", nth), tmp_path / "killed")
+        returned, text = evaluate(("store.py", "save", nth), tmp_path / "killed")
         assert returned == -signal.SIGKILL, text
     assert evaluate(NEVER, tmp_path / "killed")[0] == 0
     assert evaluate(NEVER, tmp_path / "undisturbed")[0] == 0

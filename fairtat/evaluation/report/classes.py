@@ -11,7 +11,16 @@ from fairtat.evaluation.report.chart import ticks
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.text import shortened
 
-__all__ = ["Bar", "ClassBars", "ClassRow", "DifferenceScale", "class_bars", "class_rows", "difference_scale"]
+__all__ = [
+    "Bar",
+    "ClassBars",
+    "ClassRow",
+    "DifferenceScale",
+    "bars_in_order",
+    "class_bars",
+    "class_rows",
+    "difference_scale",
+]
 
 NAME_COLUMNS = 30
 """Letters of a class's name beside its figures; the whole name shows under the pointer."""
@@ -41,7 +50,7 @@ class ClassBars:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in the table: a `Bar` for each run, and a change for each run but the first."""
+    """One class in the table: a `Bar` for each run, and a change for each run except the first."""
 
     index: int
     bars: ClassBars
@@ -70,14 +79,14 @@ def class_bars(records: Sequence[RunRecord]) -> list[ClassBars]:
     """Every class, the one on which the first run is worst first; classes without images come last."""
     n, accuracy = records[0].evaluation.robust.n, records[0].evaluation.robust.accuracy
     order = sorted(range(len(n)), key=lambda k: (n[k] == 0, accuracy[k] if n[k] else 0.0))
-    bars = _of_classes(records)
+    bars = bars_in_order(records)
     return [bars[k] for k in order]
 
 
 def class_rows(records: Sequence[RunRecord], comparison: Comparison | None) -> list[ClassRow]:
     """Every class in the data's own order."""
     changes = [comparison.changes(record.name) for record in records[1:]] if comparison else []
-    return [ClassRow(k, bars, tuple(of_run[k] for of_run in changes)) for k, bars in enumerate(_of_classes(records))]
+    return [ClassRow(k, bars, tuple(of_run[k] for of_run in changes)) for k, bars in enumerate(bars_in_order(records))]
 
 
 def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
@@ -87,7 +96,8 @@ def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
     return DifferenceScale(positive[-1], tuple(sorted({sign * mark for mark in positive for sign in (-1, 1)})))
 
 
-def _of_classes(records: Sequence[RunRecord]) -> list[ClassBars]:
+def bars_in_order(records: Sequence[RunRecord]) -> list[ClassBars]:
+    """Every class in the data's own order."""
     names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
     return [
         ClassBars(name, short, n[k], tuple(_bars(records, k)) if n[k] else ())

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fairtat.evaluation.figures import ClassFigures
-from fairtat.evaluation.intervals import wilson
+from fairtat.evaluation.attacks.settings import AttackSettings, radius
+from fairtat.evaluation.metrics.figures import ClassFigures
+from fairtat.evaluation.metrics.intervals import wilson
 from fairtat.evaluation.report.chart import Chart, Line, ticks
 from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.settings import AttackSettings, radius
 
 __all__ = ["radius_charts", "training_charts"]
 

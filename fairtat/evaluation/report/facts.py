@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.report.record import RunRecord
 
 __all__ = ["ConditionRow", "Fact", "condition_rows", "config_text", "differing_settings", "facts"]
@@ -31,7 +31,7 @@ class ConditionRow:
 
 
 def condition_rows(records: Sequence[RunRecord]) -> list[ConditionRow]:
-    """Every condition that any run was judged under but corruptions, which have a map of their own."""
+    """Every condition that any run was judged under except corruptions, which have a map of their own."""
     titles: dict[str, str] = {}
     for record in records:
         for condition in record.evaluation.conditions:
@@ -68,7 +68,7 @@ def facts(records: Sequence[RunRecord]) -> list[Fact]:
 
 
 def differing_settings(records: Sequence[RunRecord]) -> list[Fact]:
-    """What the training configurations of the runs do not have in common, but the names of their folders."""
+    """What the training configurations of the runs do not have in common, except the names of their folders."""
     flat = [_flat(record.config or {}) for record in records]
     return [fact for fact in _table(flat) if len(set(fact.values)) > 1 and fact.name != "output"]
 

@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairtat.evaluation.attacks.classifier import Classifier, Normalize
+from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.checks.inputs import check_images
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.result import Evaluation
-from fairtat.evaluation.sanity import check_images
-from fairtat.evaluation.settings import AttackSettings
-from fairtat.evaluation.subject import Normalize, Subject
 from fairtat.optional import optional_import
 
-__all__ = ["Attacked", "Exhibit", "Gallery", "make_gallery"]
+__all__ = ["AttackedView", "Gallery", "GalleryImage", "make_gallery"]
 
 MOST_PIXELS = 96
 """Larger images are shown smaller, so that a page stays a few hundred kilobytes."""
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackedView:
     """One model's view of one image: ``*_uri`` are PNG data URIs, the others are class names.
 
     The first attack is the evaluation's; the second one moves the image towards the class ``target``.
@@ -46,20 +47,20 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class GalleryImage:
     """One image with what became of it under each run."""
 
     label: str
     sample_id: int
     clean_uri: str
-    views: tuple[Attacked, ...]
+    views: tuple[AttackedView, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
     """``attack`` says in words how the images were made."""
 
-    exhibits: tuple[Exhibit, ...]
+    images: tuple[GalleryImage, ...]
     attack: str
 
 
@@ -73,7 +74,7 @@ def make_gallery(
 ) -> Gallery:
     """Attack a handful of images again, exactly as in the evaluation where its main attack is FGSM, PGD or CW.
 
-    One image a class, from the classes on which the first run is worst; images that only some of the runs lose come
+    One image per class, from the classes on which the first run is worst; images that only some of the runs lose come
     first, because they show a difference. A targeted attack of the same radius aims at the class that the first model
     finds second most likely.
 
@@ -94,7 +95,8 @@ def make_gallery(
     if first.samples is None or len(images) != len(first.samples.label):
         raise ValueError(f"data must be the {first.clean.total} images that were evaluated, got {len(images)}")
     settings = first.attack
-    exact = settings.attack in ("fgsm", "pgd", "cw")
+    kind = ATTACKS.get(settings.attack)  # None of a suite
+    exact = kind is not None and kind.gradient and not kind.from_library
     shown = settings if exact else _stand_in(settings)
 
     bounds, _ = check_images(images, [shown])
@@ -103,15 +105,15 @@ def make_gallery(
     for name in names:
         model = models[name]
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        subject = Subject(model, device, normalize=normalize, bounds=bounds)
-        look = _look(subject, *images.draw(torch.tensor(chosen), device), shown, target)
+        classifier = Classifier(model, device, normalize=normalize, bounds=bounds)
+        look = _look(classifier, *images.draw(torch.tensor(chosen), device), shown, target)
         target = look.target.cpu()
         looks.append(look)
 
     x, y, ids = images.draw(torch.tensor(chosen), torch.device("cpu"))
     classes = first.class_names
-    exhibits = tuple(
-        Exhibit(
+    shown_images = tuple(
+        GalleryImage(
             label=classes[int(y[i])],
             sample_id=int(ids[i]),
             clean_uri=_png(_pixels(x[i])),
@@ -119,7 +121,7 @@ def make_gallery(
         )
         for i in range(len(chosen))
     )
-    return Gallery(exhibits, str(shown) if exact else f"{shown} (the evaluation used {settings})")
+    return Gallery(shown_images, str(shown) if exact else f"{shown} (the evaluation used {settings})")
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,13 @@ class _Look:
 
 
 def _look(
-    subject: Subject, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings, target: Tensor | None
+    classifier: Classifier, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings, target: Tensor | None
 ) -> _Look:
-    logits = subject.logits(x, settings.seed).float()
+    logits = classifier.logits(x, settings.seed).float()
     clean = logits.argmax(1)
-    moved = subject.adversarial(x, y, ids, settings)
+    moved = classifier.adversarial(x, y, ids, settings)
     target = logits.scatter(1, y[:, None], -torch.inf).argmax(1) if target is None else target.to(x.device)
-    steered = subject.adversarial_towards(x, y, target, ids, settings)
+    steered = classifier.adversarial_towards(x, y, target, ids, settings)
     # With an active set, an image that the model gets wrong as it is was not attacked but counted as it is.
     wrong = (clean != y) if settings.active_set else torch.zeros_like(y, dtype=torch.bool)
     return _Look(
@@ -156,9 +158,9 @@ def _look(
     )
 
 
-def _view(run: int, look: _Look, i: int, x: Tensor, settings: AttackSettings, classes: Sequence[str]) -> Attacked:
+def _view(run: int, look: _Look, i: int, x: Tensor, settings: AttackSettings, classes: Sequence[str]) -> AttackedView:
     target, towards = int(look.target[i]), int(look.targeted_predicted[i])
-    return Attacked(
+    return AttackedView(
         run=run,
         clean=classes[int(look.clean[i])],
         adversarial_uri=_png(_pixels(look.adversarial[i])),

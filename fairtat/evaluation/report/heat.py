@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fairtat.evaluation.figures import ClassFigures
+from fairtat.evaluation.attacks.settings import radius
+from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.settings import radius
 from fairtat.text import shortened
 
 __all__ = [
@@ -89,7 +89,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Strip:
-    """Classes over epochs: one row a class, one column an epoch (or several, averaged)."""
+    """Classes over epochs: one row per class, one column per epoch (or several, averaged)."""
 
     run: int
     title: str

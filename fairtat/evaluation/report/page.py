@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from fairtat._version import __version__
-from fairtat.evaluation import wording
+from fairtat.errors import UserError
+from fairtat.evaluation.attacks.settings import radius
+from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
 from fairtat.evaluation.report.record import RunRecord
+from fairtat.evaluation.report.report import Report
 from fairtat.evaluation.report.spread import spreads
-from fairtat.evaluation.settings import radius
+from fairtat.evaluation.result import Evaluation
+from fairtat.evaluation.text import wording
+from fairtat.files import write_atomic
 from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:
-    from fairtat.evaluation.compare import Comparison
-    from fairtat.evaluation.report.report import Report
-    from fairtat.evaluation.result import Evaluation
+    from jinja2 import Environment
 
-__all__ = ["class_table", "render"]
+__all__ = ["class_table", "render", "write_report"]
 
 RUN_COLOURS = 7
 """Colours in report.css; more runs use them again, with other dashes."""
@@ -35,13 +39,43 @@ OPEN_CLASSES = 24
 """Classes that a chart shows at once; the others can be unfolded."""
 
 
+def write_report(report: Report, path: str | Path) -> list[Path]:
+    """Write the page to ``path`` and the figures to the .json file beside it, each in one step; returns both.
+
+    A ``path`` that ends in .json gets the figures alone.
+
+    Raises:
+        UserError: ``path`` ends in neither .html nor .json, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm", ".json"):
+        raise UserError(f"a report is written to a file that ends in .html or .json, got {path}")
+    # Without line breaks: a confusion matrix of 1,000 classes would be a million lines.
+    contents = {path.with_suffix(".json"): json.dumps(report.to_dict(), allow_nan=False) + "\n"}
+    if path.suffix.lower() != ".json":
+        contents[path] = render(report)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file, text in contents.items():
+            write_atomic(file, partial(_put, text.encode()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return list(contents)[::-1]
+
+
+def _put(content: bytes, stream: IO[bytes]) -> None:
+    stream.write(content)
+
+
 def render(report: Report) -> str:
-    """The report as one HTML document."""
+    """The report as one HTML document that needs nothing else, not even a network."""
     return _environment().get_template("report.html.j2").render(_context(report))
 
 
-def class_table(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> str:
-    """The page's table of every class as a fragment, for a notebook."""
+def class_table(evaluations: Mapping[str, Evaluation], comparison: Comparison | None = None) -> str | None:
+    """The page's table of every class, for a notebook; None if jinja2, which draws it, is not installed."""
+    if importlib.util.find_spec("jinja2") is None:
+        return None
     records = [RunRecord(name, evaluation) for name, evaluation in evaluations.items()]
     first = records[0].evaluation
     context = {
@@ -54,6 +88,9 @@ def class_table(evaluations: Mapping[str, Evaluation], comparison: Comparison | 
 
 
 def _environment() -> Environment:
+    # Here, so that a report's figures can be had without jinja2.
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     environment = Environment(
         loader=FunctionLoader(lambda name: _read(f"templates/{name}")),
         autoescape=True,  # names of classes and runs come from data sets and folders: they may hold anything
@@ -70,7 +107,7 @@ def _environment() -> Environment:
 
 
 def _without_controls(value: Any) -> Any:
-    """Of every text that a template writes; what is marked as safe is this package's own, or was here before."""
+    """Clean every text that a template writes; text marked as safe is this package's own or was cleaned before."""
     return printable(value, lines=True) if type(value) is str else value
 
 
@@ -83,6 +120,8 @@ def _runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _context(report: Report) -> dict[str, Any]:
+    from markupsafe import Markup
+
     records = report.records
     names = records[0].evaluation.class_names
     rows = classes.class_rows(records, report.comparison)

@@ -22,7 +22,7 @@ class RunRecord:
 
     Attributes:
         name: what the run is called in the report.
-        history: the lines of its metrics.jsonl, an epoch each; empty for a model that was trained elsewhere.
+        history: the lines of its metrics.jsonl, one per epoch; empty for a model that was trained elsewhere.
         config, environment: what it was trained with, where, and with which versions; None if unknown.
     """
 

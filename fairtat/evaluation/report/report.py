@@ -1,26 +1,20 @@
-"""A report: runs, what they are compared by, and its two files."""
+"""A report: runs, what they are compared by, and every figure as JSON values."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fairtat._version import __version__
-from fairtat.errors import UserError
 from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.report.gallery import Gallery
 from fairtat.evaluation.report.record import RunRecord
-from fairtat.evaluation.result import Evaluation
-from fairtat.evaluation.story import Story, against_baseline, of_one_run
-from fairtat.files import write_atomic
+from fairtat.evaluation.text.story import Story, against_baseline, of_one_run
 
-__all__ = ["FORMAT", "Report", "class_table_html"]
+__all__ = ["FORMAT", "Report"]
 
 FORMAT = 2
 """Version of the layout of report.json, which docs/report-schema.md describes."""
@@ -67,7 +61,7 @@ class Report:
 
     @cached_property
     def stories(self) -> list[Story]:
-        """What the figures say, a story for each run but the first, or for the only one."""
+        """What the figures say, a story for each run except the first, or for the only one."""
         if self.comparison is None:
             return [of_one_run(self.names[0], self.records[0].evaluation)]
         return [against_baseline(self.comparison, name) for name in self.names[1:]]
@@ -79,7 +73,7 @@ class Report:
         return f"{', '.join(others)} against {first}" if others else f"{first}, class by class"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every figure of the report but the pictures, as plain JSON values (docs/report-schema.md)."""
+        """Every figure of the report except the pictures, as plain JSON values (docs/report-schema.md)."""
         against = self.comparison.to_dict()["against_baseline"] if self.comparison else {}
         for figures in against.values():
             del figures["summary"]  # in "stories" already
@@ -94,38 +88,3 @@ class Report:
             "runs": {record.name: record.to_dict() for record in self.records},
             "against_baseline": against,
         }
-
-    def html(self) -> str:
-        """The page: one document that needs nothing else, not even a network."""
-        from fairtat.evaluation.report.page import render  # what renders knows the report, not the other way round
-
-        return render(self)
-
-    def write(self, path: str | Path) -> list[Path]:
-        """Write the page to ``path`` and the figures to the .json file beside it, each in one step; returns both.
-
-        Raises:
-            UserError: ``path`` does not end in .html, or cannot be written.
-        """
-        path = Path(path)
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"a report is written to a file that ends in .html, got {path}")
-        page = self.html().encode()
-        # Without line breaks: a confusion matrix of 1,000 classes would be a million lines.
-        figures = (json.dumps(self.to_dict(), allow_nan=False) + "\n").encode()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path.with_suffix(".json"), lambda file: file.write(figures))
-            write_atomic(path, lambda file: file.write(page))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-        return [path, path.with_suffix(".json")]
-
-
-def class_table_html(evaluations: Mapping[str, Evaluation], comparison: Comparison | None = None) -> str | None:
-    """The page's table of every class, for a notebook; None where jinja2, which draws it, is not installed."""
-    if importlib.util.find_spec("jinja2") is None:
-        return None
-    from fairtat.evaluation.report.page import class_table
-
-    return class_table(evaluations, comparison)

@@ -15,7 +15,7 @@ from fairtat.evaluation import (
     Condition,
     CorruptionSettings,
     Evaluation,
-    Outcome,
+    Predictions,
     Samples,
     TargetedSweep,
 )
@@ -63,7 +63,7 @@ def make_record(
             noise = CorruptionSettings("gaussian_noise", severity)
             conditions[noise.name] = ("corruption", noise, predictions(label, classes, 0.8, severity))
     outcomes = {
-        key: Outcome(
+        key: Predictions(
             pred.astype(np.int32), np.where(pred == label, 1.0, -1.0).astype(np.float32), np.ones(len(label), bool)
         )
         for key, (_, _, pred) in conditions.items()
@@ -109,7 +109,7 @@ def metrics_line(epoch: int, classes: int) -> Mapping[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record
 
@@ -155,6 +155,6 @@ class Page(HTMLParser):
         return [attributes for found, attributes in self.tags if found == tag]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def read() -> Callable[[str], Page]:
     return Page

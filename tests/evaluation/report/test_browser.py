@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from fairtat.evaluation.report import Report, RunRecord
-
-pytestmark = pytest.mark.slow
+from fairtat.evaluation.report.page import write_report
 
 Record = Callable[..., RunRecord]
 Open = Callable[..., Any]
@@ -46,7 +45,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         page = browser.new_page(viewport={"width": width, "height": 800}, **settings)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        path = report.write(tmp_path / "report.html")[0]
+        path = write_report(report, tmp_path / "report.html")[0]
         page.on(
             "request", lambda r: complaints.append(r.url) if not r.url.startswith(("data:", path.as_uri())) else None
         )

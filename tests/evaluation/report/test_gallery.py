@@ -57,23 +57,23 @@ def gallery_of(data: ImageData, attack: str, **settings: object) -> tuple[Galler
 @pytest.mark.parametrize("active_set", [True, False])
 def test_predictions_are_those_of_the_evaluation(data: ImageData, attack: str, active_set: bool) -> None:
     gallery, evaluations = gallery_of(data, attack, active_set=active_set)
-    assert sorted(exhibit.label for exhibit in gallery.exhibits) == ["cat", "dog", "ship"]
-    for exhibit in gallery.exhibits:
-        for view, evaluation in zip(exhibit.views, evaluations.values(), strict=True):
+    assert sorted(image.label for image in gallery.images) == ["cat", "dog", "ship"]
+    for image in gallery.images:
+        for view, evaluation in zip(image.views, evaluations.values(), strict=True):
             assert evaluation.samples is not None
-            at = list(evaluation.samples.sample_ids).index(exhibit.sample_id)
+            at = list(evaluation.samples.sample_ids).index(image.sample_id)
             counted = evaluation.class_names[evaluation.samples.pred_of("robust")[at]]
             assert view.predicted == counted
             assert view.clean == evaluation.class_names[evaluation.samples.pred_of("clean")[at]]
-            assert view.fooled == (counted != exhibit.label)
+            assert view.fooled == (counted != image.label)
 
 
 def test_pictures_stay_in_the_radius_and_the_amplified_difference_shows_it(data: ImageData) -> None:
     gallery, _ = gallery_of(data, "pgd-5")
-    for exhibit in gallery.exhibits:
-        clean = pixels(exhibit.clean_uri)
-        assert (clean == data.images[int(exhibit.sample_id)].permute(1, 2, 0).numpy()).all()
-        for view in exhibit.views:
+    for image in gallery.images:
+        clean = pixels(image.clean_uri)
+        assert (clean == data.images[int(image.sample_id)].permute(1, 2, 0).numpy()).all()
+        for view in image.views:
             for uri, shown in (
                 (view.adversarial_uri, view.perturbation_uri),
                 (view.targeted_uri, view.targeted_perturbation_uri),
@@ -85,10 +85,10 @@ def test_pictures_stay_in_the_radius_and_the_amplified_difference_shows_it(data:
 
 def test_the_target_is_never_the_label_and_reaching_it_is_told(data: ImageData) -> None:
     gallery, _ = gallery_of(data, "pgd-5")
-    for exhibit in gallery.exhibits:
-        assert len({view.target for view in exhibit.views}) == 1
-        for view in exhibit.views:
-            assert view.target != exhibit.label
+    for image in gallery.images:
+        assert len({view.target for view in image.views}) == 1
+        for view in image.views:
+            assert view.target != image.label
             assert view.reached == (view.targeted_predicted == view.target)
 
 
@@ -99,9 +99,9 @@ def test_an_image_that_only_some_runs_lose_is_preferred(data: ImageData) -> None
     robust = np.stack([s.correct("robust") for s in samples])
     telling = seen & robust.any(0) & ~robust.all(0)
     classes = evaluations["at"].class_names
-    for exhibit in gallery.exhibits:
-        of_class = telling & (samples[0].label == classes.index(exhibit.label))
-        at = list(samples[0].sample_ids).index(exhibit.sample_id)
+    for image in gallery.images:
+        of_class = telling & (samples[0].label == classes.index(image.label))
+        at = list(samples[0].sample_ids).index(image.sample_id)
         assert telling[at] or not of_class.any()
 
 
@@ -116,7 +116,7 @@ def test_large_pictures_are_made_smaller_and_odd_channels_grey(data: ImageData) 
     images = (torch.rand(4, 2, 200, 100), torch.tensor([0, 1, 0, 1]))
     evaluation = evaluate(model, images, attacks=["fgsm"], check_sanity=False)
     gallery = make_gallery({"m": model}, images, {"m": evaluation})
-    assert pixels(gallery.exhibits[0].clean_uri).shape == (96, 48)
+    assert pixels(gallery.images[0].clean_uri).shape == (96, 48)
 
 
 def test_other_images_than_the_evaluated_ones_are_refused(data: ImageData) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from fairtat.evaluation import Comparison, Finding
 from fairtat.evaluation.report import Gallery, Report, RunRecord
-from fairtat.evaluation.report.gallery import Attacked, Exhibit
-from fairtat.evaluation.wording import points
+from fairtat.evaluation.report.gallery import AttackedView, GalleryImage
+from fairtat.evaluation.report.page import render
+from fairtat.evaluation.text.wording import points
 
 Record = Callable[..., RunRecord]
 NASTY = '<script>alert("x")</script>&amp;\'"'
@@ -41,13 +42,17 @@ CASES: dict[str, Callable[[Record], Report]] = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=CASES, scope="module")
 def report(request: pytest.FixtureRequest, record: Record) -> Report:
     return CASES[request.param](record)
 
 
-def test_the_page_is_sound_and_needs_no_network(report: Report, read: Callable[[str], Any]) -> None:
-    html = report.html()
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return render(report)
+
+
+def test_the_page_is_sound_and_needs_no_network(html: str, read: Callable[[str], Any]) -> None:
     page = read(html)  # tags are balanced
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "poster"):
@@ -58,13 +63,13 @@ def test_the_page_is_sound_and_needs_no_network(report: Report, read: Callable[[
     assert {a["href"][1:] for a in page.attributes("a")} <= targets
 
 
-def test_no_figure_is_undefined(report: Report) -> None:
-    body = report.html().partition("</style>")[2].partition("<script>")[0]
+def test_no_figure_is_undefined(html: str) -> None:
+    body = html.partition("</style>")[2].partition("<script>")[0]
     assert not re.search(r"\b(nan|NaN|inf|None|undefined)\b", body)
 
 
-def test_every_class_and_every_run_is_there(report: Report, read: Callable[[str], Any]) -> None:
-    text = read(report.html()).text
+def test_every_class_and_every_run_is_there(report: Report, html: str, read: Callable[[str], Any]) -> None:
+    text = read(html).text
     for name in (*report.records[0].evaluation.class_names, *report.names):
         assert name in text
     for story in report.stories:
@@ -74,7 +79,7 @@ def test_every_class_and_every_run_is_there(report: Report, read: Callable[[str]
 def test_a_sorting_table_has_a_row_for_every_class_and_a_button_for_every_column(
     record: Record, read: Callable[[str], Any]
 ) -> None:
-    html = Report(runs(record, 3)).html()
+    html = render(Report(runs(record, 3)))
     table = re.search(r'<table class="sortable">.*?</table>', html, re.DOTALL)
     assert table is not None
     page = read(table[0])
@@ -86,22 +91,22 @@ def test_a_sorting_table_has_a_row_for_every_class_and_a_button_for_every_column
 
 
 def test_an_absent_class_fills_the_table_too(record: Record) -> None:
-    html = Report(runs(record, 2, per_class=[20, 0, 20, 20])).html()
+    html = render(Report(runs(record, 2, per_class=[20, 0, 20, 20])))
     body = html.partition('<table class="sortable">')[2].partition("<tbody>")[2].partition("</tbody>")[0]
     assert {len(re.findall(r"<t[hd]", row)) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)} == {2 + 3 + 4}
 
 
 def test_names_are_text_and_never_markup(record: Record, read: Callable[[str], Any]) -> None:
     finding = Finding("a:b", "warning", NASTY)
-    view = Attacked(0, NASTY, "data:,", "data:,", NASTY, True, NASTY, "data:,", "data:,", NASTY, True)
-    exhibit = Exhibit(NASTY, 7, "data:,", (view,))
+    view = AttackedView(0, NASTY, "data:,", "data:,", NASTY, True, NASTY, "data:,", "data:,", NASTY, True)
+    image = GalleryImage(NASTY, 7, "data:,", (view,))
     run = replace(
         record(NASTY, classes=20, per_class=3, names=[NASTY, *map(str, range(19))], findings=[finding]),
         config={NASTY: NASTY},
         environment={"device": NASTY},
     )
-    report = Report([run, replace(run, name=f"{NASTY}2")], gallery=Gallery((exhibit,), NASTY), notes=[NASTY])
-    html = report.html()
+    report = Report([run, replace(run, name=f"{NASTY}2")], gallery=Gallery((image,), NASTY), notes=[NASTY])
+    html = render(report)
     page = read(html)
     assert "<script>alert" not in html
     assert len(page.attributes("script")) == 1
@@ -117,7 +122,7 @@ def test_no_control_character_of_a_name_or_a_file_reaches_the_page(record: Recor
         config={"attack": {"eps": "8/255"}, bad: bad},
         environment={"torch": bad},
     )
-    html = Report([run, record("b", names=[bad, "b", "c", "d"])], notes=[bad]).html()
+    html = render(Report([run, record("b", names=[bad, "b", "c", "d"])], notes=[bad]))
     assert "a[31mb" in html
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html)
 
@@ -144,12 +149,12 @@ def test_without_a_template_engine_a_notebook_falls_back_to_text(
 
 def test_findings_and_notes_are_said_at_the_top(record: Record, read: Callable[[str], Any]) -> None:
     finding = Finding("gradient-masking:fgsm-beats-pgd", "warning", "FGSM fools more images than PGD.")
-    text = read(Report([record("at", findings=[finding])], notes=["Trained for different times."]).html()).text
+    text = read(render(Report([record("at", findings=[finding])], notes=["Trained for different times."]))).text
     summary = text.partition("Every class")[0]
     assert "Warning, at. FGSM fools more images than PGD." in summary
     assert "Note. Trained for different times." in summary
 
 
 def test_the_page_of_a_hundred_classes_stays_small(record: Record) -> None:
-    html = Report(runs(record, 2, classes=100, per_class=20, epochs=200)).html()
+    html = render(Report(runs(record, 2, classes=100, per_class=20, epochs=200)))
     assert len(html) < 1_000_000

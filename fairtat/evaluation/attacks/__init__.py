@@ -1,0 +1,1 @@
+"""Attacks by name, their settings, and the classifier that they run on."""

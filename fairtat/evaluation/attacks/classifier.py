@@ -1,0 +1,180 @@
+"""The model under evaluation, and the attacks on a batch of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
+from fairtat.attacks.network import may_write
+from fairtat.evaluation.attacks.autoattack import library_attack
+from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.cache.fingerprint import fingerprint
+from fairtat.evaluation.samples import NONE
+from fairtat.logits import logits_of
+
+Normalize = tuple[Sequence[float], Sequence[float]]
+
+
+class BatchPredictions(NamedTuple):
+    """The model's predictions on a batch ``x`` (n, ...), clean or adversarial.
+
+    ``pred`` (n,) int64 as in `predicted_classes`, ``margin`` (n,) float32 as in `margins`; ``zero_grad`` (n,) int64
+    counts an attack's steps without gradient.
+    """
+
+    x: Tensor
+    pred: Tensor
+    margin: Tensor
+    zero_grad: Tensor
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model and how it is called: in eval mode, on images in ``bounds``, and left as it was found."""
+
+    model: nn.Module | Callable[[Tensor], Any]
+    device: torch.device
+    num_classes: int = 0  # known once the model has been called
+    normalize: Normalize | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    backend: str = "auto"
+    engine: str = "auto"
+
+    def logits(self, x: Tensor, seed: int = 0) -> Tensor:
+        """Logits (n, C) of images (n, ...)."""
+        # No steps from no noise is the clean image, with the attack's care for normalisation and modes.
+        options = self._options(seed, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+        result = fast_pgd(self.model, x, options["sample_ids"], eps=0.0, steps=0, init="zero", check=False, **options)
+        assert isinstance(result, AttackResult)
+        return result.logits
+
+    def judge(self, x: Tensor, y: Tensor, seed: int = 0) -> BatchPredictions:
+        """The predictions on images as they are."""
+        logits = self.logits(x, seed)
+        return BatchPredictions(x, predicted_classes(logits), margins(logits, y), torch.zeros_like(y))
+
+    def attack(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> BatchPredictions:
+        """The predictions on adversarial images. The result for an image does not depend on its batch.
+
+        The library's attacks are an exception: they draw random numbers per batch.
+        """
+        if ATTACKS[settings.attack].from_library:
+            x_adv = library_attack(self.model, self.callable(), x, y, settings, self.num_classes)
+            return self.judge(x_adv, y)
+        result = self.adversarial(x, y, ids, settings)
+        return BatchPredictions(
+            result.x_adv, predicted_classes(result.logits), margins(result.logits, y), result.zero_grad
+        )
+
+    def adversarial(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
+        """The adversarial images of one of fairtat's own attacks."""
+        kind = ATTACKS[settings.attack]
+        draws = not kind.gradient  # the best of several random points: restarts without a step
+        result = fast_pgd(
+            self.model,
+            x,
+            y,
+            eps=settings.eps,
+            # A single step is eps long.
+            step_size=settings.eps if settings.step_size is None else settings.step_size,
+            steps=0 if draws else settings.steps,
+            norm=settings.norm,
+            loss=kind.loss,
+            init="zero" if kind.single_step else "uniform",
+            restarts=settings.steps if draws else settings.restarts,
+            early_stop=settings.active_set and not kind.single_step,
+            **self._options(settings.seed, ids),
+        )
+        assert isinstance(result, AttackResult)
+        return result
+
+    def attack_towards(
+        self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
+    ) -> BatchPredictions:
+        """The predictions on images moved towards ``target``, with the margins of that class."""
+        result = self.adversarial_towards(x, y, target, ids, settings)
+        return BatchPredictions(
+            result.x_adv, predicted_classes(result.logits), margins(result.logits, target), result.zero_grad
+        )
+
+    def adversarial_towards(
+        self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
+    ) -> AttackResult:
+        """Images (n, ...) moved towards the classes ``target`` (n,)."""
+        result = fast_targeted_pgd(
+            self.model,
+            x,
+            target,
+            y=y,
+            eps=settings.eps,
+            step_size=settings.eps if settings.step_size is None else settings.step_size,
+            steps=settings.steps,
+            norm=settings.norm,
+            loss=ATTACKS[settings.attack].loss,
+            restarts=settings.restarts,
+            early_stop=settings.active_set,
+            **self._options(settings.seed, ids),
+        )
+        assert isinstance(result, AttackResult)
+        return result
+
+    def callable(self) -> Callable[[Tensor], Tensor]:
+        """Images in [0, 1] to logits, for other people's attacks; the caller sets the model's mode."""
+        normalize = self.normalize
+
+        def call(x: Tensor) -> Tensor:
+            if normalize is not None:
+                mean, std = (torch.as_tensor(v, device=x.device, dtype=x.dtype).view(1, -1, 1, 1) for v in normalize)
+                x = (x - mean) / std
+            elif may_write(self.model):
+                x = x.clone()
+            return logits_of(self.model(x))
+
+        return call
+
+    def _options(self, seed: int, ids: Tensor) -> dict[str, Any]:
+        return {
+            "seed": seed,
+            "sample_ids": ids,
+            "normalize": self.normalize,
+            "bounds": self.bounds,
+            "bn_mode": "eval",
+            "backend": self.backend,
+            "engine": self.engine,
+            "return_info": True,
+        }
+
+    def digest(self) -> str | None:
+        """A fingerprint of the model and of how it is called; None for a callable that is not a module."""
+        if not isinstance(self.model, nn.Module):
+            return None
+        return hashlib.sha256(f"{fingerprint(self.model)} {self.normalize} {self.bounds}".encode()).hexdigest()
+
+
+def _of_attack(result: AttackResult, y: Tensor) -> BatchPredictions:
+    """The predictions on adversarial images, with margins of the classes ``y``."""
+    return BatchPredictions(result.x_adv, predicted_classes(result.logits), margins(result.logits, y), result.zero_grad)
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The class of the largest logit, (n,) int64; `NONE` where a logit is NaN or the largest one is infinite.
+
+    Other logits may be -inf: so are those of classes that a model rules out.
+    """
+    largest, named = logits.max(1)
+    return torch.where(largest.isfinite(), named, NONE)
+
+
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """The logit of class ``y`` (n,) less the largest other one, (n,) float32; NaN without a prediction."""
+    named = predicted_classes(logits) != NONE
+    logits = logits.float()
+    own = logits.gather(1, y[:, None])[:, 0]
+    return torch.where(named, own - logits.scatter(1, y[:, None], -torch.inf).amax(1), torch.nan)

@@ -1,0 +1,1 @@
+"""Answers kept on disk, and the checks that decide whether a kept answer still holds."""

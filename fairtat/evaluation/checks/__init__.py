@@ -1,0 +1,1 @@
+"""Checks of the inputs, the model and the figures, which report findings."""

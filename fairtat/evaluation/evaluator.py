@@ -1,0 +1,170 @@
+"""Runs the attacks and corruptions of an evaluation on every image, each once, and keeps the answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairtat.errors import starts_at_1
+from fairtat.evaluation.attacks.classifier import BatchPredictions, Classifier
+from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.cache.answers import Answer, Answers
+from fairtat.evaluation.corruptions import CorruptionSettings
+from fairtat.evaluation.images import Images
+from fairtat.evaluation.samples import NONE, Predictions
+
+CLEAN = {"kind": "clean"}
+
+
+class Evaluator:
+    """Puts questions to a model about every image, a batch at a time.
+
+    An answer that is kept is read, not worked out again; one that is kept in part is finished.
+    """
+
+    def __init__(self, classifier: Classifier, images: Images, answers: Answers, batch_size: int) -> None:
+        classes = answers.canary.num_classes
+        self.classifier = replace(classifier, num_classes=classes)
+        self.images = images
+        self.label = images.labels.numpy()
+        self.answers = answers
+        self.batch_size = batch_size
+        self._known: dict[tuple[AttackSettings, ...], Predictions] = {}
+        last = int(self.label.max())
+        if last >= classes:
+            hint = starts_at_1(int(self.label.min()), last, classes)
+            raise ValueError(f"labels go up to {last}, but the model has {classes} logits{hint}")
+
+    def clean(self) -> Predictions:
+        """The predictions on clean images."""
+        if () not in self._known:
+            self._known[()] = self._judged(CLEAN, "clean", lambda: self.images)
+        return self._known[()]
+
+    def corrupted(self, settings: CorruptionSettings, make: Callable[[], Images], pixels: str) -> Predictions:
+        """The predictions on corrupted images, which ``make`` returns; ``pixels`` tells them from any others."""
+        question = {"kind": "corruption", "settings": settings.to_dict(), "pixels": pixels}
+        return self._judged(question, settings.name, make)
+
+    def attacked(self, stages: Sequence[AttackSettings], name: str) -> Predictions:
+        """The worst of several attacks, in their order.
+
+        With an active set a stage meets only the images that all before it left right, starting with those that the
+        model gets right as they are. So stages that two questions begin with are answered once.
+        """
+        stages = tuple(stages)
+        if not stages:
+            return self.clean()
+        if stages not in self._known:
+            self._known[stages] = self._stage(self.attacked(stages[:-1], name), stages, name)
+        return self._known[stages]
+
+    def _stage(self, base: Predictions, stages: tuple[AttackSettings, ...], name: str) -> Predictions:
+        stage = stages[-1]
+        predictions = replace(base.copy(), attacked=np.zeros(len(self.images), bool))
+        pending = np.flatnonzero(base.pred == self.label) if stage.active_set else np.arange(len(self.images))
+        # Without an active set the attack's own last step counts, even where the image itself was the worse.
+        keep_worse = stage.active_set or len(stages) > 1
+
+        def attack(rows: np.ndarray) -> Tensor:
+            x, y, ids = self.images.draw(torch.from_numpy(rows), self.classifier.device)
+            return self._record(predictions, rows, self.classifier.attack(x, y, ids, stage), keep_worse)
+
+        question = {
+            "kind": "attack",
+            "stages": [each.to_dict() for each in stages],
+            "pending": hashlib.sha256(pending.tobytes()).hexdigest(),
+        }
+        answer = self.answers.begin(
+            question, name, vars(predictions), len(pending), gradient=ATTACKS[stage.attack].gradient
+        )
+        self._work(answer, pending, attack)
+        return predictions
+
+    def targeted(self, settings: AttackSettings, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Each image moved towards each other class: reached (N, C) bool and the largest margin found (N, C) float32.
+
+        With an active set, an image that has become some class on the way to another is not attacked for that again.
+        """
+        clean, classes = self.clean(), self.classifier.num_classes
+        samples = len(self.images)
+        everyone = np.arange(samples)
+        reached = np.zeros((samples, classes), bool)
+        _reach(reached, everyone, clean.pred)
+        margin = np.full(reached.shape, -np.inf, np.float32)
+        question = {"kind": "targeted", "settings": settings.to_dict()}
+
+        # Work is counted in rows of all targets in turn, whether a row needs the attack or not.
+        answer = self.answers.begin(
+            question, name, {"reached": reached, "margin": margin}, samples * classes, gradient=True
+        )
+        with answer:
+            while answer.done < answer.total:
+                target, first = divmod(answer.done, samples)
+                wanted = (self.label != target) & (everyone >= first)
+                if settings.active_set:
+                    wanted &= ~reached[:, target]
+                pending = np.flatnonzero(wanted)
+                rows = pending[: self.batch_size]
+                x = self._move(rows, target, settings, reached, margin) if len(rows) else None
+                answer.advance(target * samples + (int(rows[-1]) + 1 if len(pending) > len(rows) else samples), x)
+        reached[everyone, self.label] = False
+        return reached, margin
+
+    def _move(
+        self, rows: np.ndarray, target: int, settings: AttackSettings, reached: np.ndarray, margin: np.ndarray
+    ) -> Tensor:
+        x, y, ids = self.images.draw(torch.from_numpy(rows), self.classifier.device)
+        judged = self.classifier.attack_towards(x, y, torch.full_like(y, target), ids, settings)
+        pred = judged.pred.cpu().numpy()
+        margin[rows, target] = np.fmax(margin[rows, target], judged.margin.cpu().numpy())
+        if not settings.active_set:
+            rows, pred = rows[pred == target], pred[pred == target]
+        _reach(reached, rows, pred)
+        return judged.x
+
+    def _judged(self, question: Mapping[str, Any], name: str, images: Callable[[], Images]) -> Predictions:
+        predictions = Predictions.blank(len(self.images))
+        source: Images | None = None
+
+        def look(rows: np.ndarray) -> Tensor:
+            nonlocal source
+            source = source or images()
+            x, y, _ = source.draw(torch.from_numpy(rows), self.classifier.device)
+            return self._record(predictions, rows, self.classifier.judge(x, y), keep_worse=False)
+
+        everyone = np.arange(len(self.images))
+        self._work(self.answers.begin(question, name, vars(predictions), len(everyone), gradient=False), everyone, look)
+        predictions.attacked[:] = False
+        return predictions
+
+    def _record(self, predictions: Predictions, rows: np.ndarray, judged: BatchPredictions, keep_worse: bool) -> Tensor:
+        pred = judged.pred.cpu().numpy().astype(np.int32)
+        margin = judged.margin.cpu().numpy()
+        predictions.attacked[rows] = True
+        if keep_worse:
+            right, was_right = pred == self.label[rows], predictions.pred[rows] == self.label[rows]
+            worse = (was_right & ~right) | ((was_right == right) & (margin < predictions.margin[rows]))
+            rows, pred, margin = rows[worse], pred[worse], margin[worse]
+        predictions.pred[rows], predictions.margin[rows] = pred, margin
+        return judged.x
+
+    def _work(self, answer: Answer, pending: np.ndarray, step: Callable[[np.ndarray], Tensor]) -> None:
+        """Run ``step``, which fills the answer's arrays, over batches of ``pending``, from where one stopped."""
+        with answer:
+            while answer.done < len(pending):
+                rows = pending[answer.done : answer.done + self.batch_size]
+                answer.advance(answer.done + len(rows), step(rows))
+
+
+def _reach(reached: np.ndarray, rows: np.ndarray, pred: np.ndarray) -> None:
+    """Mark the classes that images have become, except those without a prediction."""
+    named = pred != NONE
+    reached[rows[named], pred[named]] = True

@@ -1,0 +1,1 @@
+"""Class-wise figures, confidence intervals and the paired bootstrap."""

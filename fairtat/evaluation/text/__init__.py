@@ -1,0 +1,1 @@
+"""Evaluations and comparisons in words and in terminal tables."""
