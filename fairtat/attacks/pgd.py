@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fairtat.attacks import engine_compiled, engine_eager, engine_graph
+from fairtat import engines
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.model_state import Model, frozen, unwrap
-from fairtat.attacks.network import Network
-from fairtat.attacks.options import AttackOptions, PerChannel
-from fairtat.attacks.random_numbers import own_random_numbers
+from fairtat.attacks.options import OPTIONS, PGDKeywords, PGDOptions
+from fairtat.attacks.pgd_steps import PGDSteps
 from fairtat.attacks.result import AttackResult
+from fairtat.engines import engine_for
+from fairtat.engines.model.network import Network
+from fairtat.engines.model.random_numbers import own_random_numbers
+from fairtat.engines.model.state import Model, frozen, unwrap
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
-_ENGINES = {
-    "auto": engine_graph.run_unasked,
-    "eager": engine_eager.run,
-    "compiled": engine_compiled.run,
-    "graph": engine_graph.run,
-}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _shows_options(function: F) -> F:
+    """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
+    given = inspect.signature(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(o.name, keyword, default=o.default, annotation=o.type) for o in OPTIONS]
+    own = [p for p in given.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = given.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
+
+
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[True],
+    **options: Unpack[PGDKeywords],
+) -> AttackResult: ...
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[False] = False,
+    **options: Unpack[PGDKeywords],
+) -> Tensor: ...
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: bool,
+    **options: Unpack[PGDKeywords],
+) -> Tensor | AttackResult: ...
+@_shows_options
 def fast_targeted_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
     target: Tensor,  # (N,)
     *,
     y: Tensor | None = None,  # (N,)
-    eps: float | Tensor = 8 / 255,  # scalar or (N,)
-    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
-    steps: int = 10,
-    norm: str = "linf",
-    loss: str = "ce",
-    init: str | Tensor = "uniform",  # or (N, ...)
-    bounds: tuple[float, float] = (0.0, 1.0),
-    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
-    bn_mode: str = "eval",
-    restarts: int = 1,
-    early_stop: bool = False,
-    extra_steps: int = 0,
-    amp: torch.dtype | None = None,
-    seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
-    backend: str = "auto",
-    engine: str = "auto",
-    engine_check: str = "first",
-    chunk_size: int | None = None,
-    check: bool = True,
-    return_info: bool = False,
+    **options: Any,  # as PGDOptions
 ) -> Tensor | AttackResult:
     """Move a batch of images towards target classes by projected gradient descent.
 
@@ -164,43 +188,51 @@ def fast_targeted_pgd(
 
     Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
-    options = {
-        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
-        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
-        "return_info": return_info,
-    }  # fmt: skip
-    return _attack(model, x, target, options, y=y, sample_ids=sample_ids)
+    return _attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
 
 
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[True],
+    **options: Unpack[PGDKeywords],
+) -> AttackResult: ...
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[False] = False,
+    **options: Unpack[PGDKeywords],
+) -> Tensor: ...
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: bool,
+    **options: Unpack[PGDKeywords],
+) -> Tensor | AttackResult: ...
+@_shows_options
 def fast_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
     y: Tensor,  # (N,)
     *,
     clean_logits: Tensor | None = None,  # (N, C)
-    eps: float | Tensor = 8 / 255,  # scalar or (N,)
-    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
-    steps: int = 10,
-    norm: str = "linf",
-    loss: str = "ce",
-    init: str | Tensor = "uniform",  # or (N, ...)
-    bounds: tuple[float, float] = (0.0, 1.0),
-    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
-    bn_mode: str = "eval",
-    restarts: int = 1,
-    early_stop: bool = False,
-    extra_steps: int = 0,
-    amp: torch.dtype | None = None,
-    seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
-    backend: str = "auto",
-    engine: str = "auto",
-    engine_check: str = "first",
-    chunk_size: int | None = None,
-    check: bool = True,
-    return_info: bool = False,
+    **options: Any,  # as PGDOptions
 ) -> Tensor | AttackResult:
     """Move a batch of images away from their labels by projected gradient ascent (untargeted PGD).
 
@@ -227,14 +259,7 @@ def fast_pgd(
     Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573; ``early_stop`` and
     ``extra_steps``: Zhang et al. 2020 (friendly adversarial training), arXiv:2002.11242.
     """
-    options = {
-        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
-        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
-        "return_info": return_info,
-    }  # fmt: skip
-    return _attack(model, x, y, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
+    return _attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 
 
 class TargetedPGD:
@@ -245,10 +270,43 @@ class TargetedPGD:
     model, so this object and the functions share it.
     """
 
-    def __init__(self, model: Model, **options: Any) -> None:
+    def __init__(self, model: Model, *, return_info: bool = False, **options: Unpack[PGDKeywords]) -> None:
         self.model = model
-        self.options = AttackOptions().updated(options)
+        self.options = PGDOptions.named({**options, "return_info": return_info}, targeted=True)
 
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: Literal[True],
+        **options: Unpack[PGDKeywords],
+    ) -> AttackResult: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: Literal[False],
+        **options: Unpack[PGDKeywords],
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: bool = ...,
+        **options: Unpack[PGDKeywords],
+    ) -> Tensor | AttackResult: ...
     def __call__(
         self,
         x: Tensor,  # (N, ...)
@@ -259,17 +317,17 @@ class TargetedPGD:
         **options: Any,
     ) -> Tensor | AttackResult:
         """Attack one batch; arguments, result and errors as :func:`fast_targeted_pgd`."""
-        return _attack(self.model, x, target, options, base=self.options, y=y, sample_ids=sample_ids)
+        return _attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
 
 
 def _attack(
     model: Model,
     x: Tensor,
     goal: Tensor,
-    keywords: Mapping[str, Any],
+    base: PGDOptions | None,
+    changes: Mapping[str, Any],
     *,
     targeted: bool = True,
-    base: AttackOptions | None = None,
     y: Tensor | None = None,
     clean_logits: Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -277,16 +335,16 @@ def _attack(
     # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
     # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
     run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    return run(model, x, goal, keywords, targeted, base, y, clean_logits, sample_ids)
+    return run(model, x, goal, base, changes, targeted, y, clean_logits, sample_ids)
 
 
 def _run(
     model: Model,
     x: Tensor,
     goal: Tensor,
-    keywords: Mapping[str, Any],
+    base: PGDOptions | None,
+    changes: Mapping[str, Any],
     targeted: bool,
-    base: AttackOptions | None,
     y: Tensor | None,
     clean_logits: Tensor | None,
     sample_ids: Tensor | None,
@@ -298,7 +356,7 @@ def _run(
         )
     if not callable(model):
         raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
-    options = AttackOptions(targeted=targeted, **keywords) if base is None else base.updated(keywords)
+    options = PGDOptions.named(changes, targeted=targeted) if base is None else base.updated(changes)
     batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
     seed = _next_seed() if options.seed is None else options.seed
     model = unwrap(model)
@@ -309,7 +367,16 @@ def _run(
         own_random_numbers(model, bn_mode, tuple(state.settings), batch.x, seed),
         torch.enable_grad(),
     ):
-        return _ENGINES[options.engine](Network(model, state, batch, options), batch, options, seed)
+        network = Network(model, state, batch.x, amp=options.amp, normalized=options.normalize is not None)
+        steps = PGDSteps(network, batch, options, seed)
+        if len(batch.x) == 0:
+            columns = steps.nothing() if options.return_info else {"x_adv": torch.empty_like(batch.x)}
+        else:
+            engine = engine_for(
+                options.engine, steps, check=options.engine_check, chunked=options.chunk_size is not None
+            )
+            columns = engines.run(steps, engine, restarts=options.restarts, chunk_size=options.chunk_size)
+    return AttackResult(**columns) if options.return_info else columns["x_adv"]
 
 
 class _UnseededCalls:

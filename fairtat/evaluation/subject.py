@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.attacks.network import logits_of, may_write
+from fairtat.engines.model.network import logits_of, may_write
 from fairtat.evaluation.fingerprint import fingerprint
 from fairtat.evaluation.library import library_attack
 from fairtat.evaluation.samples import NONE

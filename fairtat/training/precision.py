@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairtat.attacks.network import logits_of
 from fairtat.data import batches
 from fairtat.data.stream import Data
 from fairtat.devices import has_native_bf16, slow_bf16
+from fairtat.engines.model.network import logits_of
 from fairtat.errors import first_time
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World

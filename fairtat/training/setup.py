@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fairtat.attacks.network import logits_of
 from fairtat.data import Splits, batches, check_images
 from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
+from fairtat.engines.model.network import logits_of
 from fairtat.errors import UserError
 from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig

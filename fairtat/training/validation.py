@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fairtat.attacks import AttackResult, fast_pgd
-from fairtat.attacks.network import logits_of
 from fairtat.data import batches
 from fairtat.data.stream import Data
+from fairtat.engines.model.network import logits_of
 from fairtat.fairness import ClassStats
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fairtat.attacks.network import logits_of
 from fairtat.data import Batch
+from fairtat.engines.model.network import logits_of
 from fairtat.fairness import FairTAT
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue

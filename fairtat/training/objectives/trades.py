@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fairtat.attacks.network import logits_of
 from fairtat.data import Batch
+from fairtat.engines.model.network import logits_of
 from fairtat.fairness import FairTAT
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples, ObjectiveValue
