@@ -16,10 +16,9 @@ from fairtat.attacks.batch import make_batch
 from fairtat.attacks.options import OPTIONS, PGDKeywords, PGDOptions
 from fairtat.attacks.pgd_steps import PGDSteps
 from fairtat.attacks.result import AttackResult
-from fairtat.engines import engine_for
 from fairtat.engines.model.network import Network
 from fairtat.engines.model.random_numbers import own_random_numbers
-from fairtat.engines.model.state import Model, frozen, unwrap
+from fairtat.engines.model.state import Model, frozen
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
@@ -359,23 +358,25 @@ def _run(
     options = PGDOptions.named(changes, targeted=targeted) if base is None else base.updated(changes)
     batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
     seed = _next_seed() if options.seed is None else options.seed
-    model = unwrap(model)
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
     with (
         frozen(model, bn_mode) as state,
-        own_random_numbers(model, bn_mode, tuple(state.settings), batch.x, seed),
+        own_random_numbers(state.model, bn_mode, tuple(state.settings), batch.x, seed),
         torch.enable_grad(),
     ):
-        network = Network(model, state, batch.x, amp=options.amp, normalized=options.normalize is not None)
+        network = Network(state, batch.x, amp=options.amp, normalized=options.normalize is not None)
         steps = PGDSteps(network, batch, options, seed)
         if len(batch.x) == 0:
             columns = steps.nothing() if options.return_info else {"x_adv": torch.empty_like(batch.x)}
         else:
-            engine = engine_for(
-                options.engine, steps, check=options.engine_check, chunked=options.chunk_size is not None
+            columns = engines.run(
+                steps,
+                options.engine,
+                check=options.engine_check,
+                restarts=options.restarts,
+                chunk_size=options.chunk_size,
             )
-            columns = engines.run(steps, engine, restarts=options.restarts, chunk_size=options.chunk_size)
     return AttackResult(**columns) if options.return_info else columns["x_adv"]
 
 

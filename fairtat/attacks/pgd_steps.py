@@ -15,7 +15,8 @@ from fairtat.attacks.batch import Batch
 from fairtat.attacks.logit_gradient import logit_gradient
 from fairtat.attacks.options import PGDOptions
 from fairtat.engines.model.network import Network
-from fairtat.engines.steps import Samples, Score, Span, Steps, copy_rows, empty_rows, rows_of
+from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows, gather
+from fairtat.engines.steps import Steps
 from fairtat.ops._validate import in_memory
 
 _FROM_BATCH = ("x", "goal", "y", "clean_logits", "eps_n", "step_n")  # of PGDSamples, by their names in Batch
@@ -41,7 +42,7 @@ class PGDSteps(Steps[PGDSamples]):
     """PGD on one batch."""
 
     def __init__(self, network: Network, batch: Batch, options: PGDOptions, seed: int) -> None:
-        super().__init__(network)
+        self.network = network
         self.x, self.mean, self.std = batch.x, batch.mean, batch.std
         self.steps = options.steps
         self.stops_early = options.early_stop
@@ -65,7 +66,7 @@ class PGDSteps(Steps[PGDSamples]):
 
     def begin(self, spans: Sequence[Span], x_adv: Tensor | None = None, *, expand: bool = False) -> PGDSamples:
         b = self._batch
-        given: dict[str, Any] = {name: rows_of(getattr(b, name), spans) for name in _FROM_BATCH}
+        given = gather({name: getattr(b, name) for name in _FROM_BATCH}, spans)
         x = given["x"]
         if expand:
             for name, number in (("eps_n", b.eps), ("step_n", b.step)):
@@ -127,7 +128,7 @@ class PGDSteps(Steps[PGDSamples]):
         else:
             offset = 0
             for span in samples.spans:
-                part = slice(offset, offset + len(span))
+                part = slice(offset, offset + span.size)
                 eps_n = None if samples.eps_n is None else samples.eps_n[part]
                 self._init_kernel(
                     samples.x_adv[part], samples.x[part], eps_n, b.eps, self._sample_ids(span.rows), self._seed,
@@ -199,7 +200,8 @@ class PGDSteps(Steps[PGDSamples]):
         )  # fmt: skip
 
     def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
-        assert samples.zero_grad is not None
+        if samples.zero_grad is None:
+            return {}
         return {
             "logits": score.logits.detach(),
             "pred": score.pred,

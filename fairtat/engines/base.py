@@ -17,8 +17,8 @@ from fairtat.engines.cache import Family, Record, record_of
 from fairtat.engines.check import CHANGES, MISMATCH, FirstPass, Probe
 from fairtat.engines.fallback import warn_once
 from fairtat.engines.model.structure import ModelStructure
-from fairtat.engines.results import Results
-from fairtat.engines.steps import S, Span, Steps, count
+from fairtat.engines.samples import Results, Span, count
+from fairtat.engines.steps import S, Steps
 
 
 class Program(Protocol):

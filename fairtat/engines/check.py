@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fairtat.engines.model.random_numbers import borrowed, start_of_stream
-from fairtat.engines.steps import Samples, Steps
+from fairtat.engines.samples import Samples
+from fairtat.engines.steps import Steps
 
 MISMATCH = "what was built computes something else than the model"
 CHANGES = "the model computes something else at every call"

@@ -1,4 +1,4 @@
-"""Steps: an attack on one batch as the engines see it, anything that steps along a gradient taken from the logits.
+"""The eager loop, and the steps it makes: any attack that steps along a gradient taken from the logits.
 
 The attack gives the loss, the step and the goal as a subclass; an engine decides how its steps run. All that changes
 from step to step is in the tensors of `Samples`, so an engine may copy, pad, shrink or capture them without knowing
@@ -9,103 +9,50 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from fairtat.engines.model.network import Network
+from fairtat.engines.samples import Results, Samples, Score, Span, take
 from fairtat.ops._validate import in_memory
+
+S = TypeVar("S", bound=Samples)
 
 # Small gradients would vanish below float16's 6e-8. A power of two rounds nothing; signs do not feel it, and
 # a step that uses the gradient's size gets it taken out again.
 FLOAT16_SCALE = 2.0**10
 
 
-class Span(NamedTuple):
-    """One restart of some samples: rows of the batch, drawn from the restart's own stream."""
+def run_eagerly(steps: Steps[S], spans: Sequence[Span], results: Results) -> None:
+    """Attack the samples of these spans by plain PyTorch passes: the loop that every engine has to reproduce.
 
-    restart: int
-    rows: slice | Tensor  # an index where the rows are not consecutive
-
-    def __len__(self) -> int:
-        return len(self.rows) if isinstance(self.rows, Tensor) else self.rows.stop - self.rows.start
-
-    def take(self, index: Tensor) -> Span:
-        """The span of these samples of it."""
-        rows = self.rows
-        if isinstance(rows, Tensor):
-            return Span(self.restart, rows[index])
-        return Span(self.restart, index + rows.start if rows.start else index)
-
-
-class Score(NamedTuple):
-    """One forward pass and what the attack's loss says of it."""
-
-    logits: Tensor  # (N, C)
-    loss: Tensor  # (N,)
-    dlogits: Tensor  # (N, C)
-    pred: Tensor  # (N,)
-    reached: Tensor  # (N,) bool: at the attack's goal
-
-    def head(self, n: int) -> Score:
-        return Score(*(t[:n] for t in self))
-
-
-@dataclass(kw_only=True)
-class Samples:
-    """The samples of one pass: every tensor has a row for each. An attack adds tensors of its own."""
-
-    spans: Sequence[Span]  # where they belong in the batch
-    in_place: bool = False  # x_adv is memory of the attack's result itself
-    x_adv: Tensor  # (N, ...)
-    separate_input: Tensor | None = None  # (N, ...) the model's input, where it is not x_adv itself
-    moving: Tensor | None = None  # (N,) bool: has not stopped; only with early stopping
-
-    @property
-    def model_input(self) -> Tensor:
-        return self.x_adv if self.separate_input is None else self.separate_input
-
-    def tensors(self) -> dict[str, Tensor]:
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: value for name, value in values if isinstance(value, Tensor)}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor], spans: Sequence[Span] = ()) -> Self:
-        """The same with these tensors in the place of its own, for other spans."""
-        absent: dict[str, Any] = {f.name: None for f in fields(self)}
-        return type(self)(**{**absent, **tensors, "in_place": False, "spans": spans})
-
-    def head(self, n: int, spans: Sequence[Span] = ()) -> Self:
-        """The first n samples, for these spans, in the same memory."""
-        return self.with_tensors({name: t[:n] for name, t in self.tensors().items()}, spans)
-
-    def still_moving(self) -> Tensor | None:
-        """The index of the samples that have not stopped; None: all of them. The host waits for the device."""
-        assert self.moving is not None
-        left = self.moving.nonzero()[:, 0]
-        return None if len(left) == len(self.moving) else left
-
-    def stopped(self) -> Tensor:
-        """The index of those that have."""
-        assert self.moving is not None
-        return (~self.moving).nonzero()[:, 0]
-
-    def keep(self, index: Tensor) -> None:
-        """Let all samples except these leave."""
-        for name, t in self.tensors().items():
-            setattr(self, name, take(t, index))
-        (span,) = self.spans  # samples leave only passes of one restart
-        self.spans, self.in_place = [span.take(index)], False
-
-
-S = TypeVar("S", bound=Samples)
+    K steps cost K forwards and K backwards to the input. The gradient starts from the logits, so there is no
+    autograd graph of the loss, and with frozen parameters none of a weight.
+    """
+    samples = steps.begin(spans, results.room(spans))
+    for _ in range(steps.steps):
+        leaf, score = steps.look(samples)
+        left = samples.still_moving() if steps.shrinks else None
+        if left is not None:
+            results.write(samples, steps.report(samples, score), samples.stopped())
+            if len(left) == 0:
+                return
+        grad = steps.gradient(leaf, score)
+        del leaf, score  # so that the graph is gone before the next one grows
+        if left is not None:
+            grad = take(grad, left)
+            samples.keep(left)
+        steps.step(samples, grad, None if steps.shrinks else samples.moving)
+    results.write(samples, steps.report(samples, steps.judge(samples)) if steps.scored else {})
 
 
 class Steps(ABC, Generic[S]):
     """What an attack does to one batch, step by step."""
 
+    network: Network
     steps: int  # to make
     stops_early: bool  # whether samples stop at their goal
     scored: bool  # whether anyone reads more of the result than x_adv
@@ -115,9 +62,6 @@ class Steps(ABC, Generic[S]):
     mean: Tensor | None  # (C,) of the image, where the model's input is normalized
     std: Tensor | None  # (C,)
     classes: int = 0  # of the model, once it has been called
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
 
     def constants(self) -> dict[str, Tensor]:
         """Tensors that are not per sample, by name."""
@@ -215,7 +159,7 @@ class Steps(ABC, Generic[S]):
 
     @abstractmethod
     def report(self, samples: S, score: Score) -> dict[str, Tensor]:
-        """The columns of the result, beside x_adv, for samples that are done; "reached" is one of them."""
+        """The columns of the result beside x_adv, "reached" among them; none if nobody reads them."""
 
     @abstractmethod
     def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
@@ -239,21 +183,6 @@ class Steps(ABC, Generic[S]):
         """Which kernels make a step."""
 
 
-def count(spans: Sequence[Span]) -> int:
-    return sum(map(len, spans))
-
-
-def empty_rows(like: Tensor, n: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialized rows for n samples, laid out in memory as those of ``like``, which is dense by sample."""
-    strides = (like.shape[1:].numel(), *like.stride()[1:])
-    return torch.empty_strided((n, *like.shape[1:]), strides, dtype=dtype or like.dtype, device=like.device)
-
-
-def take(t: Tensor, index: Tensor) -> Tensor:
-    """``t[index]`` in the memory layout of ``t``, which indexing does not promise to keep."""
-    return torch.index_select(t, 0, index, out=empty_rows(t, len(index)))
-
-
 def laid_out_like(t: Tensor, like: Tensor) -> Tensor:
     """``t`` in the memory layout of ``like``; a copy only where it differs."""
     if t.stride() == like.stride():
@@ -262,27 +191,3 @@ def laid_out_like(t: Tensor, like: Tensor) -> Tensor:
     if all(ours == theirs for size, ours, theirs in pairs if size > 1):
         return t
     return torch.empty_strided(like.shape, like.stride(), dtype=t.dtype, device=t.device).copy_(t)
-
-
-@overload
-def rows_of(t: Tensor, spans: Sequence[Span]) -> Tensor: ...
-@overload
-def rows_of(t: Tensor | None, spans: Sequence[Span]) -> Tensor | None: ...
-def rows_of(t: Tensor | None, spans: Sequence[Span]) -> Tensor | None:
-    """The spans' rows of a per-sample tensor, one after another; a view where they are consecutive."""
-    if t is None:
-        return None
-    if len(spans) == 1 and isinstance(spans[0].rows, slice):
-        return t[spans[0].rows]
-    out = empty_rows(t, count(spans))
-    copy_rows(out, t, spans)
-    return out
-
-
-def copy_rows(out: Tensor, t: Tensor, spans: Sequence[Span]) -> None:
-    """The same into a tensor that is there."""
-    for part, span in zip(out.split([len(span) for span in spans]), spans, strict=True):
-        if isinstance(span.rows, slice):
-            part.copy_(t[span.rows])
-        else:
-            torch.index_select(t, 0, span.rows, out=part)

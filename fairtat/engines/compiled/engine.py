@@ -16,8 +16,8 @@ from torch import Tensor
 from fairtat.engines.base import Engine, Unsupported
 from fairtat.engines.cache import building
 from fairtat.engines.check import Probe
-from fairtat.engines.results import Results
-from fairtat.engines.steps import S, Span, count, take
+from fairtat.engines.samples import Results, Span, count, take
+from fairtat.engines.steps import S
 
 if TYPE_CHECKING:
     from fairtat.engines.compiled.program import CompiledSteps
@@ -72,7 +72,8 @@ class Compiled(Engine[S, "CompiledSteps"]):
     def finish(self, program: CompiledSteps, samples: S, runs: int, results: Results) -> None:
         if runs:
             self._run_program(program, runs)
-        results.write(self.steps, samples, self.steps.judge(samples) if self.steps.scored else None)
+        scored = self.steps.scored
+        results.write(samples, self.steps.report(samples, self.steps.judge(samples)) if scored else {})
 
     def _run_program(self, program: CompiledSteps, runs: int) -> Probe:
         """Run a program some times, and return what it found at first."""

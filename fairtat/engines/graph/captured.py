@@ -27,7 +27,8 @@ from fairtat.engines.check import Probe, probe
 from fairtat.engines.graph.cast_once import CastOnce
 from fairtat.engines.graph.runtime import GraphRuntime
 from fairtat.engines.model.structure import ModelStructure
-from fairtat.engines.steps import Samples, Score, Span, Steps, count
+from fairtat.engines.samples import Samples, Score, Span, count
+from fairtat.engines.steps import Steps
 
 MAX_STEPS = 20  # in one graph: more launches of a shorter one cost nothing, more nodes cost memory and time to build
 WARM_UPS = 2  # calls before a capture, so that whatever is made at the first call is there

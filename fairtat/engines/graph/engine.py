@@ -18,8 +18,8 @@ from fairtat.engines.check import Probe
 from fairtat.engines.graph import runtime
 from fairtat.engines.graph.captured import CapturedSteps, SharedMemory
 from fairtat.engines.model.structure import ModelStructure
-from fairtat.engines.results import Results
-from fairtat.engines.steps import S, Score, Span, Steps, take
+from fairtat.engines.samples import Results, Span, take
+from fairtat.engines.steps import S, Steps
 
 _LOG = logging.getLogger("fairtat")
 
@@ -100,7 +100,7 @@ class Graph(Engine[S, CapturedSteps]):
         for _ in range(runs):
             program.step(program.size)
         # What stays in the static tensors is read before they are used again.
-        results.write(self.steps, samples, self._judged(program, program.size, samples))
+        results.write(samples, self._report(program, program.size, samples))
 
     def _shrink(self, program: CapturedSteps, live: S, results: Results) -> None:
         """Run the steps on ever smaller graphs, as samples stop. A stopped one stays, unmoved, until the next look."""
@@ -114,16 +114,18 @@ class Graph(Engine[S, CapturedSteps]):
             if left is None or (len(left) > 0 and program.bucket(len(left)) == size):
                 continue
             # Who has stopped did so before the last step's forward, which so has seen them where they are.
-            results.write(self.steps, live, score.head(len(live.x_adv)), live.stopped())
+            results.write(live, self.steps.report(live, score.head(len(live.x_adv))), live.stopped())
             if len(left) == 0:
                 return
             live = _closed_up(program, live, left)
             size = program.bucket(len(left))
         program.step(size)
-        results.write(self.steps, live, self._judged(program, size, live))
+        results.write(live, self._report(program, size, live))
 
-    def _judged(self, program: CapturedSteps, size: int, live: S) -> Score | None:
-        return program.judge(size).head(len(live.x_adv)) if self.steps.scored else None
+    def _report(self, program: CapturedSteps, size: int, live: S) -> dict[str, Tensor]:
+        if not self.steps.scored:
+            return {}
+        return self.steps.report(live, program.judge(size).head(len(live.x_adv)))
 
 
 def _closed_up(program: CapturedSteps, live: S, left: Tensor) -> S:

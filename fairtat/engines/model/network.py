@@ -24,15 +24,13 @@ _WRITES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a m
 class Network:
     """The model as the engines see it: model input in, logits (N, C) out."""
 
-    def __init__(
-        self, model: Model, state: ModelState, x: Tensor, *, amp: torch.dtype | None, normalized: bool
-    ) -> None:
+    def __init__(self, state: ModelState, x: Tensor, *, amp: torch.dtype | None, normalized: bool) -> None:
         """For images like x. ``normalized``: steps write the model's input, as another tensor than x_adv."""
         device = x.device
         if state.device is not None and state.device != device:
             raise ValueError(f"x must be on the model's device ({state.device}), got {device}")
         self.state = state
-        self.model = model
+        self.model = model = state.model
         self._autocast: AbstractContextManager[object] = nullcontext()
         # The dtype that the model is given. Under autocast its first layer casts for itself, unless the
         # normalized input is written by the step anyway.

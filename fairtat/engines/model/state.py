@@ -21,6 +21,7 @@ _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 class ModelState:
     """What one walk over a model's modules has found."""
 
+    model: Model  # unwrapped
     dtype: torch.dtype | None = None  # of its first floating-point parameter
     device: torch.device | None = None
     tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
@@ -65,8 +66,9 @@ def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
 
     Other threads that freeze the model, or one that shares a layer or a parameter with it, wait meanwhile.
     """
+    model = unwrap(model)
     if not isinstance(model, nn.Module):
-        yield ModelState()
+        yield ModelState(model)
         return
     modules = list(model.modules())
     things = {id(module) for module in modules}
@@ -78,7 +80,7 @@ def frozen(model: Model, bn_mode: str) -> Iterator[ModelState]:
 
 @contextmanager
 def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
-    state = ModelState()
+    state = ModelState(modules[0])
     undo: list[tuple[Any, str, bool]] = []
 
     def assign(owner: Any, name: str, value: bool) -> None:
