@@ -49,8 +49,8 @@ class Subject:
         """Logits (n, C) of images (n, ...)."""
         # No steps from no noise is the clean image, with the attack's care for normalisation and modes.
         options = self._options(seed, torch.zeros(len(x), dtype=torch.int64, device=x.device))
-        result = fast_pgd(self.model, x, options["sample_ids"], eps=0.0, steps=0, init="zero", check=False, **options)
-        assert isinstance(result, AttackResult)
+        y = options["sample_ids"]
+        result: AttackResult = fast_pgd(self.model, x, y, eps=0.0, steps=0, init="zero", check=False, **options)
         return result.logits
 
     def judge(self, x: Tensor, y: Tensor, seed: int = 0) -> Judged:
@@ -72,7 +72,7 @@ class Subject:
     def adversarial(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
         """The adversarial images of one of fairtat's own attacks."""
         single = settings.attack == "fgsm"
-        result = fast_pgd(
+        result: AttackResult = fast_pgd(
             self.model,
             x,
             y,
@@ -87,7 +87,6 @@ class Subject:
             early_stop=settings.active_set and not single,
             **self._options(settings.seed, ids),
         )
-        assert isinstance(result, AttackResult)
         return result
 
     def attack_towards(self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings) -> Judged:
@@ -99,7 +98,7 @@ class Subject:
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
     ) -> AttackResult:
         """Images (n, ...) moved towards the classes ``target`` (n,)."""
-        result = fast_targeted_pgd(
+        result: AttackResult = fast_targeted_pgd(
             self.model,
             x,
             target,
@@ -113,7 +112,6 @@ class Subject:
             early_stop=settings.active_set,
             **self._options(settings.seed, ids),
         )
-        assert isinstance(result, AttackResult)
         return result
 
     def callable(self) -> Callable[[Tensor], Tensor]:
