@@ -19,6 +19,12 @@ from fairtat.engines.graph import runtime
 CLASSES = 5
 
 
+def pairwise(first, second, third):
+    """Parameters of which each pair of values appears: every first with every second, while the third alternates."""
+    assert len(third) <= min(len(first), len(second))
+    return [(a, b, third[(i + j) % len(third)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+
+
 def cnn(dtype=torch.float32, seed=0):
     """A CNN with BatchNorm (its statistics off their initial values) and dropout, in train mode."""
     with torch.random.fork_rng():

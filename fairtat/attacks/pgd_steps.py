@@ -123,21 +123,22 @@ class PGDSteps(Steps[PGDSamples]):
             samples.taken.zero_()
             samples.extra.fill_(self._options.extra_steps)
         b, o = self._batch, self._options
+        # One radius for all stays a number: in L2, a tensor of it is rounded in another order.
+        eps_n = None if b.eps_n is None else samples.eps_n
         if b.start is not None:
             copy_rows(samples.x_adv, b.start, samples.spans)
         else:
             offset = 0
             for span in samples.spans:
                 part = slice(offset, offset + span.size)
-                eps_n = None if samples.eps_n is None else samples.eps_n[part]
                 self._init_kernel(
-                    samples.x_adv[part], samples.x[part], eps_n, b.eps, self._sample_ids(span.rows), self._seed,
-                    span.restart, o.init, o.norm, *o.bounds,
+                    samples.x_adv[part], samples.x[part], None if eps_n is None else eps_n[part], b.eps,
+                    self._sample_ids(span.rows), self._seed, span.restart, o.init, o.norm, *o.bounds,
                 )  # fmt: skip
                 offset = part.stop
         if b.start is not None or self._separate_input:
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
-            self._step(samples, samples.x, None, 0.0, None)
+            self._step(samples, samples.x, eps_n, None, 0.0, None)
 
     @property
     def _separate_input(self) -> bool:
@@ -182,20 +183,26 @@ class PGDSteps(Steps[PGDSamples]):
 
     def step(self, samples: PGDSamples, grad: Tensor, moving: Tensor | None) -> None:
         if moving is None:
-            self._step(samples, grad, samples.step_n, self._batch.step, samples.zero_grad)
+            self._step(samples, grad, samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad)
             return
         zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
         step_n = samples.x.new_full((len(samples.x),), self._batch.step) if samples.step_n is None else samples.step_n
-        self._step(samples, grad, torch.where(moving, step_n, 0.0), 0.0, samples.zero_grad)
+        self._step(samples, grad, samples.eps_n, torch.where(moving, step_n, 0.0), 0.0, samples.zero_grad)
         if zero_before is not None and samples.zero_grad is not None:
             samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
 
     def _step(
-        self, samples: PGDSamples, grad: Tensor, step_n: Tensor | None, step: float, zero_grad: Tensor | None
+        self,
+        samples: PGDSamples,
+        grad: Tensor,
+        eps_n: Tensor | None,
+        step_n: Tensor | None,
+        step: float,
+        zero_grad: Tensor | None,
     ) -> None:
         o = self._options
         self._step_kernel(
-            samples.x_adv, grad, samples.x, samples.eps_n, self._batch.eps, step_n, step, o.targeted, o.norm,
+            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted, o.norm,
             *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from attack_fixtures import pairwise
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -166,9 +167,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("check", ["first", "off"])
-@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize(("what", "engine", "check"), pairwise(list(CHANGES), ENGINES, ["first", "off"]))
 def test_what_changes_a_model_is_seen(builds, monkeypatch, engine, check, what):
     model, x, target = Net().double(), torch.rand(6, 12, dtype=FLOAT64), torch.arange(6) % 4
     attack = TargetedPGD(model, engine_check=check, **OPTIONS)

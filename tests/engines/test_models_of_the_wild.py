@@ -9,6 +9,7 @@ from collections import namedtuple
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_fixtures import pairwise
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -237,9 +238,7 @@ def attacked(kind, engine, model, x, target, **options):
     return results
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize(("kind", "engine", "norm"), pairwise(list(EXACT), ENGINES, ["linf", "l2"]))
 def test_every_kind_on_every_engine(h, stand_ins, kind, norm, engine):
     model, (x, _, target) = model_of(kind), scene(kind)
     before, given = tensors(model), x.clone()

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_fixtures import pairwise
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -43,18 +44,13 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-# The same attack
-
-
-@pytest.mark.parametrize("bn_mode", BN_MODES)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize(("normalize", "per_sample"), [(None, False), (NORMALIZE, True)])
-def test_targeted_equals_the_eager_engine(h, compiles, bn_mode, norm, normalize, per_sample):
+@pytest.mark.parametrize(("bn_mode", "norm", "normalize"), pairwise(BN_MODES, ["linf", "l2"], [None, NORMALIZE]))
+def test_targeted_equals_the_eager_engine(h, compiles, bn_mode, norm, normalize):
     model, (x, _, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
     options = {**SIX_STEPS, "bn_mode": bn_mode, "norm": norm, "normalize": normalize}
     if norm == "l2":
         options |= {"eps": 0.8, "step_size": 0.2}
-    if per_sample:
+    if normalize is not None:  # also one radius and one step for each sample
         options["eps"] = torch.linspace(0.02, 0.3, 9, dtype=FLOAT64)
         options["step_size"] = torch.linspace(0.2, 0.01, 9, dtype=FLOAT64)
     expected, x_adv, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, **options)
@@ -169,9 +165,6 @@ def test_bfloat16_is_that_of_the_eager_engine(h, compiles, how, normalize):
     assert (result.loss.mean() - expected.loss.mean()).abs() < 0.02 * expected.loss.mean()
 
 
-# What is compiled, and when
-
-
 def test_changed_weights_are_seen_without_another_compilation(h, compiles):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -242,9 +235,6 @@ def test_a_model_under_torch_compile_is_taken_for_what_it_wraps(h, compiles):
     assert compiles == [6]
 
 
-# The model is left as it was found
-
-
 @pytest.mark.parametrize("bn_mode", BN_MODES)
 def test_the_model_is_left_as_it_was_found(h, compiles, bn_mode):
     model, (x, _, target) = h.cnn(), h.images(6)
@@ -285,9 +275,6 @@ def test_after_an_exception_too(h, compiles, monkeypatch, error, stage):
     assert [dict(vars(m)) for m in model.modules()] == before_modes
 
 
-# Stepping aside
-
-
 class DecidesOnData(nn.Linear):
     def forward(self, x):
         z = super().forward(x.flatten(1))
@@ -320,7 +307,7 @@ def hooked(model):
     return model
 
 
-UNFIT = {
+UNSUPPORTED = {
     "decisions on data": (lambda: DecidesOnData(108, 5), r"cannot be traced and compiled \(\w"),
     "attributes that change": (lambda: SetsItself(108, 5), "its forward sets calls"),
     "tensors that are no buffers": (lambda: HoldsATensor(108, 5), "cannot be traced and compiled"),
@@ -328,9 +315,9 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("what", UNFIT)
+@pytest.mark.parametrize("what", UNSUPPORTED)
 def test_a_model_that_does_not_trace_runs_eagerly_after_one_warning(h, compiles, what):
-    make, message = UNFIT[what]
+    make, message = UNSUPPORTED[what]
     x, _, target = h.images(6, FLOAT64)
     model = make().double()
     with pytest.warns(EngineFallback, match=message) as caught:
@@ -372,9 +359,6 @@ def test_an_empty_batch(h, compiles):
     assert result.x_adv.shape == x[:0].shape
     assert result.logits.shape == (0, h.classes)
     assert compiles == []
-
-
-# Inductor
 
 
 def test_inductor_gives_the_same_attack(h):

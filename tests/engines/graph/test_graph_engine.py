@@ -13,6 +13,7 @@ import weakref
 
 import pytest
 import torch
+from attack_fixtures import pairwise
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -55,21 +56,16 @@ def plans_of(model):
     return [plan for family in record_of(model, "graph").families.values() for plan in family.programs.values()]
 
 
-# The same attack
-
-
-@pytest.mark.parametrize("bn_mode", BN_MODES)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize(("normalize", "per_sample"), [(None, False), (NORMALIZE, True)])
-def test_targeted_equals_the_eager_engine(h, stub, bn_mode, norm, normalize, per_sample):
+@pytest.mark.parametrize(("bn_mode", "norm", "normalize"), pairwise(BN_MODES, ["linf", "l2"], [None, NORMALIZE]))
+def test_targeted_equals_the_eager_engine(h, stub, bn_mode, norm, normalize):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(12, FLOAT64)
     options = {**SIX_STEPS, "norm": norm, "bn_mode": bn_mode, "normalize": normalize, "return_info": True}
-    if per_sample:
+    if normalize is not None:  # also one radius and one step for each sample
         options |= {"eps": torch.linspace(0, 0.2, 12), "step_size": torch.linspace(0, 0.05, 12), "y": y}
         options |= {"sample_ids": torch.arange(12) * 7}
     expected, result, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, calls=2, **options)
     # In L2 a radius for all and one for each sample are multiplied in another order.
-    assert_results_equal(result, expected, atol=0.0 if norm == "linf" or per_sample else 1e-12)
+    assert_results_equal(result, expected, atol=0.0 if norm == "linf" or normalize is not None else 1e-12)
     torch.testing.assert_close(list(by_graph.buffers()), list(by_eager.buffers()), rtol=0, atol=1e-12)
     assert (stub.captures, stub.replays) == (2, 4)  # the steps and the report
 
@@ -152,13 +148,19 @@ def test_outputs_with_logits_vectors_and_channels_last(h, stub):
         assert result.stride() == expected.stride()
 
 
-# Early stopping
-
-
-@pytest.mark.parametrize("targeted", [True, False])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("extra", [{}, {"extra_steps": 2}, {"normalize": NORMALIZE}, {"restarts": 3, "chunk_size": 7}])
-@pytest.mark.parametrize("return_info", [True, False])
+@pytest.mark.parametrize(
+    ("extra", "norm", "targeted", "return_info"),
+    [  # each pair of values
+        ({}, "linf", True, True),
+        ({}, "l2", False, False),
+        ({"extra_steps": 2}, "linf", False, True),
+        ({"extra_steps": 2}, "l2", True, False),
+        ({"normalize": NORMALIZE}, "linf", True, False),
+        ({"normalize": NORMALIZE}, "l2", False, True),
+        ({"restarts": 3, "chunk_size": 7}, "linf", False, False),
+        ({"restarts": 3, "chunk_size": 7}, "l2", True, True),
+    ],
+)
 def test_early_stopping_equals_the_eager_engine(h, stub, targeted, norm, extra, return_info):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(40, FLOAT64)
     radius = 0.1 if norm == "linf" else 0.7
@@ -229,9 +231,6 @@ def test_early_stopping_under_batch_statistics(h, stub, bn_mode, extra_steps):
     assert len(expected.steps.unique()) > 2
     assert_results_equal(result, expected)
     assert h.same(list(by_graph.buffers()), list(by_eager.buffers()))
-
-
-# What is captured, and when
 
 
 def test_weights_at_other_addresses_are_captured_anew(h, stub):
@@ -343,9 +342,6 @@ def test_auto_captures_what_comes_twice_and_never_warns(h, stub):
     assert (stub.captures, stub.replays) == (1, 3)
 
 
-# Stepping aside
-
-
 class SetsItself(nn.Linear):
     calls = 0
 
@@ -374,7 +370,7 @@ def hooked(model):
     return model
 
 
-UNFIT = {
+UNSUPPORTED = {
     "attributes that change": (lambda: SetsItself(108, 5), "its forward sets calls, which a graph would not do"),
     "buffers that are replaced": (lambda: ReplacesABuffer(108, 5), "its forward sets seen"),
     "random numbers": (lambda: Noisy(108, 5), "its forward draws random numbers"),
@@ -382,9 +378,9 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("what", UNFIT)
+@pytest.mark.parametrize("what", UNSUPPORTED)
 def test_a_model_that_no_graph_can_hold_runs_eagerly_after_one_warning(h, stub, what):
-    make, message = UNFIT[what]
+    make, message = UNSUPPORTED[what]
     x, _, target = h.images(6)
     model = make()
     twin = copy.deepcopy(model)
