@@ -28,7 +28,7 @@ from fairtat.ops._validate import (
 from fairtat.ops.logit_loss import min_classes
 from fairtat.radius import check_radius
 
-BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is no mistake
+BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is not a mistake
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

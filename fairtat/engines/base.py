@@ -80,7 +80,7 @@ class Engine(ABC, Generic[S, P]):
             self.steps.check_classes(program.classes)
             if self._run(program, size, spans, family, results):
                 return True
-            # What was built of the model is no longer right, or never was.
+            # The program is no longer right, or never was.
             if new:
                 family.unsupported = MISMATCH
             else:

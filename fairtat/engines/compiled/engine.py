@@ -1,4 +1,4 @@
-"""The compiled engine: steps as graphs of their own, traced once a shape, compiled by inductor, without autograd.
+"""The compiled engine: steps as graphs of their own, traced once per shape, compiled by inductor, without autograd.
 
 It serves modules whose forward is the same computation every time: what the forward decides in Python, beyond settings
 that are attributes of its modules, is decided when it is traced.
@@ -78,7 +78,7 @@ class Compiled(Engine[S, "CompiledSteps"]):
     def _run_program(self, program: CompiledSteps, runs: int) -> Probe:
         """Run a program some times, and return what it found at first."""
         buffers = list(self.structure.buffers.values())
-        # The graph holds the casts of autocast; around it, they would be made a second time.
+        # The graph holds autocast's casts; under autocast they would be made again.
         with torch.no_grad(), torch.autocast(self.steps.x.device.type, enabled=False):
             prepared = program.prepare(list(self.structure.parameters.values()))
             first, *_ = [program.run(self._inputs, prepared, buffers) for _ in range(runs)]

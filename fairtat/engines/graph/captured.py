@@ -119,7 +119,7 @@ class CapturedSteps:
         return live
 
     def idle_beyond(self, n: int) -> None:
-        """Rows from n on are no samples: they do not move, and nobody waits for them."""
+        """Rows from n on are not samples: they count as stopped."""
         if self.samples.moving is not None:
             self.samples.moving[n:].fill_(False)
 
@@ -147,7 +147,7 @@ class CapturedSteps:
     def capture(
         self, steps: Steps[Any], spans: Sequence[Span], structure: ModelStructure, memory: SharedMemory
     ) -> None:
-        """Fill in the graphs, by way of this batch. Buffers and generators are as before, also after an exception.
+        """Capture the graphs on this batch. Buffers and generators are left as before, even after an exception.
 
         Raises:
             Unsupported: the model runs, but cannot be captured.
@@ -174,7 +174,7 @@ class CapturedSteps:
         self.classes = static.classes
 
     def _warm_up(self, steps: Steps[Any], structure: ModelStructure, generators: Sequence[torch.Generator]) -> bool:
-        """Run all that will be captured; whether casts may be made once. Some operations object to a dispatch mode."""
+        """Run all that will be captured; whether casts may be made once: some operations reject a dispatch mode."""
         casts_once = steps.network.autocasts and not structure.compiled
         try:
             self._run_all(steps, structure if casts_once else None)

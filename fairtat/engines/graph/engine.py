@@ -23,7 +23,7 @@ from fairtat.engines.steps import S, Steps
 
 _LOG = logging.getLogger("fairtat")
 
-STEPS_BETWEEN_LOOKS = 2  # after which the host asks who has stopped, and waits for the answer
+STEPS_BETWEEN_LOOKS = 2  # after which the host asks which samples have stopped, and waits for the answer
 
 
 class Graph(Engine[S, CapturedSteps]):
@@ -113,7 +113,7 @@ class Graph(Engine[S, CapturedSteps]):
             left = live.still_moving()
             if left is None or (len(left) > 0 and program.bucket(len(left)) == size):
                 continue
-            # Who has stopped did so before the last step's forward, which so has seen them where they are.
+            # The samples that have stopped did so before the last step's forward, so it has seen them where they are.
             results.write(live, self.steps.report(live, score.head(len(live.x_adv))), live.stopped())
             if len(left) == 0:
                 return

@@ -23,7 +23,7 @@ class GraphRuntime(Protocol):
         """The caller's current stream."""
 
     def wait_for(self, stream: Any) -> None:
-        """Order what comes on the current stream after all that is on another by now."""
+        """Order later work on the current stream after all work that is on another one now."""
 
     def used_here(self, tensors: Iterable[Tensor]) -> None:
         """Keep the memory of tensors that die from other uses until the current stream is done with it."""
@@ -49,7 +49,7 @@ def runtime_for(device: torch.device) -> GraphRuntime | None:
 
 
 class CudaGraphs:
-    """CUDA graphs by way of PyTorch (on AMD GPUs: HIP graphs)."""
+    """CUDA graphs through PyTorch (on AMD GPUs: HIP graphs)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -77,7 +77,7 @@ class Network:
             return self.model(model_input)
         if self._writes:
             return self.model(model_input.clone())
-        # What writes by way of x.data changes no version, so at a module's first pass it is the values that tell.
+        # A write through x.data changes no version, so at a module's first pass the values are compared.
         total = model_input.sum(dtype=torch.float64) if self._writes is None else None
         version = model_input._version
         try:

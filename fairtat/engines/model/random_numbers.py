@@ -22,12 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairtat.engines.model.turns import holds, taking_turns
 
-_GENERATORS = object()  # what the threads that borrow them take turns with
-_OF_PYTORCH = frozenset({"aten", "prim", "prims", "mkldnn", "onednn", "quantized", "fairtat"})  # tags tell who draws
+_GENERATORS = object()  # stands for the generators, which threads take turns to borrow
+_OF_PYTORCH = frozenset(
+    {"aten", "prim", "prims", "mkldnn", "onednn", "quantized", "fairtat"}
+)  # their tags tell which draw
 
 
 @dataclass
-class _Habit:
+class _DrawHistory:
     """What is known of a model's draws."""
 
     settings: Hashable = None  # of the model, that were looked at
@@ -37,24 +39,24 @@ class _Habit:
 
     def learn(self, looked: bool, borrowed: bool, moved: bool) -> None:
         if borrowed:
-            self.draws = moved  # false of attention, say, that might have
+            self.draws = moved  # attention, for example, may draw but need not
         elif looked:
             self.draws, self.looks, self.moves = False, self.looks + 1, 0
         elif moved:
             self.moves += 1
-            if self.moves >= 2 ** (self.looks - 1):  # ever more seldom: looking takes time
+            if self.moves >= 2 ** (self.looks - 1):  # less and less often: looking takes time
                 self.draws = None
 
 
-_HABITS: WeakKeyDictionary[nn.Module, dict[str, _Habit]] = WeakKeyDictionary()
+_HISTORIES: WeakKeyDictionary[nn.Module, dict[str, _DrawHistory]] = WeakKeyDictionary()
 
 
-def _habit_of(model: object, bn_mode: str, settings: Hashable) -> _Habit:
+def _history_of(model: object, bn_mode: str, settings: Hashable) -> _DrawHistory:
     if not isinstance(model, nn.Module):
-        return _Habit()  # any other callable may be made anew for each attack
-    known = _HABITS.setdefault(model, {})
+        return _DrawHistory()  # any other callable may be made anew for each attack
+    known = _HISTORIES.setdefault(model, {})
     if bn_mode not in known or known[bn_mode].settings != settings:
-        known[bn_mode] = _Habit(settings)
+        known[bn_mode] = _DrawHistory(settings)
     return known[bn_mode]
 
 
@@ -64,8 +66,8 @@ def own_random_numbers(model: object, bn_mode: str, settings: Hashable, x: Tenso
 
     ``settings`` are what a decision to draw may depend on. The attack itself draws from none of PyTorch's generators.
     """
-    habit, generators, thread = _habit_of(model, bn_mode, settings), _generators(x), threading.get_ident()
-    looks = habit.draws is None
+    history, generators, thread = _history_of(model, bn_mode, settings), _generators(x), threading.get_ident()
+    looks = history.draws is None
     with ExitStack() as loan:
         states: list[Tensor] = []
         borrowed = False
@@ -76,21 +78,21 @@ def own_random_numbers(model: object, bn_mode: str, settings: Hashable, x: Tenso
             loan.enter_context(borrowed_generators(x, seed, thread))
             states[:] = [generator.get_state() for generator in generators]
 
-        if habit.draws or threading.active_count() == 1:  # no other thread can be disturbed
+        if history.draws or threading.active_count() == 1:  # no other thread can be disturbed
             borrow()
         else:
             states += [generator.get_state() for generator in generators]
-        with _Lookout(borrow) if looks and not borrowed else nullcontext():
+        with _DrawDetector(borrow) if looks and not borrowed else nullcontext():
             yield
         # By way of numpy: states are in the host's memory, so nothing asks the device.
         now = [generator.get_state().numpy() for generator in generators]
         moved = any((ours != before.numpy()).any() for ours, before in zip(now, states, strict=True))
-        habit.learn(looks, borrowed, moved)
+        history.learn(looks, borrowed, moved)
 
 
 @contextmanager
 def borrowed_generators(x: Tensor, seed: int, thread: int | None = None) -> Iterator[None]:
-    """Seed PyTorch's default generators for work on x, and restore them; those who borrow them take turns."""
+    """Seed PyTorch's default generators for work on x, and restore them; threads that borrow them take turns."""
     generators = _generators(x)
     with taking_turns({id(_GENERATORS)}, thread):
         states = [generator.get_state() for generator in generators]
@@ -120,7 +122,7 @@ def _generators(x: Tensor) -> list[torch.Generator]:
     return generators
 
 
-class _Lookout(TorchDispatchMode):
+class _DrawDetector(TorchDispatchMode):
     """Calls ``warn`` before the first operation that may draw from a default generator."""
 
     supports_higher_order_operators = True

@@ -122,7 +122,7 @@ def _frozen(modules: list[nn.Module], bn_mode: str) -> Iterator[ModelState]:
 
 
 def _refuse_batch_statistics(module: torch.jit.ScriptModule, bn_mode: str) -> None:
-    """Raise ValueError where a mode may have been compiled in: in BatchNorm, and in all that was frozen."""
+    """Raise ValueError where a mode may have been compiled in: in BatchNorm, and in anything that was frozen."""
     if "BatchNorm" in module.original_name or not hasattr(module, "training"):
         raise ValueError(
             f"bn_mode={bn_mode!r} cannot reach BatchNorm inside TorchScript; use bn_mode='eval', or the module that "

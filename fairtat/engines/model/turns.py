@@ -13,7 +13,7 @@ class _Claim:
     thread: int
     things: Set[int]
 
-    def bars(self, other: _Claim) -> bool:
+    def blocks(self, other: _Claim) -> bool:
         return self.thread != other.thread and not self.things.isdisjoint(other.things)
 
 
@@ -36,7 +36,7 @@ def taking_turns(things: Set[int], thread: int | None = None) -> Iterator[None]:
         with _changed:
             _waiting.append(claim)
             try:
-                while any(held.bars(claim) for held in _held):
+                while any(held.blocks(claim) for held in _held):
                     _check_end(claim)
                     _changed.wait()
                 _held.append(claim)
@@ -45,7 +45,7 @@ def taking_turns(things: Set[int], thread: int | None = None) -> Iterator[None]:
         yield
     finally:
         with _changed:
-            if claim in _held:  # not so where waiting was what failed
+            if claim in _held:  # it is not if waiting failed
                 _held.remove(claim)
                 _changed.notify_all()
 
@@ -58,12 +58,12 @@ def holds(things: Set[int]) -> bool:
 
 
 def _check_end(claim: _Claim) -> None:
-    """Raise RuntimeError if who bars this claim waits, by way of others or not, for the thread that makes it."""
+    """Raise RuntimeError if a thread that blocks this claim waits, directly or not, for the thread that makes it."""
     seen: set[int] = set()
     claims = [claim]
     while claims:
         wanted = claims.pop()
-        for thread in {held.thread for held in _held if held.bars(wanted)} - seen:
+        for thread in {held.thread for held in _held if held.blocks(wanted)} - seen:
             if thread == claim.thread:
                 raise RuntimeError(
                     "attacks inside attacks wait for each other's models: let one thread attack those that share layers"

@@ -188,7 +188,7 @@ def test_a_branch_that_is_an_operation_of_its_own(h, company):
 
 
 def test_where_others_draw_all_the_time_looks_become_seldom():
-    habit, looks = random_numbers._Habit(), []
+    habit, looks = random_numbers._DrawHistory(), []
     for attack in range(40):
         looked = habit.draws is None
         if looked:
