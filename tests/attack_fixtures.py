@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,16 +15,28 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fairtat.attacks import EngineFallback
 from fairtat.engines.compiled import program
 from fairtat.engines.graph import runtime
 
 CLASSES = 5
+BN_MODES = ["eval", "train", "train_frozen_stats"]
+SIX_STEPS = {"eps": 0.1, "step_size": 0.03, "steps": 6, "seed": 0}
+NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 def pairwise(first, second, third):
     """Parameters of which each pair of values appears: every first with every second, while the third alternates."""
     assert len(third) <= min(len(first), len(second))
     return [(a, b, third[(i + j) % len(third)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+
+
+def both(engine, attack, model, *data, calls=1, **options):
+    """The results of the last of some calls by (eager, the engine) on copies of the model, and the two copies."""
+    models = copy.deepcopy(model), copy.deepcopy(model)
+    for _ in range(calls):
+        results = [attack(m, *data, engine=e, **options) for m, e in zip(models, ("eager", engine), strict=True)]
+    return *results, *models
 
 
 def cnn(dtype=torch.float32, seed=0):
@@ -223,6 +237,13 @@ def another_thread():
     yield
     stop.set()
     thread.join()
+
+
+@pytest.fixture
+def fallbacks_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineFallback)
+        yield
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class PGDSteps(Steps[PGDSamples]):
     def __init__(self, network: Network, batch: Batch, options: PGDOptions, seed: int) -> None:
         self.network = network
         self.x, self.mean, self.std = batch.x, batch.mean, batch.std
-        self.steps = options.steps
+        self.number = options.steps
         self.stops_early = options.early_stop
         self.scored = options.return_info or options.restarts > 1
         # Elsewhere a sample that has stopped stays, unmoved: batch statistics must not change.
@@ -215,7 +215,7 @@ class PGDSteps(Steps[PGDSamples]):
             "reached": score.reached,
             "loss": score.loss,
             "zero_grad": samples.zero_grad,
-            "steps": torch.full_like(score.pred, self.steps) if samples.taken is None else samples.taken,
+            "steps": torch.full_like(score.pred, self.number) if samples.taken is None else samples.taken,
         }
 
     def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:

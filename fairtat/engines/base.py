@@ -57,7 +57,7 @@ class Engine(ABC, Generic[S, P]):
 
     def serve(self, spans: Sequence[Span], results: Results) -> bool:
         """Attack the samples of these spans and write their results; False: the eager engine has to."""
-        if self.steps.steps == 0:
+        if self.steps.number == 0:
             return False
         self._reason = self.unsupported_options() or self._unsupported_model()
         if self._reason is not None:
@@ -124,7 +124,7 @@ class Engine(ABC, Generic[S, P]):
     def _run(self, program: P, size: int, spans: Sequence[Span], family: Family[P], results: Results) -> bool:
         """Make all steps; False: the program does not compute what the model computes, and has left no trace."""
         samples = self.start(program, size, spans, results)
-        runs = self.steps.steps // program.steps_per_run
+        runs = self.steps.number // program.steps_per_run
         if family.needs_check(size, self._check):
             eager = FirstPass(self.steps, samples, self.structure.buffers.values())
             confirmed = eager.confirms(self.first_run(program, samples))

@@ -33,7 +33,7 @@ def run_eagerly(steps: Steps[S], spans: Sequence[Span], results: Results) -> Non
     autograd graph of the loss, and with frozen parameters none of a weight.
     """
     samples = steps.begin(spans, results.room(spans))
-    for _ in range(steps.steps):
+    for _ in range(steps.number):
         leaf, score = steps.look(samples)
         left = samples.still_moving() if steps.shrinks else None
         if left is not None:
@@ -53,7 +53,7 @@ class Steps(ABC, Generic[S]):
     """What an attack does to one batch, step by step."""
 
     network: Network
-    steps: int  # to make
+    number: int  # of steps to make
     stops_early: bool  # whether samples stop at their goal
     scored: bool  # whether anyone reads more of the result than x_adv
     shrinks: bool  # whether a sample that has stopped leaves the batch

@@ -1,5 +1,5 @@
 """The fixtures of attacks and engines."""
 
-from attack_fixtures import alone, company, compiles, h, recorded, stub
+from attack_fixtures import alone, company, compiles, fallbacks_are_errors, h, recorded, stub
 
-__all__ = ["alone", "company", "compiles", "h", "recorded", "stub"]
+__all__ = ["alone", "company", "compiles", "fallbacks_are_errors", "h", "recorded", "stub"]

@@ -31,7 +31,7 @@ class MomentumSamples(Samples):
 
 
 class Momentum(Steps[MomentumSamples]):
-    steps, stops_early, scored, shrinks, signs_only = STEPS, False, True, False, False
+    number, stops_early, scored, shrinks, signs_only = STEPS, False, True, False, False
     mean = std = None
     kernels = None
 

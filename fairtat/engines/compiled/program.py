@@ -115,7 +115,7 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
         raise RuntimeError(f"its forward sets {', '.join(changed)}")
     hoisted, rest = hoist(one_step, range(len(inputs), len(inputs) + len(parameters)))
     nodes = len(one_step.graph.nodes)
-    together = steps_in_one(steps.steps, nodes)
+    together = steps_in_one(steps.number, nodes)
     # The casts of autocast are in the graph by now.
     with torch.no_grad(), torch.autocast(steps.x.device.type, enabled=False):
         arguments = [*inputs.values(), *hoisted(*parameters.values()), *buffers.values()]

@@ -101,7 +101,7 @@ class CapturedSteps:
             self.steps_per_run = 1
         else:
             self.sizes = [size]
-            divisors = (k for k in range(1, min(steps.steps, MAX_STEPS) + 1) if steps.steps % k == 0)
+            divisors = (k for k in range(1, min(steps.number, MAX_STEPS) + 1) if steps.number % k == 0)
             self.steps_per_run = max(divisors)
 
     def tensors(self) -> list[Tensor]:

@@ -105,7 +105,7 @@ class Graph(Engine[S, CapturedSteps]):
     def _shrink(self, program: CapturedSteps, live: S, results: Results) -> None:
         """Run the steps on ever smaller graphs, as samples stop. A stopped one stays, unmoved, until the next look."""
         size = program.bucket(len(live.x_adv))
-        for k in range(1, self.steps.steps):
+        for k in range(1, self.steps.number):
             score = program.step(size)
             if k > 1 and k % STEPS_BETWEEN_LOOKS:
                 continue

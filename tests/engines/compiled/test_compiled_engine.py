@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import warnings
 import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_fixtures import pairwise
+from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -21,23 +20,7 @@ from fairtat.engines.cache import record_of
 from fairtat.engines.compiled import program
 
 FLOAT64 = torch.float64
-BN_MODES = ["eval", "train", "train_frozen_stats"]
-SIX_STEPS = {"eps": 0.1, "step_size": 0.03, "steps": 6, "seed": 0}
-NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-
-
-@pytest.fixture(autouse=True)
-def fallbacks_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EngineFallback)
-        yield
-
-
-def both(attack, model, *data, **options):
-    """(eager, compiled) attacks on copies of the model, and the two copies."""
-    models = copy.deepcopy(model), copy.deepcopy(model)
-    results = [attack(m, *data, engine=e, **options) for m, e in zip(models, ("eager", "compiled"), strict=True)]
-    return *results, *models
+pytestmark = pytest.mark.usefixtures("fallbacks_are_errors")
 
 
 def assert_same(actual, expected):
@@ -53,7 +36,7 @@ def test_targeted_equals_the_eager_engine(h, compiles, bn_mode, norm, normalize)
     if normalize is not None:  # also one radius and one step for each sample
         options["eps"] = torch.linspace(0.02, 0.3, 9, dtype=FLOAT64)
         options["step_size"] = torch.linspace(0.2, 0.01, 9, dtype=FLOAT64)
-    expected, x_adv, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, **options)
+    expected, x_adv, by_eager, by_graph = both("compiled", fast_targeted_pgd, model, x, target, **options)
     assert compiles == [9]
     assert_same(x_adv, expected)
     assert not torch.equal(expected, x)
@@ -71,9 +54,9 @@ def test_every_loss_equals_the_eager_engine(h, compiles, loss, targeted):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
     clean = torch.randn(9, h.classes, dtype=FLOAT64) if loss == "kl" else None
     if targeted:
-        expected, x_adv, *_ = both(fast_targeted_pgd, model, x, target, y=y, loss=loss, **SIX_STEPS)
+        expected, x_adv, *_ = both("compiled", fast_targeted_pgd, model, x, target, y=y, loss=loss, **SIX_STEPS)
     else:
-        expected, x_adv, *_ = both(fast_pgd, model, x, y, loss=loss, clean_logits=clean, **SIX_STEPS)
+        expected, x_adv, *_ = both("compiled", fast_pgd, model, x, y, loss=loss, clean_logits=clean, **SIX_STEPS)
     assert compiles == [9]
     assert_same(x_adv, expected)
 
@@ -91,7 +74,7 @@ def test_every_loss_equals_the_eager_engine(h, compiles, loss, targeted):
 def test_the_report_equals_that_of_the_eager_engine(h, compiles, bn_mode, options):
     model, (x, _, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
     options = {**SIX_STEPS, **options, "bn_mode": bn_mode, "return_info": True, "normalize": NORMALIZE}
-    expected, result, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, **options)
+    expected, result, by_eager, by_graph = both("compiled", fast_targeted_pgd, model, x, target, **options)
     for name in ("x_adv", "logits", "loss"):
         assert_same(getattr(result, name), getattr(expected, name))
     for name in ("pred", "reached", "zero_grad", "steps"):
@@ -106,7 +89,7 @@ def test_zero_gradients_are_counted(compiles):
 
     x = torch.tensor([[0.1, 0.2, 0.3, 0.0], [0.9, 0.2, 0.8, 0.1]])
     expected, result, *_ = both(
-        fast_targeted_pgd, Dead(), x, torch.tensor([0, 1]), return_info=True, **{**SIX_STEPS, "eps": 0.01}
+        "compiled", fast_targeted_pgd, Dead(), x, torch.tensor([0, 1]), return_info=True, **{**SIX_STEPS, "eps": 0.01}
     )
     assert result.zero_grad.tolist() == expected.zero_grad.tolist() == [6, 0]
 
@@ -125,7 +108,7 @@ def test_networks_of_other_layers(h, compiles, layers):
     x, _, target = h.images(5, FLOAT64)
     model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(h.classes)).double()
     model(x)
-    expected, x_adv, *_ = both(fast_targeted_pgd, model, x, target, **SIX_STEPS)
+    expected, x_adv, *_ = both("compiled", fast_targeted_pgd, model, x, target, **SIX_STEPS)
     assert compiles == [5]
     assert_same(x_adv, expected)
 
@@ -141,11 +124,13 @@ def test_vectors_channels_last_and_outputs_with_logits(h, compiles):
 
     x, _, target = h.images(5, FLOAT64)
     x = x.contiguous(memory_format=torch.channels_last)
-    expected, x_adv, *_ = both(fast_targeted_pgd, Wrapped(h.cnn(FLOAT64)), x, target, **SIX_STEPS)
+    expected, x_adv, *_ = both("compiled", fast_targeted_pgd, Wrapped(h.cnn(FLOAT64)), x, target, **SIX_STEPS)
     assert_same(x_adv, expected)
     assert x_adv.is_contiguous(memory_format=torch.channels_last)
     vectors = x.flatten(1)
-    expected, x_adv, *_ = both(fast_targeted_pgd, nn.Linear(108, 4).double(), vectors, target % 4, **SIX_STEPS)
+    expected, x_adv, *_ = both(
+        "compiled", fast_targeted_pgd, nn.Linear(108, 4).double(), vectors, target % 4, **SIX_STEPS
+    )
     assert_same(x_adv, expected)
     assert compiles == [5, 5]
 
@@ -157,7 +142,7 @@ def test_bfloat16_is_that_of_the_eager_engine(h, compiles, how, normalize):
     amp = torch.bfloat16 if how == "amp" else None
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "caller"):
         options = {**SIX_STEPS, "amp": amp, "normalize": normalize, "return_info": True}
-        expected, result, *_ = both(fast_targeted_pgd, model, x, target, **options)
+        expected, result, *_ = both("compiled", fast_targeted_pgd, model, x, target, **options)
     assert compiles == [32]
     assert result.x_adv.dtype == torch.float32
     assert result.logits.dtype == torch.bfloat16
@@ -363,7 +348,7 @@ def test_an_empty_batch(h, compiles):
 
 def test_inductor_gives_the_same_attack(h):
     model, (x, _, target) = nn.Sequential(nn.Flatten(), nn.Linear(108, 16), nn.ReLU(), nn.Linear(16, 5)), h.images(64)
-    expected, result, *_ = both(fast_targeted_pgd, model, x, target, return_info=True, **SIX_STEPS)
+    expected, result, *_ = both("compiled", fast_targeted_pgd, model, x, target, return_info=True, **SIX_STEPS)
     assert ((result.x_adv - expected.x_adv).abs() > 1e-6).double().mean() <= 1e-3
     assert torch.equal(result.reached, expected.reached)
 
@@ -373,7 +358,7 @@ def test_inductor_gives_the_same_attack(h):
 def test_inductor_on_a_cnn_in_every_mode(h, bn_mode):
     model, (x, _, target) = h.cnn(), h.images(64)
     options = {**SIX_STEPS, "bn_mode": bn_mode, "return_info": True, "normalize": NORMALIZE}
-    expected, result, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, **options)
+    expected, result, by_eager, by_graph = both("compiled", fast_targeted_pgd, model, x, target, **options)
     assert ((result.x_adv - expected.x_adv).abs() > 1e-6).double().mean() <= 1e-3
     assert torch.equal(result.reached, expected.reached)
     torch.testing.assert_close(list(by_graph.buffers()), list(by_eager.buffers()))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,16 +18,7 @@ from fairtat import TargetedPGD, fast_targeted_pgd
 from fairtat.attacks import EngineFallback
 
 FLOAT64 = torch.float64
-BN_MODES = ["eval", "train", "train_frozen_stats"]
-SIX_STEPS = {"eps": 0.1, "step_size": 0.03, "steps": 6, "seed": 0}
-NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-
-
-@pytest.fixture(autouse=True)
-def fallbacks_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EngineFallback)
-        yield
+pytestmark = pytest.mark.usefixtures("fallbacks_are_errors")
 
 
 def eagerly(model, *data, **options):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 import gc
-import warnings
 import weakref
 
 import pytest
 import torch
-from attack_fixtures import pairwise
+from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -23,24 +22,7 @@ from fairtat.engines.graph import engine as graph_engine
 from fairtat.engines.model.structure import ModelStructure
 
 FLOAT64 = torch.float64
-BN_MODES = ["eval", "train", "train_frozen_stats"]
-SIX_STEPS = {"eps": 0.1, "step_size": 0.03, "steps": 6, "seed": 0}
-NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-
-
-@pytest.fixture(autouse=True)
-def fallbacks_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EngineFallback)
-        yield
-
-
-def both(attack, model, *data, calls=1, **options):
-    """The results of the last of some calls by (eager, graph) on copies of the model, and the two copies."""
-    models = copy.deepcopy(model), copy.deepcopy(model)
-    for _ in range(calls):
-        results = [attack(m, *data, engine=e, **options) for m, e in zip(models, ("eager", "graph"), strict=True)]
-    return *results, *models
+pytestmark = pytest.mark.usefixtures("fallbacks_are_errors")
 
 
 def eagerly(model, *data, **options):
@@ -63,7 +45,7 @@ def test_targeted_equals_the_eager_engine(h, stub, bn_mode, norm, normalize):
     if normalize is not None:  # also one radius and one step for each sample
         options |= {"eps": torch.linspace(0, 0.2, 12), "step_size": torch.linspace(0, 0.05, 12), "y": y}
         options |= {"sample_ids": torch.arange(12) * 7}
-    expected, result, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, calls=2, **options)
+    expected, result, by_eager, by_graph = both("graph", fast_targeted_pgd, model, x, target, calls=2, **options)
     # In L2 a radius for all and one for each sample are multiplied in another order.
     assert_results_equal(result, expected, atol=0.0 if norm == "linf" or normalize is not None else 1e-12)
     torch.testing.assert_close(list(by_graph.buffers()), list(by_eager.buffers()), rtol=0, atol=1e-12)
@@ -82,7 +64,7 @@ def test_every_loss_equals_the_eager_engine(h, stub, loss, targeted):
     attack, data = (fast_targeted_pgd, (x, target)) if targeted else (fast_pgd, (x, y))
     if targeted:
         options["y"] = y
-    expected, result, *_ = both(attack, model, *data, calls=2, **options)
+    expected, result, *_ = both("graph", attack, model, *data, calls=2, **options)
     assert torch.equal(result, expected)
 
 
@@ -127,7 +109,7 @@ def test_restarts_and_chunks(h, stub, chunk_size):
     model, (x, _, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
     for restarts in (1, 3):
         options = {**SIX_STEPS, "restarts": restarts, "chunk_size": chunk_size, "return_info": True}
-        expected, result, *_ = both(fast_targeted_pgd, model, x, target, calls=2, **options)
+        expected, result, *_ = both("graph", fast_targeted_pgd, model, x, target, calls=2, **options)
         torch.testing.assert_close(result.x_adv, expected.x_adv, rtol=0, atol=1e-12)
         torch.testing.assert_close(result.loss, expected.loss)
         assert torch.equal(result.reached, expected.reached)
@@ -143,7 +125,7 @@ def test_outputs_with_logits_vectors_and_channels_last(h, stub):
     for images in (x, x.contiguous(memory_format=torch.channels_last), x[:, 0, 0]):
         if images.ndim == 2:
             model = Output(nn.Linear(6, 5))
-        expected, result, *_ = both(fast_targeted_pgd, model, images, target, calls=2, **SIX_STEPS)
+        expected, result, *_ = both("graph", fast_targeted_pgd, model, images, target, calls=2, **SIX_STEPS)
         assert torch.equal(result, expected)
         assert result.stride() == expected.stride()
 
@@ -174,7 +156,7 @@ def test_early_stopping_equals_the_eager_engine(h, stub, targeted, norm, extra, 
     }
     options |= {"return_info": return_info}
     attack, goal = (fast_targeted_pgd, target) if targeted else (fast_pgd, y)
-    expected, result, *_ = both(attack, model, x, goal, calls=2, **options)
+    expected, result, *_ = both("graph", attack, model, x, goal, calls=2, **options)
     if not return_info:
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
         return
@@ -227,7 +209,7 @@ def test_early_stopping_under_batch_statistics(h, stub, bn_mode, extra_steps):
     model, (x, _, target) = h.cnn(FLOAT64), h.images(16, FLOAT64)
     options = {"eps": 0.3, "step_size": 0.05, "steps": 6, "seed": 2, "bn_mode": bn_mode, "return_info": True}
     options |= {"early_stop": True, "extra_steps": extra_steps}
-    expected, result, by_eager, by_graph = both(fast_targeted_pgd, model, x, target, calls=2, **options)
+    expected, result, by_eager, by_graph = both("graph", fast_targeted_pgd, model, x, target, calls=2, **options)
     assert len(expected.steps.unique()) > 2
     assert_results_equal(result, expected)
     assert h.same(list(by_graph.buffers()), list(by_eager.buffers()))
