@@ -48,7 +48,6 @@ class Workload:
         for step in range(FIT_STEPS):
             x, y = self._draw(FIT_BATCH)
             x_adv = fairtat.fast_pgd(self.model, x, y, eps=TRAIN_EPS, step_size=TRAIN_EPS / 2, steps=3, seed=step)
-            assert isinstance(x_adv, Tensor)
             optimizer.zero_grad()
             F.cross_entropy(self.model(x_adv), y).backward()
             optimizer.step()

@@ -22,12 +22,12 @@ from revision import ROOT, commit
 from torch import nn
 
 import fairtat
-from fairtat.attacks.engine_cache import MOST_FAMILIES, MOST_SIZES, record_of
+from fairtat.engines.cache import MAX_FAMILIES, MAX_SIZES, record_of
 
 CALLS, MODELS, SIZES = 20_000, 30, 64
 PROGRAMS_A_MODEL = 5  # so that more are made than are kept; the batch sizes take turns from model to model
 WARM_UP = 1 / 3  # of the run: PyTorch's compiler and allocator fill caches of their own
-MOST_GROWTH = 0.05  # of the memory after warm-up, until the end
+MAX_GROWTH = 0.05  # of the memory after warm-up, until the end
 
 
 def tiny_model(kind: int) -> nn.Module:
@@ -49,8 +49,8 @@ def resident() -> int:
 
 def programs_of(model: nn.Module) -> int:
     families = record_of(model, "compiled").families
-    assert len(families) <= MOST_FAMILIES
-    assert all(len(family.programs) <= MOST_SIZES for family in families.values())
+    assert len(families) <= MAX_FAMILIES
+    assert all(len(family.programs) <= MAX_SIZES for family in families.values())
     return sum(len(family.programs) for family in families.values())
 
 
@@ -73,7 +73,7 @@ def verdict(samples: list[dict[str, Any]]) -> dict[str, Any]:
     third = max(len(after) // 3, 1)
     begin, end = (sum(part) / len(part) for part in (after[:third], after[-third:]))
     growth = end / begin - 1
-    return {"rss_after_warm_up": begin, "rss_at_end": end, "growth": growth, "flat": growth <= MOST_GROWTH}
+    return {"rss_after_warm_up": begin, "rss_at_end": end, "growth": growth, "flat": growth <= MAX_GROWTH}
 
 
 def run(calls: int, models: int, out: Path) -> dict[str, Any]:

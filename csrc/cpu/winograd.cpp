@@ -1,4 +1,4 @@
-// The two transforms of Winograd's F(2 x 2, 3 x 3) around its matrix products; fairtat/attacks/compiled_winograd.py has
+// The two transforms of Winograd's F(2 x 2, 3 x 3) around its matrix products; fairtat/engines/compiled/winograd.py has
 // the equation. Each is made in one dimension, then in the other, over a block of channels at a time.
 #include "cpu/ops.h"
 #include "cpu/parallel.h"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fairtat.attacks.options import AttackOptions, PerChannel
+from fairtat.attacks.options import PerChannel, PGDOptions
 from fairtat.checks import (
     LOW_PRECISION,
     channel_numbers,
@@ -28,7 +28,7 @@ from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops.logit_loss import min_classes
 from fairtat.radius import check_radius
 
-BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is no mistake
+BOUNDS_TOLERANCE = 1e-6  # images come from divisions by 255 and from resizing: rounding is not a mistake
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -60,9 +60,8 @@ class Batch:
                 name = self.goal_name if field.name == "goal" else field.name.removesuffix("_n")
                 object.__setattr__(self, field.name, in_memory(name, value))
 
-    def check_classes(self, logits: Tensor, options: AttackOptions) -> None:
+    def check_classes(self, classes: int, options: PGDOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
-        classes = logits.shape[1]
         needed = min_classes(options.loss, self.y is not None)
         if classes < needed:
             advice = "; use loss='margin'" if options.loss == "dlr" and classes >= 2 else ""
@@ -85,7 +84,7 @@ class Batch:
 def make_batch(
     x: object,
     goal: object,
-    options: AttackOptions,
+    options: PGDOptions,
     *,
     y: object = None,
     clean_logits: object = None,
@@ -191,7 +190,7 @@ def _per_channel(name: str, value: PerChannel, x: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _clean_logits(value: object, options: AttackOptions, x: Tensor) -> Tensor | None:
+def _clean_logits(value: object, options: PGDOptions, x: Tensor) -> Tensor | None:
     if (value is not None) != (options.loss == "kl"):
         given = "None" if value is None else "a value"
         raise ValueError(f"clean_logits goes with loss='kl' and no other, got {given} with loss={options.loss!r}")
@@ -240,7 +239,7 @@ class _ValueChecks:
 
         self._add(judge, *torch.aminmax(tensor))  # aminmax hands on NaN
 
-    def radii(self, eps: Tensor, options: AttackOptions) -> None:
+    def radii(self, eps: Tensor, options: PGDOptions) -> None:
         self.finite("eps", eps, 0.0)
         self._add(lambda most: check_radius("eps", most, options.norm, check_bounds(options.bounds)), eps.amax())
 

@@ -1,4 +1,4 @@
-"""Every option of an attack, its default, and what is a valid value."""
+"""Every option of PGD, its default, and which values are valid."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from fairtat.backends import BACKENDS
 from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
+from fairtat.engines import ENGINE_CHECKS, ENGINES
 from fairtat.errors import did_you_mean
 from fairtat.ops.pgd_init import INITS, NORMS
 from fairtat.radius import check_radius
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
-ENGINES = ("auto", "eager", "compiled", "graph")
-ENGINE_CHECKS = ("first", "always", "off")
 TARGETED_LOSSES = ("ce", "margin", "dlr")
 UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
@@ -25,23 +25,47 @@ AMP_DTYPES = (torch.bfloat16, torch.float16)
 PerChannel = float | Sequence[float] | Tensor
 
 
+class PGDKeywords(TypedDict, total=False):
+    """The types of the options by name, except ``return_info``, which decides the type of the result."""
+
+    eps: float | Tensor  # scalar or (N,)
+    step_size: float | Tensor  # scalar or (N,)
+    steps: int
+    norm: str
+    loss: str
+    init: str | Tensor  # or (N, ...)
+    bounds: tuple[float, float]
+    normalize: tuple[PerChannel, PerChannel] | None  # (C,), (C,)
+    bn_mode: str
+    restarts: int
+    early_stop: bool
+    extra_steps: int
+    amp: torch.dtype | None
+    seed: int | None
+    backend: str
+    engine: str
+    engine_check: str
+    chunk_size: int | None
+    check: bool
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AttackOptions:
+class PGDOptions:
     """How to attack, whatever the batch; validated when made. The meanings are fast_targeted_pgd's.
 
     Only ``eps``, ``step_size`` and ``init`` may hold tensors of one value or image per sample: those are
-    checked where they meet a batch.
+    checked together with a batch.
     """
 
     targeted: bool = True
-    eps: float | Tensor = 8 / 255
-    step_size: float | Tensor = 2 / 255
+    eps: float | Tensor = 8 / 255  # scalar or (N,)
+    step_size: float | Tensor = 2 / 255  # scalar or (N,)
     steps: int = 10
     norm: str = "linf"
     loss: str = "ce"
-    init: str | Tensor = "uniform"
+    init: str | Tensor = "uniform"  # or (N, ...)
     bounds: tuple[float, float] = (0.0, 1.0)
-    normalize: tuple[PerChannel, PerChannel] | None = None
+    normalize: tuple[PerChannel, PerChannel] | None = None  # (C,), (C,)
     bn_mode: str = "eval"
     restarts: int = 1
     early_stop: bool = False
@@ -89,15 +113,27 @@ class AttackOptions:
         if self.normalize is not None:
             _check_normalize(self.normalize)
 
-    def updated(self, changes: Mapping[str, Any]) -> AttackOptions:
-        """These options with some replaced by name; a name that is none is a TypeError."""
+    @classmethod
+    def named(cls, options: Mapping[str, Any], *, targeted: bool) -> PGDOptions:
+        """Options given by name; an unknown name is a TypeError."""
+        _check_names(options)
+        return cls(targeted=targeted, **options)
+
+    def updated(self, changes: Mapping[str, Any]) -> PGDOptions:
+        """These options with some replaced by name; an unknown name is a TypeError."""
         if not changes:
             return self
-        names = [field.name for field in fields(self) if field.name != "targeted"]
-        for name in changes:
-            if name not in names:
-                raise TypeError(f"{name!r} is not an option of the attack{did_you_mean(name, names)}")
+        _check_names(changes)
         return replace(self, **changes)
+
+
+OPTIONS = tuple(field for field in fields(PGDOptions) if field.name != "targeted")
+_NAMES = frozenset(field.name for field in OPTIONS)
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    for name in options.keys() - _NAMES:
+        raise TypeError(f"{name!r} is not an option of the attack{did_you_mean(name, _NAMES)}")
 
 
 def _check_number(name: str, value: object) -> None:

@@ -1,59 +1,82 @@
-"""fast_targeted_pgd, fast_pgd and TargetedPGD: one attack behind three doors."""
+"""fast_targeted_pgd, fast_pgd and TargetedPGD: three ways to call one attack."""
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fairtat.attacks import engine_compiled, engine_eager, engine_graph
+from fairtat import engines
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.model_state import Model, frozen, unwrap
-from fairtat.attacks.network import Network
-from fairtat.attacks.options import AttackOptions, PerChannel
-from fairtat.attacks.random_numbers import own_random_numbers
+from fairtat.attacks.options import OPTIONS, PGDKeywords, PGDOptions
+from fairtat.attacks.pgd_steps import PGDSteps
 from fairtat.attacks.result import AttackResult
+from fairtat.engines.model.network import Network
+from fairtat.engines.model.random_numbers import own_random_numbers
+from fairtat.engines.model.state import Model, frozen
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
-_ENGINES = {
-    "auto": engine_graph.run_unasked,
-    "eager": engine_eager.run,
-    "compiled": engine_compiled.run,
-    "graph": engine_graph.run,
-}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _shows_options(function: F) -> F:
+    """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
+    given = inspect.signature(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(o.name, keyword, default=o.default, annotation=o.type) for o in OPTIONS]
+    own = [p for p in given.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = given.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
+
+
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[True],
+    **options: Unpack[PGDKeywords],
+) -> AttackResult: ...
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[False] = False,
+    **options: Unpack[PGDKeywords],
+) -> Tensor: ...
+@overload
+def fast_targeted_pgd(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: bool,
+    **options: Unpack[PGDKeywords],
+) -> Tensor | AttackResult: ...
+@_shows_options
 def fast_targeted_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
     target: Tensor,  # (N,)
     *,
     y: Tensor | None = None,  # (N,)
-    eps: float | Tensor = 8 / 255,  # scalar or (N,)
-    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
-    steps: int = 10,
-    norm: str = "linf",
-    loss: str = "ce",
-    init: str | Tensor = "uniform",  # or (N, ...)
-    bounds: tuple[float, float] = (0.0, 1.0),
-    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
-    bn_mode: str = "eval",
-    restarts: int = 1,
-    early_stop: bool = False,
-    extra_steps: int = 0,
-    amp: torch.dtype | None = None,
-    seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
-    backend: str = "auto",
-    engine: str = "auto",
-    engine_check: str = "first",
-    chunk_size: int | None = None,
-    check: bool = True,
-    return_info: bool = False,
+    **options: Any,  # as PGDOptions
 ) -> Tensor | AttackResult:
     """Move a batch of images towards target classes by projected gradient descent.
 
@@ -73,84 +96,85 @@ def fast_targeted_pgd(
             x_adv = x_adv.detach() - step_size * grad.sign()
             x_adv = x_adv.clamp(x - eps, x + eps).clamp(0, 1)
 
-    The model is left as it was found, also after an exception: mode of each module, ``requires_grad`` and
-    ``.grad`` of each parameter, BatchNorm buffers (but in ``bn_mode="train"``), random number state. What
-    DistributedDataParallel or DataParallel wraps is attacked itself. A model with random layers of its own
-    draws from a stream seeded by ``seed``.
+    The model is left as it was found, even after an exception: mode of each module, ``requires_grad`` and
+    ``.grad`` of each parameter, BatchNorm buffers (except with ``bn_mode="train"``), random number state. If the
+    model is wrapped in DistributedDataParallel or DataParallel, the module inside is attacked. A model with random
+    layers of its own draws from a stream seeded by ``seed``.
 
-    Threads: attacks on models that share a layer or a parameter take turns, others run side by side; between
-    attacks only may a thread train or call the model. For a model that draws no random numbers, no generator of
-    PyTorch's is touched; attacks on models that do draw take turns, and what other threads draw from the default
-    generators meanwhile comes from the attack's stream. Whether a model draws is found out by the first attack,
-    and anew when a number or text among its modules' attributes has changed. One that begins to draw for other
-    reasons, beside other threads, is seeded from the next attack on, or a later one if those threads draw as well.
+    Threads: attacks on models that share a layer or a parameter take turns; others run side by side. Another thread
+    may train or call the model only between attacks. If the model draws no random numbers, no PyTorch generator is
+    touched. Attacks on models that draw take turns, and other threads that draw from the default generators meanwhile
+    get numbers from the attack's stream. The first attack finds out whether a model draws, and so does the next one
+    after a number or text among its modules' attributes has changed. A model that begins to draw for other reasons,
+    while other threads run, is seeded from the next attack on, or later if those threads draw as well.
 
     Args:
         model: A module, or any callable, from images (N, ...) to logits (N, C), to an object with ``.logits``,
             or to a dict with "logits".
-        x: Images (N, ...) in ``bounds``, float32 or float64, rank 2 or more; any layout (one that is not dense
-            with the batch outermost is copied once). Never changed. A model that works in place on what it is given
-            is found out and given copies.
+        x: Images (N, ...) in ``bounds``, float32 or float64, rank 2 or more, in any layout (one that is not dense
+            with the batch outermost is copied once). Never changed: a model that overwrites its input is detected
+            and given copies.
         target: Classes (N,) to move towards, an integer dtype.
-        y: True labels (N,). They are checked to differ from ``target``; needed by ``loss="dlr"``, else unused.
+        y: True labels (N,). They are checked to differ from ``target``; required by ``loss="dlr"``, otherwise unused.
+        sample_ids: Integers (N,), default ``arange(N)``. A sample's start depends only on (seed, id, restart): with
+            dataset indices it depends on neither batch, chunk nor rank.
         eps: Radius in pixel units (those of ``bounds``), a number or (N,).
         step_size: Step in pixel units, a number or (N,).
         steps: Gradient steps; 0 returns the start.
         norm: "linf" or "l2".
         loss: "ce", "margin" (largest other logit minus the target's, C >= 2) or "dlr" (targeted, C >= 4).
-        init: "uniform" in the ball, "normal" (standard deviation 1e-3, as TRADES), "zero" (x itself), or the
+        init: "uniform" in the ball, "normal" (standard deviation 1e-3, as in TRADES), "zero" (x itself), or the
             starting x_adv, shaped like x, which is first projected on the ball and the bounds.
         bounds: (low, high) of a valid pixel.
-        normalize: (mean, std) of dimension 1, for a model that takes ``(x - mean) / std``: the step kernel
-            writes that input, and images and radii stay in pixel units.
-        bn_mode: "eval": the whole model in eval mode. "train": BatchNorm in train mode, its running
-            statistics absorb every step (the published FAIR-TAT and CFA code). "train_frozen_stats":
-            batch statistics, but buffers stay. In the last two all other layers are in eval mode,
-            BatchNorm that was frozen by hand (eval inside a model in train mode) stays frozen, and a
-            sample's result depends on its batch or chunk.
-        restarts: Attacks a sample from that many starts, folded into the batch. Kept is a start that reached
-            its target before one that did not, then the smaller loss, then the earlier start. With ``early_stop``
-            they take turns, each for the samples that are not at their target yet, so the first to reach it is kept.
-        early_stop: A sample whose prediction is its target moves no more and leaves the batch. In the two
+        normalize: (mean, std) of dimension 1, a number or (C,) each, for a model that takes ``(x - mean) / std``: the
+            step kernel writes that input, and images and radii stay in pixel units.
+        bn_mode: "eval": the whole model in eval mode. "train": BatchNorm in train mode; every step updates its
+            running statistics (as the published FAIR-TAT and CFA code). "train_frozen_stats": batch statistics,
+            but buffers stay as they are. In the last two modes all other layers are in eval mode, BatchNorm that was
+            frozen by hand (eval inside a model in train mode) stays frozen, and a sample's result depends on its
+            batch or chunk.
+        restarts: Number of starts per sample, folded into the batch. The start that is kept: one that reached its
+            target before one that did not, then the smaller loss, then the earlier start. With ``early_stop``,
+            restarts run one after another, each only for the samples that are not at their target yet, so the first
+            start to reach it is kept.
+        early_stop: A sample whose prediction is its target stops moving and leaves the batch. In the two
             BatchNorm train modes it stays, unmoved, so that batch statistics do not change.
-        extra_steps: With ``early_stop``, the steps that a sample makes although it is at its goal: each such step uses
-            one up, and at its goal with none left the sample stops (friendly adversarial training's tau).
+        extra_steps: With ``early_stop``, the number of steps that a sample makes even if it is at its goal: each such
+            step uses one up, and at its goal with none left the sample stops (friendly adversarial training's tau).
         amp: None, torch.bfloat16 or torch.float16: autocast around the model. x_adv and the step stay in the
             images' dtype. float16 gradients are scaled by a power of two.
-        seed: An int in [-2**63, 2**64) makes the attack repeatable. None takes ``torch.initial_seed()`` and
-            the number of such calls since it last changed; it consumes nothing from PyTorch's generators.
-        sample_ids: (N,) integers, default ``arange(N)``. A sample's start depends on (seed, id, restart)
-            alone: give dataset indices and it depends on neither batch, chunk nor rank.
+        seed: An int in [-2**63, 2**64) makes the attack repeatable. None derives one from ``torch.initial_seed()``
+            and the number of such calls since it last changed; nothing is drawn from PyTorch's generators.
         backend: Kernels: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
         engine: "eager": PyTorch's passes of the model, step by step. "compiled": each step as one graph, traced once
-            for a shape, compiled by inductor (half a minute for a ResNet, once; its results are kept on disk) and run
-            without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly; what
-            cannot be traced (Python decisions that depend on data, hooks, callables that are no module, early_stop)
+            per shape, compiled by inductor (half a minute for a ResNet, once; the results are kept on disk) and run
+            without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly. What
+            cannot be traced (Python decisions that depend on data, hooks, callables that are not modules, early_stop)
             runs eagerly with one :class:`EngineFallback` warning.
-            "graph": the steps captured once for a shape as CUDA graphs and replayed, so that the host has nothing to
+            "graph": the steps captured once per shape as CUDA graphs and replayed, so the host has nothing to
             do; equal to "eager" to the last bit in Linf. Weights may change in place between calls; if they move, a
             new capture is made. A compiled model is captured with its own kernels, a smaller last batch is padded or
             runs eagerly, and with early_stop the batch shrinks to halves, quarters and eighths. Graphs are kept with
-            the model, the last few shapes for each set of options, and go with it. What cannot be captured (hooks,
-            random numbers, decisions that read from the device, callables that are no module, SyncBatchNorm in train
-            mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
-            "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size; else
-            "eager". It never warns.
-        engine_check: Whether an engine's program or graph is shown to be the model's before its result counts. What
-            it was made from is compared before every call (0.4 ms for a ResNet-18): layers, shapes, and for each
-            module its attributes with all that they hold (containers, objects, functions) and the code of its class.
-            Where that has changed, a new one is made; where it changes at every call, as a log does, checks take the
-            place. A check compares logits and gradient of the attack's first pass with those of "eager". It costs that
-            pass, a synchronisation on a GPU, and where rounding has to be told from a change (low precision) another
-            pass and some steps. If they differ, a new program is made; if that one differs too, the attack runs
-            eagerly with one :class:`EngineFallback` warning.
+            the model, the last few shapes for each set of options, and are freed with it. What cannot be captured
+            (hooks, random numbers, decisions that read from the device, callables that are not modules, SyncBatchNorm
+            in train mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
+            "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size;
+            otherwise "eager". It never warns.
+        engine_check: When an engine's program or graph is compared with the model before its result counts. The
+            model is compared with what the program was made from before every call (0.4 ms for a ResNet-18): layers,
+            shapes, each module's attributes with all that they hold (containers, objects, functions) and the code of
+            its class. If that has changed, a new program is made; if it changes at every call, as a log does, checks
+            are made instead. A check compares logits and gradient of the attack's first pass with those of "eager". It
+            costs that pass, a synchronization on a GPU, and another pass and some steps where rounding has to be told
+            from a change (low precision). If they differ, a new program is made; if that one differs too, the attack
+            runs eagerly with one :class:`EngineFallback` warning.
             "first": a check in the first call after each build, and in every call of a model with attributes that
-            cannot be looked into (arrays over 4 kB, objects of extensions). "always": in every call. "off": never.
+            cannot be inspected (arrays over 4 kB, objects of extensions). "always": in every call. "off": never.
             Only "always" sees a change in what a forward reads from outside its modules: global variables, containers
             and objects in a function's closure, functions of other modules, files.
-        chunk_size: The most images in one pass of the model, restarts counted; None: all at once.
-        check: False skips the checks of values (on a GPU: one synchronisation), not those of shapes and types.
-        return_info: Return an :class:`AttackResult`, at the price of one more forward pass.
+        chunk_size: The most images in one pass of the model, restarts counted; None means all at once.
+        check: False skips the checks of values (on a GPU: one synchronization), not those of shapes and types.
+        return_info: Return an :class:`AttackResult`, at the cost of one more forward pass.
 
     Returns:
         x_adv with the shape and dtype of x, in the bounds and with ``|x_adv - x| <= eps`` up to one rounding;
@@ -159,48 +183,56 @@ def fast_targeted_pgd(
     Raises:
         ValueError: a value, shape or device that is not valid, ``target == y``, or fewer classes than the loss
             needs. The message names the argument, what was given and what was expected.
-        TypeError: the same for a wrong type or dtype, and for a model output that holds no logits.
-        RuntimeError: inside ``torch.inference_mode()``, or the model's output has no gradient.
+        TypeError: the same for a wrong type or dtype, and for a model output without logits.
+        RuntimeError: inside ``torch.inference_mode()``, or if the model's output has no gradient.
 
     Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
-    options = {
-        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
-        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
-        "return_info": return_info,
-    }  # fmt: skip
-    return _attack(model, x, target, options, y=y, sample_ids=sample_ids)
+    return _attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
 
 
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[True],
+    **options: Unpack[PGDKeywords],
+) -> AttackResult: ...
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: Literal[False] = False,
+    **options: Unpack[PGDKeywords],
+) -> Tensor: ...
+@overload
+def fast_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean_logits: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    return_info: bool,
+    **options: Unpack[PGDKeywords],
+) -> Tensor | AttackResult: ...
+@_shows_options
 def fast_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
     y: Tensor,  # (N,)
     *,
     clean_logits: Tensor | None = None,  # (N, C)
-    eps: float | Tensor = 8 / 255,  # scalar or (N,)
-    step_size: float | Tensor = 2 / 255,  # scalar or (N,)
-    steps: int = 10,
-    norm: str = "linf",
-    loss: str = "ce",
-    init: str | Tensor = "uniform",  # or (N, ...)
-    bounds: tuple[float, float] = (0.0, 1.0),
-    normalize: tuple[PerChannel, PerChannel] | None = None,  # (C,), (C,)
-    bn_mode: str = "eval",
-    restarts: int = 1,
-    early_stop: bool = False,
-    extra_steps: int = 0,
-    amp: torch.dtype | None = None,
-    seed: int | None = None,
     sample_ids: Tensor | None = None,  # (N,)
-    backend: str = "auto",
-    engine: str = "auto",
-    engine_check: str = "first",
-    chunk_size: int | None = None,
-    check: bool = True,
-    return_info: bool = False,
+    **options: Any,  # as PGDOptions
 ) -> Tensor | AttackResult:
     """Move a batch of images away from their labels by projected gradient ascent (untargeted PGD).
 
@@ -209,13 +241,13 @@ def fast_pgd(
         x_adv <- project(x_adv + step_size * sign(dJ(f(x_adv), y) / dx_adv))        on B(x) and the bounds
 
     Args:
-        model: As in :func:`fast_targeted_pgd`, as are all arguments that are not listed here.
+        model: As in :func:`fast_targeted_pgd`, like all arguments that are not listed here.
         x: Images (N, ...) in ``bounds``.
         y: True labels (N,), an integer dtype.
-        clean_logits: The model's logits or log-probabilities for x, (N, C); with ``loss="kl"`` only.
+        clean_logits: The model's logits or log-probabilities for x, (N, C); only with ``loss="kl"``.
         loss: "ce", "margin" (C >= 2), "dlr" (C >= 3), or "kl": KL(softmax(clean_logits) || softmax(f(x_adv))), the
-            inner maximisation of TRADES (which starts from ``init="normal"``: at x itself its gradient is zero).
-        restarts: Kept is a start that fooled the model before one that did not, then the larger loss.
+            inner maximization of TRADES (which starts from ``init="normal"``: at x itself its gradient is zero).
+        restarts: The start that is kept: one that fooled the model before one that did not, then the larger loss.
         early_stop: A sample stops once it is misclassified, or ``extra_steps`` such steps later.
 
     Returns:
@@ -227,14 +259,7 @@ def fast_pgd(
     Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573; ``early_stop`` and
     ``extra_steps``: Zhang et al. 2020 (friendly adversarial training), arXiv:2002.11242.
     """
-    options = {
-        "eps": eps, "step_size": step_size, "steps": steps, "norm": norm, "loss": loss, "init": init,
-        "bounds": bounds, "normalize": normalize, "bn_mode": bn_mode, "restarts": restarts,
-        "early_stop": early_stop, "extra_steps": extra_steps, "amp": amp, "seed": seed, "backend": backend,
-        "engine": engine, "engine_check": engine_check, "chunk_size": chunk_size, "check": check,
-        "return_info": return_info,
-    }  # fmt: skip
-    return _attack(model, x, y, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
+    return _attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 
 
 class TargetedPGD:
@@ -245,10 +270,43 @@ class TargetedPGD:
     model, so this object and the functions share it.
     """
 
-    def __init__(self, model: Model, **options: Any) -> None:
+    def __init__(self, model: Model, *, return_info: bool = False, **options: Unpack[PGDKeywords]) -> None:
         self.model = model
-        self.options = AttackOptions().updated(options)
+        self.options = PGDOptions.named({**options, "return_info": return_info}, targeted=True)
 
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: Literal[True],
+        **options: Unpack[PGDKeywords],
+    ) -> AttackResult: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: Literal[False],
+        **options: Unpack[PGDKeywords],
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        y: Tensor | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+        return_info: bool = ...,
+        **options: Unpack[PGDKeywords],
+    ) -> Tensor | AttackResult: ...
     def __call__(
         self,
         x: Tensor,  # (N, ...)
@@ -259,17 +317,17 @@ class TargetedPGD:
         **options: Any,
     ) -> Tensor | AttackResult:
         """Attack one batch; arguments, result and errors as :func:`fast_targeted_pgd`."""
-        return _attack(self.model, x, target, options, base=self.options, y=y, sample_ids=sample_ids)
+        return _attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
 
 
 def _attack(
     model: Model,
     x: Tensor,
     goal: Tensor,
-    keywords: Mapping[str, Any],
+    base: PGDOptions | None,
+    changes: Mapping[str, Any],
     *,
     targeted: bool = True,
-    base: AttackOptions | None = None,
     y: Tensor | None = None,
     clean_logits: Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -277,16 +335,16 @@ def _attack(
     # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
     # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
     run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    return run(model, x, goal, keywords, targeted, base, y, clean_logits, sample_ids)
+    return run(model, x, goal, base, changes, targeted, y, clean_logits, sample_ids)
 
 
 def _run(
     model: Model,
     x: Tensor,
     goal: Tensor,
-    keywords: Mapping[str, Any],
+    base: PGDOptions | None,
+    changes: Mapping[str, Any],
     targeted: bool,
-    base: AttackOptions | None,
     y: Tensor | None,
     clean_logits: Tensor | None,
     sample_ids: Tensor | None,
@@ -298,18 +356,29 @@ def _run(
         )
     if not callable(model):
         raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
-    options = AttackOptions(targeted=targeted, **keywords) if base is None else base.updated(keywords)
+    options = PGDOptions.named(changes, targeted=targeted) if base is None else base.updated(changes)
     batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
     seed = _next_seed() if options.seed is None else options.seed
-    model = unwrap(model)
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
     with (
         frozen(model, bn_mode) as state,
-        own_random_numbers(model, bn_mode, tuple(state.settings), batch.x, seed),
+        own_random_numbers(state.model, bn_mode, tuple(state.settings), batch.x, seed),
         torch.enable_grad(),
     ):
-        return _ENGINES[options.engine](Network(model, state, batch, options), batch, options, seed)
+        network = Network(state, batch.x, amp=options.amp, normalized=options.normalize is not None)
+        steps = PGDSteps(network, batch, options, seed)
+        if len(batch.x) == 0:
+            columns = steps.nothing() if options.return_info else {"x_adv": torch.empty_like(batch.x)}
+        else:
+            columns = engines.run(
+                steps,
+                options.engine,
+                check=options.engine_check,
+                restarts=options.restarts,
+                chunk_size=options.chunk_size,
+            )
+    return AttackResult(**columns) if options.return_info else columns["x_adv"]
 
 
 class _UnseededCalls:

@@ -1,4 +1,4 @@
-"""What an attack reports when it is asked for more than the images."""
+"""What an attack reports with ``return_info=True``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["AttackResult"]
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """Adversarial images and what the model makes of them; per sample, for the restart that was kept.
+    """Adversarial images and the model's answers to them; per sample, for the restart that was kept.
 
     The logits are those of the attack's own forward pass: under its ``bn_mode`` and precision, and for a
     sample that stopped early in ``bn_mode="eval"`` those of the pass that stopped it.

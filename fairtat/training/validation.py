@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fairtat.attacks import AttackResult, fast_pgd
+from fairtat.attacks import fast_pgd
 from fairtat.data import batches
 from fairtat.data.stream import Data
 from fairtat.fairness import ClassStats
@@ -62,7 +62,6 @@ def validate(model: nn.Module, data: Data, config: TrainConfig, *, seed: int, wo
                 check=False,
                 return_info=True,
             )
-            assert isinstance(result, AttackResult)  # return_info=True
             robust.update(result.logits, batch.y)
     finally:
         for module, training in modes:

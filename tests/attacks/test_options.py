@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 from fairtat import fast_pgd, fast_targeted_pgd
+from fairtat.attacks.options import OPTIONS, PGDKeywords
 
 BAD = [
     ({"eps": -0.1}, ValueError, r"eps must be finite and at least 0, got -0\.1"),
@@ -85,3 +88,19 @@ def test_open_bounds(h):
     x = x * 10 - 5
     x_adv = fast_targeted_pgd(model, x, target, eps=3.0, bounds=(-float("inf"), float("inf")), seed=0, steps=1)
     assert x_adv.min() < x.min() - 1
+
+
+def test_the_keywords_are_the_options():
+    """Options are spelled twice, for type checkers and with their defaults: by the same names and types, in order."""
+    options = {field.name: field.type for field in OPTIONS if field.name != "return_info"}
+    keywords = {name: hint.__forward_arg__ for name, hint in PGDKeywords.__annotations__.items()}
+    assert list(options.items()) == list(keywords.items())
+
+
+@pytest.mark.parametrize("call", [fast_targeted_pgd, fast_pgd])
+def test_a_signature_names_every_option(call):
+    parameters = inspect.signature(call).parameters.values()
+    assert {p.name for p in parameters} >= {field.name for field in OPTIONS}
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters)
+    with pytest.raises(TypeError, match="'step' is not an option of the attack; did you mean 'steps'"):
+        call(None.__class__, *[torch.zeros(1)] * 2, step=3)

@@ -15,7 +15,7 @@ from torch import nn
 
 import fairtat
 from fairtat import AttackResult, TargetedPGD, fast_pgd, fast_targeted_pgd, ops
-from fairtat.attacks.options import AttackOptions
+from fairtat.attacks.options import PGDOptions
 
 FLOAT64 = torch.float64
 
@@ -391,9 +391,7 @@ def test_a_model_without_gradient_is_named(h):
 
 
 def test_all_doors_have_the_same_defaults():
-    defaults = {
-        name: p.default for name, p in inspect.signature(AttackOptions).parameters.items() if name != "targeted"
-    }
+    defaults = {name: p.default for name, p in inspect.signature(PGDOptions).parameters.items() if name != "targeted"}
     for door in (fast_targeted_pgd, fast_pgd):
         parameters = {
             name: p.default

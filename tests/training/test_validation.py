@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fairtat import fast_pgd
-from fairtat.attacks import compiled_program
 from fairtat.data import batches, load_splits
+from fairtat.engines.compiled import program
 from fairtat.models import digits_cnn
 from fairtat.training.validation import validate
 
@@ -61,7 +61,7 @@ def test_radius_defaults_to_that_of_training(tiny) -> None:
 
 def test_the_engine_is_that_of_the_attack(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    monkeypatch.setattr(compiled_program, "compile_graph", lambda graph, inputs: sizes.append(len(inputs[0])) or graph)
+    monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: sizes.append(len(inputs[0])) or graph)
     data = load_splits("digits", val=0.05, test=0.2).val
     model = trained_model()
     eager, compiled = (

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.attacks.model_state import frozen
-from fairtat.attacks.random_numbers import borrowed_generators
+from fairtat.engines.model.random_numbers import borrowed_generators
+from fairtat.engines.model.state import frozen
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.optional import optional_import

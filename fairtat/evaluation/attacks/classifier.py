@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.attacks.network import may_write
+from fairtat.engines.model.network import may_write
 from fairtat.evaluation.attacks.autoattack import library_attack
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings
@@ -51,8 +51,8 @@ class Classifier:
         """Logits (n, C) of images (n, ...)."""
         # No steps from no noise is the clean image, with the attack's care for normalisation and modes.
         options = self._options(seed, torch.zeros(len(x), dtype=torch.int64, device=x.device))
-        result = fast_pgd(self.model, x, options["sample_ids"], eps=0.0, steps=0, init="zero", check=False, **options)
-        assert isinstance(result, AttackResult)
+        y = options["sample_ids"]
+        result: AttackResult = fast_pgd(self.model, x, y, eps=0.0, steps=0, init="zero", check=False, **options)
         return result.logits
 
     def judge(self, x: Tensor, y: Tensor, seed: int = 0) -> BatchPredictions:
@@ -77,7 +77,7 @@ class Classifier:
         """The adversarial images of one of fairtat's own attacks."""
         kind = ATTACKS[settings.attack]
         draws = not kind.gradient  # the best of several random points: restarts without a step
-        result = fast_pgd(
+        result: AttackResult = fast_pgd(
             self.model,
             x,
             y,
@@ -92,7 +92,6 @@ class Classifier:
             early_stop=settings.active_set and not kind.single_step,
             **self._options(settings.seed, ids),
         )
-        assert isinstance(result, AttackResult)
         return result
 
     def attack_towards(
@@ -108,7 +107,7 @@ class Classifier:
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
     ) -> AttackResult:
         """Images (n, ...) moved towards the classes ``target`` (n,)."""
-        result = fast_targeted_pgd(
+        result: AttackResult = fast_targeted_pgd(
             self.model,
             x,
             target,
@@ -122,7 +121,6 @@ class Classifier:
             early_stop=settings.active_set,
             **self._options(settings.seed, ids),
         )
-        assert isinstance(result, AttackResult)
         return result
 
     def callable(self) -> Callable[[Tensor], Tensor]:

@@ -68,15 +68,13 @@ class ExampleMaker:
             x_adv = fast_pgd(model, batch.x, batch.y, **options)
         else:
             x_adv = fast_pgd(model, batch.x, batch.y, **options)
-        assert isinstance(x_adv, Tensor)  # return_info=False
         return Examples(x_adv)
 
     def _clean_logits(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         """An attack of no steps: one pass without gradients, which leaves the model as the attack itself does."""
-        result = fast_pgd(
+        result: AttackResult = fast_pgd(
             model, batch.x, batch.y, steps=0, init="zero", engine="eager", seed=seed, return_info=True, **self._passes
         )
-        assert isinstance(result, AttackResult)  # return_info=True
         return result.logits
 
 

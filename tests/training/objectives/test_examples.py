@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from fairtat import fast_pgd, fast_targeted_pgd, ops
-from fairtat.attacks import compiled_program
 from fairtat.data import Batch
+from fairtat.engines.compiled import program
 from fairtat.training import TrainConfig
 from fairtat.training.config import from_dict
 from fairtat.training.objectives import Objective, make_objective
@@ -184,7 +184,7 @@ def test_the_engine_is_that_of_the_configuration(
     batch: Batch, model: nn.Module, class_rules: Callable[..., Any], targeted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
-    monkeypatch.setattr(compiled_program, "compile_graph", lambda graph, inputs: compiled.append(len(inputs)) or graph)
+    monkeypatch.setattr(program, "compile_graph", lambda graph, inputs: compiled.append(len(inputs)) or graph)
     target = (batch.y + 3) % 10 if targeted else None
     eager, graph = (
         objective_of("at", engine=engine).attack(model, batch, fair=class_rules(), target=target, seed=11).x_adv

@@ -1,0 +1,27 @@
+"""A griffe extension: functions that take ``**options`` are shown with every option and default, as by ``help``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import griffe
+
+
+class RuntimeSignatures(griffe.Extension):
+    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        if "options" not in func.parameters or func.path.rpartition(".")[0] != "fairtat.attacks.pgd":
+            return
+        signature = inspect.signature(griffe.dynamic_import(func.path))
+        func.overloads = None
+        func.parameters = griffe.Parameters(
+            *(
+                griffe.Parameter(
+                    p.name,
+                    annotation=p.annotation,
+                    kind=griffe.ParameterKind(p.kind.description),
+                    default=None if p.default is p.empty else repr(p.default),
+                )
+                for p in signature.parameters.values()
+            )
+        )

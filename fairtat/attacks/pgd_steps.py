@@ -1,0 +1,289 @@
+"""The steps of projected gradient descent: loss, projected step, early stopping, and which restart is kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairtat import backends
+from fairtat.attacks.batch import Batch
+from fairtat.attacks.logit_gradient import logit_gradient
+from fairtat.attacks.options import PGDOptions
+from fairtat.checks import in_memory
+from fairtat.engines.model.network import Network
+from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows, gather
+from fairtat.engines.steps import Steps
+
+_FROM_BATCH = ("x", "goal", "y", "clean_logits", "eps_n", "step_n")  # of PGDSamples, by their names in Batch
+
+
+@dataclass(kw_only=True)
+class PGDSamples(Samples):
+    """What the kernels need of each sample."""
+
+    x: Tensor  # (N, ...)
+    goal: Tensor  # (N,)
+    y: Tensor | None  # (N,)
+    clean_logits: Tensor | None  # (N, C)
+    eps_n: Tensor | None  # (N,)
+    step_n: Tensor | None  # (N,)
+    zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
+    # With early_stop:
+    taken: Tensor | None = None  # (N,) int64: steps made
+    extra: Tensor | None = None  # (N,) int64: steps that may still be made at the goal
+
+    def __post_init__(self) -> None:
+        # The step with everything bound but the gradient, and whose step it is.
+        self.plan: tuple[PGDSteps, Callable[[Tensor], None]] | None = None
+
+    def keep(self, index: Tensor) -> None:
+        super().keep(index)
+        self.plan = None
+
+
+class PGDSteps(Steps[PGDSamples]):
+    """PGD on one batch."""
+
+    def __init__(self, network: Network, batch: Batch, options: PGDOptions, seed: int) -> None:
+        self.network = network
+        self.x, self.mean, self.std = batch.x, batch.mean, batch.std
+        self.number = options.steps
+        self.stops_early = options.early_stop
+        self.scored = options.return_info or options.restarts > 1
+        # Elsewhere a sample that has stopped stays, unmoved: batch statistics must not change.
+        self.shrinks = self.stops_early and options.bn_mode == "eval"
+        self.signs_only = options.norm == "linf"
+        self._batch = batch
+        self._options = options
+        self._seed = seed
+        x, backend = batch.x, options.backend
+        # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.
+        widest = torch.float64 if network.input_dtype == torch.float64 else x.dtype
+        self._kernels = (
+            backends.choose("pgd_step", x.device, widest, backend),
+            backends.choose("pgd_init", x.device, x.dtype, backend),
+        )
+        self._step_backend = self._kernels[0]
+        self._init_kernel: Callable[..., Any] = backends.kernel("pgd_init", self._kernels[1])
+        self._loss_kernel: Callable[..., Any] | None = None
+
+    def begin(self, spans: Sequence[Span], x_adv: Tensor | None = None, *, expand: bool = False) -> PGDSamples:
+        b = self._batch
+        given = gather({name: getattr(b, name) for name in _FROM_BATCH}, spans)
+        x = given["x"]
+        if expand:
+            for name, number in (("eps_n", b.eps), ("step_n", b.step)):
+                if given[name] is None:
+                    given[name] = x.new_full((len(x),), number)
+        samples = PGDSamples(
+            spans=spans,
+            in_place=x_adv is not None,
+            x_adv=empty_rows(x, len(x)) if x_adv is None else x_adv,
+            **given,
+            **self._own(x, given["goal"]),
+        )
+        self.restart(samples)
+        return samples
+
+    def room(self, size: int) -> PGDSamples:
+        b, x = self._batch, empty_rows(self.x, size).zero_()
+        given: dict[str, Any] = {name: getattr(b, name) for name in _FROM_BATCH}
+        given = {name: t if t is None else empty_rows(t, size).zero_() for name, t in given.items()}
+        given |= {"x": x, "eps_n": x.new_zeros(size), "step_n": x.new_zeros(size)}
+        own = self._own(x, given["goal"])
+        for t in own.values():
+            t.zero_()
+        return PGDSamples(spans=(), x_adv=torch.zeros_like(x), **given, **own)
+
+    def _own(self, x: Tensor, goal: Tensor) -> dict[str, Any]:
+        """Uninitialized tensors for what is not given by the batch."""
+        own: dict[str, Any] = {}
+        if self._separate_input:
+            own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
+        if self.scored:
+            own["zero_grad"] = torch.empty_like(goal)
+        if self.stops_early:
+            own["moving"] = torch.empty_like(goal, dtype=torch.bool)
+            own["taken"], own["extra"] = torch.empty_like(goal), torch.empty_like(goal)
+        return own
+
+    def fill(self, samples: PGDSamples, spans: Sequence[Span]) -> None:
+        b = self._batch
+        numbers = {"eps_n": b.eps, "step_n": b.step}
+        for name in _FROM_BATCH:
+            room, given = getattr(samples, name), getattr(b, name)
+            if given is not None:
+                copy_rows(room, given, spans)
+            elif name in numbers:
+                room.fill_(numbers[name])
+        self.restart(samples)
+
+    def restart(self, samples: PGDSamples) -> None:
+        if samples.zero_grad is not None:
+            samples.zero_grad.zero_()
+        if samples.moving is not None and samples.taken is not None and samples.extra is not None:
+            samples.moving.fill_(True)
+            samples.taken.zero_()
+            samples.extra.fill_(self._options.extra_steps)
+        b, o = self._batch, self._options
+        # One radius for all stays a number: in L2, a tensor of it is rounded in another order.
+        eps_n = None if b.eps_n is None else samples.eps_n
+        if b.start is not None:
+            copy_rows(samples.x_adv, b.start, samples.spans)
+        else:
+            offset = 0
+            for span in samples.spans:
+                part = slice(offset, offset + span.size)
+                self._init_kernel(
+                    samples.x_adv[part], samples.x[part], None if eps_n is None else eps_n[part], b.eps,
+                    self._sample_ids(span.rows), self._seed, span.restart, o.init, o.norm, *o.bounds,
+                )  # fmt: skip
+                offset = part.stop
+        if b.start is not None or self._separate_input:
+            # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
+            self._step(samples, samples.x, eps_n, None, 0.0, None)
+
+    @property
+    def _separate_input(self) -> bool:
+        """Whether what the model is given is another tensor than x_adv."""
+        return self.mean is not None or self.network.input_dtype != self.x.dtype
+
+    def _sample_ids(self, rows: slice | Tensor) -> Tensor | None:
+        if self._batch.sample_ids is not None:
+            return self._batch.sample_ids[rows]
+        if isinstance(rows, Tensor):
+            return rows
+        return None if rows.start == 0 else torch.arange(rows.start, rows.stop, device=self.x.device)
+
+    def score(self, logits: Tensor, samples: PGDSamples) -> Score:
+        z = _precise(in_memory("the model's logits", logits.detach()))
+        if self._loss_kernel is None:
+            self.check_classes(z.shape[1])
+            self.classes = z.shape[1]
+            chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
+            self._loss_kernel = backends.kernel("logit_loss", chosen)
+        loss, dlogits, pred, reached = self._loss_kernel(
+            z.contiguous(), samples.goal, self._options.loss, samples.y, samples.clean_logits
+        )
+        return Score(logits, loss, dlogits, pred, reached if self._options.targeted else ~reached)
+
+    def logit_gradient(self, logits: Tensor, samples: PGDSamples) -> Tensor:
+        return logit_gradient(
+            _precise(logits.detach()), samples.goal, self._options.loss, samples.y, samples.clean_logits
+        )
+
+    def check_classes(self, classes: int) -> None:
+        self._batch.check_classes(classes, self._options)
+
+    def stop(self, samples: PGDSamples, score: Score) -> None:
+        """A sample at its goal uses up an extra step, or stops."""
+        assert samples.moving is not None
+        assert samples.extra is not None
+        assert samples.taken is not None
+        samples.moving &= ~(score.reached & (samples.extra <= 0))
+        samples.extra -= score.reached.long()
+        samples.taken += samples.moving
+
+    def step(self, samples: PGDSamples, grad: Tensor, moving: Tensor | None) -> None:
+        if moving is None:
+            if samples.plan is None or samples.plan[0] is not self:
+                arguments = self._arguments(
+                    samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad
+                )
+                samples.plan = self, backends.plan("pgd_step", self._step_backend, *arguments)
+            samples.plan[1](grad)
+            return
+        zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
+        step_n = samples.x.new_full((len(samples.x),), self._batch.step) if samples.step_n is None else samples.step_n
+        self._step(samples, grad, samples.eps_n, torch.where(moving, step_n, 0.0), 0.0, samples.zero_grad)
+        if zero_before is not None and samples.zero_grad is not None:
+            samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
+
+    def _step(self, samples: PGDSamples, *arguments: Any) -> None:
+        backends.kernel("pgd_step", self._step_backend)(*self._arguments(samples, *arguments))
+
+    def _arguments(
+        self,
+        samples: PGDSamples,
+        grad: Tensor | EllipsisType,
+        eps_n: Tensor | None,
+        step_n: Tensor | None,
+        step: float,
+        zero_grad: Tensor | None,
+    ) -> tuple[Any, ...]:
+        o = self._options
+        return (
+            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted, o.norm,
+            *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
+        )  # fmt: skip
+
+    def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
+        if samples.zero_grad is None:
+            return {}
+        return {
+            "logits": score.logits.detach(),
+            "pred": score.pred,
+            "reached": score.reached,
+            "loss": score.loss,
+            "zero_grad": samples.zero_grad,
+            "steps": torch.full_like(score.pred, self.number) if samples.taken is None else samples.taken,
+        }
+
+    def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
+        """One that reached its goal, then the better loss, then the earlier.
+
+        With early_stop the first restart that reached its goal stays: those after it need not have been run.
+        """
+        closer = new["loss"] < old["loss"] if self._options.targeted else new["loss"] > old["loss"]
+        closer |= old["loss"].isnan() & ~new["loss"].isnan()
+        if self._options.early_stop:
+            closer &= ~old["reached"]
+        return (new["reached"] & ~old["reached"]) | ((new["reached"] == old["reached"]) & closer)
+
+    def rebound(
+        self, network: Network, mean: Tensor | None, std: Tensor | None, *, traceable: bool = False
+    ) -> PGDSteps:
+        other = copy.copy(self)
+        other.network, other.mean, other.std = network, mean, std
+        if traceable:
+            other._step_backend = "reference"
+        return other
+
+    def nothing(self) -> dict[str, Tensor]:
+        """The result for no images; how many classes the empty logits have, only the model knows."""
+        with torch.no_grad():
+            logits = self.network(self.x.to(self.network.input_dtype))
+        none = self._batch.goal
+        loss = self.x.new_empty(0, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+        return {
+            "x_adv": torch.empty_like(self.x),
+            "logits": logits,
+            "pred": none.clone(),
+            "reached": none.bool(),
+            "loss": loss,
+            "zero_grad": none.clone(),
+            "steps": none.clone(),
+        }
+
+    def settings(self) -> Hashable:
+        o, b = self._options, self._batch
+        layouts = tuple(
+            None if t is None else (t.dtype, t.shape[1:], t.stride()[1:]) for t in (b.x, b.y, b.clean_logits)
+        )
+        options = (o.targeted, o.norm, o.loss, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
+        return options, self.scored, self.mean is None, layouts
+
+    @property
+    def kernels(self) -> Hashable:
+        return self._kernels
+
+
+def _precise(z: Tensor) -> Tensor:
+    """Logits in no float16: a confident sample's gradient is below what that can hold."""
+    return z.float() if z.dtype == torch.float16 else z

@@ -1,0 +1,114 @@
+"""Whether a program or a graph computes what the model computes now: its first pass beside one of plain PyTorch.
+
+What decides is the logits and the gradient of the first pass, before a step has been made. A step in Linf keeps the
+signs of the gradient alone, which flip wherever rounding crosses zero and take the later steps with them: images that
+differ in a percent of their pixels say nothing. Logits and gradients are the same up to rounding, or the model is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairtat.engines.model.random_numbers import borrowed, start_of_stream
+from fairtat.engines.samples import Samples
+from fairtat.engines.steps import Steps
+
+MISMATCH = "what was built computes something else than the model"
+CHANGES = "the model computes something else at every call"
+
+MAX_ENTRIES = 16  # of an image's gradient, or one of each row: keeping all would take the memory of a batch
+ROUNDINGS = 4  # how much further than one rounding of its input moves the model a program may be off: it has many
+
+
+class Probe(NamedTuple):
+    """What the first pass of an attack found."""
+
+    logits: Tensor  # (N, C)
+    gradient: Tensor  # (N, ...) some entries of the gradient to the model's input
+
+    def head(self, n: int) -> Probe:
+        return Probe(self.logits[:n], self.gradient[:n])
+
+
+def probe(logits: Tensor, grad: Tensor) -> Probe:
+    """What is kept of a pass to be compared."""
+    entries = -(-grad.shape[1:].numel() // MAX_ENTRIES)
+    return Probe(logits.detach(), grad[..., ::entries].clone())
+
+
+class FirstPass:
+    """The eager engine's first pass of some samples, to compare an engine's own with.
+
+    The samples are at their start. Buffers and generators are left as they are.
+    """
+
+    def __init__(self, steps: Steps[Any], samples: Samples, buffers: Iterable[Tensor]) -> None:
+        self._steps = steps
+        self._samples = samples
+        self._buffers = [(t, t.clone()) for t in buffers]
+        self._generators = [(generator, generator.get_state()) for generator in borrowed(steps.x)]
+        self._expected = self._pass()
+        # A model that was not known to draw has been given its stream by this very pass.
+        self._generators = self._generators or [(g, start_of_stream(g)) for g in borrowed(steps.x)]
+        self.restore()
+
+    def confirms(self, found: Probe) -> bool | None:
+        """Whether this is the same computation; None: it is, but telling took a second pass, and all is at its start.
+
+        It is the same if both agree in half of the digits of their precision, or better than the model agrees with
+        itself when its input moves by one rounding and its random numbers are others.
+        """
+        found = found.head(len(self._expected.logits))
+        eps = max(torch.finfo(t.dtype).eps for t in (found.logits, torch.empty(0, dtype=self._steps.network.precision)))
+        apart = _distances(found, self._expected)
+        if max(apart) <= eps**0.5:
+            return True
+        self._restore_buffers()
+        self._steps.restart(self._samples)
+        own = _distances(self._pass(nudge=eps), self._expected)
+        self.restore()
+        return None if all(a <= max(eps**0.5, ROUNDINGS * b) for a, b in zip(apart, own, strict=True)) else False
+
+    def restore(self) -> None:
+        """Put buffers and generators back."""
+        self._restore_buffers()
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    def _pass(self, nudge: float = 0.0) -> Probe:
+        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up and down."""
+        steps = self._steps
+        leaf = self._samples.model_input.detach()
+        if nudge:
+            signs = torch.ones_like(leaf)
+            signs[..., ::2] = -1
+            leaf = leaf * (1 + nudge * signs)
+        leaf.requires_grad_()
+        with steps.network.state.statistics_held():
+            score = steps.score(steps.network(leaf), self._samples)
+        return probe(score.logits, steps.gradient(leaf, score))
+
+    def _restore_buffers(self) -> None:
+        with torch.no_grad():
+            for tensor, value in self._buffers:
+                tensor.copy_(value)
+
+
+def _distances(found: Probe, expected: Probe) -> tuple[float, ...]:
+    return tuple(_distance(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Relative, over the batch; what is not finite has to be the same."""
+    if found.shape != expected.shape:
+        return torch.inf
+    a, b = found.double(), expected.double()
+    odd = ~(a.isfinite() & b.isfinite())
+    same = (~odd | (a == b) | (a.isnan() & b.isnan())).all()
+    a, b = a.masked_fill(odd, 0.0), b.masked_fill(odd, 0.0)
+    size = torch.maximum(a.norm(), b.norm()).clamp_min(torch.finfo(torch.float64).tiny)
+    return float(torch.where(same, (a - b).norm() / size, torch.inf))

@@ -1,0 +1,85 @@
+"""The compiled engine: steps as graphs of their own, traced once per shape, compiled by inductor, without autograd.
+
+It serves modules whose forward is the same computation every time: what the forward decides in Python, beyond settings
+that are attributes of its modules, is decided when it is traced.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fairtat.engines.base import Engine, Unsupported
+from fairtat.engines.cache import building
+from fairtat.engines.check import Probe
+from fairtat.engines.samples import Results, Span, count, take
+from fairtat.engines.steps import S
+
+if TYPE_CHECKING:
+    from fairtat.engines.compiled.program import CompiledSteps
+
+_LOG = logging.getLogger("fairtat")
+
+
+class Compiled(Engine[S, "CompiledSteps"]):
+    name = "compiled"
+    addresses_count = False
+    _inputs: list[Tensor]  # of the program, beside the model's own tensors
+
+    def unsupported_options(self) -> str | None:
+        return "with early_stop the batch shrinks from step to step" if self.steps.stops_early else None
+
+    def environment(self) -> Hashable:
+        return torch.get_num_threads()  # inductor writes it into its kernels
+
+    def build(self, size: int, spans: Sequence[Span]) -> CompiledSteps:
+        # Tracing and inductor take seconds to import, which others need not wait for.
+        from fairtat.engines.compiled.program import build
+
+        name = type(self.model).__name__
+        _LOG.info("engine 'compiled': tracing and compiling %s for %d images", name, size)
+        try:
+            with building():
+                program = build(self.model, self.structure, self.steps, self.steps.begin(spans, expand=True))
+        except Exception as error:  # whatever a model or a compiler may raise
+            _LOG.debug("engine 'compiled' cannot serve this model", exc_info=True)
+            reason = str(error).strip().partition("\n")[0]
+            raise Unsupported(f"the model cannot be traced and compiled ({type(error).__name__}: {reason})") from error
+        _LOG.info(
+            "engine 'compiled': built in %.1f s; %d operations a step, %d steps a graph",
+            program.seconds, program.nodes, program.steps_per_run,
+        )  # fmt: skip
+        return program
+
+    def start(self, program: CompiledSteps, size: int, spans: Sequence[Span], results: Results) -> S:
+        n = count(spans)
+        samples = self.steps.begin(spans, results.room(spans) if n == size else None, expand=True)
+        padded = samples
+        if n < size:  # the last sample is repeated
+            index = torch.arange(size, device=samples.x_adv.device).clamp_(max=n - 1)
+            padded = samples.with_tensors({name: take(t, index) for name, t in samples.tensors().items()})
+            samples = padded.head(n, spans)
+        self._inputs = [*padded.tensors().values(), *self.steps.constants().values()]
+        return samples
+
+    def first_run(self, program: CompiledSteps, samples: S) -> Probe:
+        return self._run_program(program, 1)
+
+    def finish(self, program: CompiledSteps, samples: S, runs: int, results: Results) -> None:
+        if runs:
+            self._run_program(program, runs)
+        scored = self.steps.scored
+        results.write(samples, self.steps.report(samples, self.steps.judge(samples)) if scored else {})
+
+    def _run_program(self, program: CompiledSteps, runs: int) -> Probe:
+        """Run a program some times, and return what it found at first."""
+        buffers = list(self.structure.buffers.values())
+        # The graph holds autocast's casts; under autocast they would be made again.
+        with torch.no_grad(), torch.autocast(self.steps.x.device.type, enabled=False):
+            prepared = program.prepare(list(self.structure.parameters.values()))
+            first, *_ = [program.run(self._inputs, prepared, buffers) for _ in range(runs)]
+        return first

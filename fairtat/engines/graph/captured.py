@@ -1,0 +1,220 @@
+"""Captured steps: the static tensors of an attack on batches of one shape, and the graphs that work on them.
+
+What is captured is the eager engine's own step, so a replay is the eager attack. Radii, steps, labels and normalisation
+are copied into static tensors before each replay; weights are read through their addresses, as training left them.
+
+The start stays outside the graphs, as one launch into the static images: its seed is an argument of the kernel, and a
+graph would repeat the one it was captured with.
+
+Beside the bare model's pass there are at most four batches of images: the static images, where they move, what the
+model is given where that is another tensor, and the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from fairtat.engines.base import Unsupported
+from fairtat.engines.check import Probe, probe
+from fairtat.engines.graph.cast_once import CastOnce
+from fairtat.engines.graph.runtime import GraphRuntime
+from fairtat.engines.model.structure import ModelStructure
+from fairtat.engines.samples import Samples, Score, Span, count
+from fairtat.engines.steps import Steps
+
+MAX_STEPS = 20  # in one graph: more launches of a shorter one cost nothing, more nodes cost memory and time to build
+WARM_UPS = 2  # calls before a capture, so that whatever is made at the first call is there
+BUCKETS = 4  # sizes that a batch may shrink to: all, a half, a quarter, an eighth
+
+
+Found = tuple[Score | None, Probe | None]  # what captured work returns
+
+
+class SharedMemory:
+    """What all graphs of a model on one device share: they never run at the same time."""
+
+    def __init__(self, runtime: GraphRuntime) -> None:
+        self.runtime = runtime
+        self._pool: Any = None
+        self._graphs: WeakSet[Graph] = WeakSet()
+        self._stream: Any = None  # that used it last
+
+    def enter(self, captured: CapturedSteps) -> None:
+        """Make captured steps ready for use on the current stream, which may be another than at its last use."""
+        stream = self.runtime.stream()
+        if self._stream is not None and self._stream != stream:
+            self.runtime.wait_for(self._stream)
+        self._stream = stream
+        if captured.stream is None:
+            captured.stream = stream
+        elif captured.stream != stream:
+            self.runtime.used_here(captured.tensors())
+
+    def capture(self, function: Callable[[], Found]) -> Graph:
+        """A graph of one call, for memory that the others use as well.
+
+        Raises:
+            Unsupported: it cannot be captured.
+        """
+        if not self._graphs:  # a pool that has lost its last graph is given back, and cannot be used again
+            self._pool = self.runtime.new_pool()
+        try:
+            replay, (score, first) = self.runtime.capture(function, self._pool)
+        except Exception as error:  # whatever a model or a device may raise
+            summary = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            raise Unsupported(f"the model cannot be captured ({summary})") from error
+        graph = Graph(replay, score, first)
+        self._graphs.add(graph)
+        return graph
+
+
+@dataclass(eq=False)
+class Graph:
+    """One captured function: what repeats it, and the static tensors that it returned."""
+
+    replay: Callable[[], object]
+    score: Score | None
+    first: Probe | None  # what the first of its steps found
+
+
+class CapturedSteps:
+    """Room for ``size`` samples, and graphs for all of them or, where samples leave early, also for fewer."""
+
+    def __init__(self, steps: Steps[Any], size: int) -> None:
+        self.size = size
+        self.classes = 0
+        self.stream: Any = None  # that its tensors were allocated on
+        self.samples: Samples = steps.room(size)
+        self._constants = {name: torch.ones_like(t) for name, t in steps.constants().items()}
+        self._steps: dict[int, Graph] = {}
+        self._scores: dict[int, Graph] = {}
+        if steps.shrinks:
+            self.sizes = sorted({-(-size >> k) for k in range(BUCKETS)})
+            self.steps_per_run = 1
+        else:
+            self.sizes = [size]
+            divisors = (k for k in range(1, min(steps.number, MAX_STEPS) + 1) if steps.number % k == 0)
+            self.steps_per_run = max(divisors)
+
+    def tensors(self) -> list[Tensor]:
+        """All static tensors except what the graphs return."""
+        return [*self.samples.tensors().values(), *self._constants.values()]
+
+    def fill(self, steps: Steps[Any], spans: Sequence[Span]) -> Any:
+        """Copy a batch in, each sample at its start; what is left over of the room keeps what it held."""
+        for name, given in steps.constants().items():
+            self._constants[name].copy_(given)
+        n = count(spans)
+        live = self.samples.head(n, spans)
+        steps.fill(live, spans)
+        self.idle_beyond(n)
+        return live
+
+    def idle_beyond(self, n: int) -> None:
+        """Rows from n on are not samples: they count as stopped."""
+        if self.samples.moving is not None:
+            self.samples.moving[n:].fill_(False)
+
+    def bucket(self, n: int) -> int:
+        """The smallest size of a graph that serves n samples."""
+        return next(size for size in self.sizes if size >= n)
+
+    def step(self, size: int) -> Score | None:
+        """Make ``steps_per_run`` steps; the score is that of the last step's forward, where samples may leave."""
+        self._steps[size].replay()
+        return self._steps[size].score
+
+    def first(self, size: int) -> Probe:
+        """What the first of the last ``step``'s steps found, before it moved."""
+        found = self._steps[size].first
+        assert found is not None
+        return found
+
+    def judge(self, size: int) -> Score:
+        self._scores[size].replay()
+        score = self._scores[size].score
+        assert score is not None
+        return score
+
+    def capture(
+        self, steps: Steps[Any], spans: Sequence[Span], structure: ModelStructure, memory: SharedMemory
+    ) -> None:
+        """Capture the graphs on this batch. Buffers and generators are left as before, even after an exception.
+
+        Raises:
+            Unsupported: the model runs, but cannot be captured.
+            Exception: the model does not run.
+        """
+        static = steps.rebound(steps.network, self._constants.get("mean"), self._constants.get("std"))
+        runtime = memory.runtime
+        generators = runtime.generators()
+        before = [(t, t.clone()) for t in structure.buffers.values()]
+        states = [generator.get_state() for generator in generators]
+        self.fill(steps, spans)
+        try:
+            with runtime.aside():
+                casts_once = self._warm_up(static, structure, generators)
+            for graphs, size, function in self._functions(static, structure if casts_once else None):
+                graphs[size] = memory.capture(function)
+        finally:
+            with torch.no_grad():
+                for tensor, value in before:
+                    tensor.copy_(value)
+            for generator, state in zip(generators, states, strict=True):
+                if not torch.equal(generator.get_state(), state):  # else leave it to other threads
+                    generator.set_state(state)
+        self.classes = static.classes
+
+    def _warm_up(self, steps: Steps[Any], structure: ModelStructure, generators: Sequence[torch.Generator]) -> bool:
+        """Run all that will be captured; whether casts may be made once: some operations reject a dispatch mode."""
+        casts_once = steps.network.autocasts and not structure.compiled
+        try:
+            self._run_all(steps, structure if casts_once else None)
+        except Exception:
+            if not casts_once:
+                raise
+            casts_once = False
+            self._run_all(steps, None)
+        states = [generator.get_state() for generator in generators]
+        with structure.restored() as changed:
+            for _ in range(WARM_UPS - 1):
+                self._run_all(steps, structure if casts_once else None)
+        if changed:
+            raise Unsupported(f"its forward sets {', '.join(changed)}, which a graph would not do")
+        if not all(torch.equal(g.get_state(), state) for g, state in zip(generators, states, strict=True)):
+            raise Unsupported("its forward draws random numbers")
+        return casts_once
+
+    def _run_all(self, steps: Steps[Any], structure: ModelStructure | None) -> None:
+        for _, _, function in self._functions(steps, structure):
+            function()
+
+    def _functions(
+        self, steps: Steps[Any], casts_once: ModelStructure | None
+    ) -> Iterator[tuple[dict[int, Graph], int, Callable[[], Found]]]:
+        """What is captured: (where its graph goes, the size of its batch, the work)."""
+        for size in self.sizes:
+            yield self._steps, size, partial(_work, steps, self.samples.head(size), self.steps_per_run, casts_once)
+            if steps.scored:
+                yield self._scores, size, partial(_work, steps, self.samples.head(size), 0, casts_once)
+
+
+def _work(steps: Steps[Any], samples: Samples, repeats: int, casts_once: ModelStructure | None) -> Found:
+    """Some steps, and what their last forward said where samples may leave; no steps: a forward of its own."""
+    with nullcontext() if casts_once is None else CastOnce(casts_once.parameters.values()):
+        if repeats == 0:
+            return steps.judge(samples), None
+        first = None
+        for _ in range(repeats):
+            score, grad = steps.advance(samples)
+            first = first or probe(score.logits, grad)
+            del grad  # so that it is gone before the next graph grows
+        return score if steps.shrinks else None, first

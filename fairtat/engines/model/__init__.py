@@ -1,0 +1,1 @@
+"""The model under attack: frozen, called, looked at, and its random numbers."""
