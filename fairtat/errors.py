@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that ``name`` most likely stands for, whatever its case, or None."""
+    """The valid name that ``name`` most likely means, whatever its case, or None."""
     by_lower = {valid_name.lower(): valid_name for valid_name in valid}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None

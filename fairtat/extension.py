@@ -24,7 +24,7 @@ def names_code(name: str) -> bool:
 
 
 def import_code(what: str, name: str) -> Callable[..., Any]:
-    """The function or class that ``name``, a ``module:function``, stands for.
+    """The function or class that ``name``, a ``module:function``, refers to.
 
     The module is looked up on the import path and in the working directory.
 

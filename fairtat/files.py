@@ -183,7 +183,7 @@ def _digest_of(content: bytes, start: int, end: int) -> bytes:
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, keep: Path | None = None) -> None:
     """Call ``write`` on a temporary file beside ``path``, then put it in the place of ``path`` in one step.
 
-    A reader, or whoever comes after a crash, finds the old content or the new, never a part; when this returns, the
+    A reader, even after a crash, finds the old content or the new, never a part; when this returns, the
     new content is on disk under its name. With ``keep`` the old content stays there, in the same folder, replacing what
     that name held: only once the new content is safe, so that a failure loses neither.
     """

@@ -35,7 +35,7 @@ class Measured:
 
 
 def parse(table: Mapping[str, Any]) -> tuple[Order, Measured | None]:
-    """The order for each op, and where it comes from (None: nobody has measured).
+    """The order for each op, and where it comes from (None: not measured).
 
     An op that the table does not name yet, for it is newer, has the order of `GPU_BACKENDS`.
 

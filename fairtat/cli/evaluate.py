@@ -131,7 +131,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "evaluate",
         "Count, class by class, what a model gets right on clean, attacked and corrupted images.\n"
         "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Answers are kept:\n"
-        "the same question to the same model is not worked out twice, and an interrupted evaluation goes on where it\n"
+        "the same question to the same model is not computed twice, and an interrupted evaluation resumes where it\n"
         "stopped. Before a kept answer is trusted the model has to answer a few images as it did then.",
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"

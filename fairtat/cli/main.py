@@ -22,7 +22,7 @@ COMMANDS = {
 }
 
 KEEP_ANSWERS = ("evaluate", "compare")
-"""Commands that go on where they were interrupted when they are given once more."""
+"""Commands that resume where they were interrupted when they are given once more."""
 
 OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -59,7 +59,7 @@ def _goes_on(arguments: list[str]) -> str:
     if not arguments or arguments[0] not in KEEP_ANSWERS:
         return ""
     again = shlex.join(argument for argument in arguments if argument != "--fresh")
-    return f"; what was worked out is kept, go on with: fairtat {again}"
+    return f"; what is computed is kept, resume with: fairtat {again}"
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -66,7 +66,7 @@ class AttackArguments:
             if without is not None or not attacks:
                 needed = f"--attack.eps is needed for a model that fairtat did not train, for example {EXAMPLE}"
                 raise UserError(f"{needed}, or as {without}@{EXAMPLE}" if without else needed)
-            # The first attack in the usual norm stands for what no attack says, such as the targeted one.
+            # The first attack in the usual norm applies where no attack says anything, such as the targeted one.
             named = [parse_attack(name, Defaults(eps=1.0, norm=norm)) for name in attacks]
             eps, norm = next(((each.eps, norm) for each in named if each.norm == norm), (named[0].eps, named[0].norm))
         return Defaults(

@@ -49,7 +49,7 @@ def _check(op: str, test: Test, backend: str) -> Check:
     device = torch.device("cuda" if backend in ON_GPU else "cpu")
     try:
         failures = [case for case, passed in test(backend, device) if not passed]
-    except Exception as error:  # a broken kernel may raise anything, and the report has to go on
+    except Exception as error:  # a broken kernel may raise anything, and the report has to continue
         return Check(op, backend, passed=False, detail=f"{type(error).__name__}: {error}")
     return Check(op, backend, passed=not failures, detail=f"wrong: {', '.join(failures)}" if failures else "")
 

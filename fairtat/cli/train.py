@@ -40,12 +40,12 @@ option too.
 
 The run folder (--output) holds config.yaml, metrics.jsonl (a line an epoch), checkpoint.pt, the weights of the last and
 of the best epoch (model.safetensors, best.safetensors; best by robust validation accuracy, average plus worst class)
-and environment.json. A run that was stopped, killed or out of disk goes on with --resume."""
+and environment.json. A run that was stopped, killed or out of disk resumes with --resume."""
 
 _EXAMPLES = """  fairtat train --config configs/digits.yaml --config configs/methods/fairtat.yaml
   fairtat train --config configs/digits.yaml --epochs 5 --attack.eps 8/255
   fairtat train --config configs/digits.yaml --dry_run               how long, how much memory; writes nothing
-  fairtat train --resume runs/fairtat                                go on after the last checkpoint
+  fairtat train --resume runs/fairtat                                resume from the last checkpoint
   torchrun --nproc-per-node 8 -m fairtat train --config my.yaml      eight processes, one GPU each"""
 
 
@@ -197,7 +197,7 @@ def _typed(option: str, words: Sequence[str]) -> str | None:
 def _stop_signals() -> Iterator[Callable[[], bool]]:
     """A function that turns true at the first SIGINT or SIGTERM; a second one ends the process as usual.
 
-    Not so under torchrun, which passes on a Ctrl-C that its processes have had already, and kills by itself whoever
+    Not so under torchrun, which passes on a Ctrl-C that its processes have had already, and itself kills whatever
     takes longer than half a minute.
     """
     signals = (signal.SIGINT, signal.SIGTERM)

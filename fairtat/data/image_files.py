@@ -119,7 +119,7 @@ class ImageSource:
         What has no such mark, or not where it should be, is decoded.
 
         Raises:
-            UserError: as `read`, but for what only the pixels show.
+            UserError: as `read`, except for what only the pixels show.
         """
         turned = 0
         for row in rows:

@@ -78,7 +78,7 @@ def number_parts(parts: PublishedSplits) -> PublishedSplits:
 
 
 def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> Splits:
-    """Split each class by itself: ``round(share * n_k)`` samples, at least one, to validation and to test.
+    """Split each class separately: ``round(share * n_k)`` samples, at least one, to validation and to test.
 
     Which samples go where depends on ``seed`` and on the class only, so adding a class leaves the others alone.
     Within a part the samples keep the order of ``data``.

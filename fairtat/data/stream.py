@@ -176,7 +176,7 @@ class Reader:
             pool.busy = False
 
     def stop(self) -> None:
-        """End the processes that nobody reads from; the next `read` starts new ones."""
+        """End the processes that nothing reads from; the next `read` starts new ones."""
         self._pools[:] = [pool for pool in self._pools if pool.busy]
 
     def _new_pool(self, pin: bool) -> _Workers:

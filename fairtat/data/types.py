@@ -35,7 +35,7 @@ class ImageData:
     labels: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64
     class_names: tuple[str, ...]  # (C,) one name per class
-    white: int  # the stored value that stands for 1.0: 255 for 8-bit images, 1 for floats
+    white: int  # the stored value that means 1.0: 255 for 8-bit images, 1 for floats
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -72,7 +72,7 @@ class ImageData:
         return 0
 
     def floats(self, images: Tensor) -> Tensor:
-        """Stored images as new float32 ones in [0, 1]: whoever writes into them leaves the data alone."""
+        """Stored images as new float32 ones in [0, 1]: writing into them leaves the data alone."""
         return scaled(images, self.white)
 
 
@@ -102,7 +102,7 @@ def image_data(
         labels: (N,) or (N, 1): integers, whole-number floats or bools, in [0, number of classes), or text
             (see `fairtat.data.labels.read_labels`).
         class_names: one name per class; by default the text of the labels, or the numbers 0 .. max(labels).
-        white: the uint8 value that stands for 1.0.
+        white: the uint8 value that means 1.0.
         layout: which axis of four holds the channels: ``nchw``, ``nhwc``, or ``auto`` for the one of axes 1 and 3
             that has 1 or 3.
 

@@ -159,7 +159,7 @@ class Steps(ABC, Generic[S]):
 
     @abstractmethod
     def report(self, samples: S, score: Score) -> dict[str, Tensor]:
-        """The columns of the result beside x_adv, "reached" among them; none if nobody reads them."""
+        """The columns of the result beside x_adv, "reached" among them; none if nothing reads them."""
 
     @abstractmethod
     def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:

@@ -99,7 +99,7 @@ def evaluate(
         device: Where to work; default where the model is.
         backend, engine: As in :func:`fairtat.fast_pgd`.
         cache: A folder that keeps every answer. The same question to the same model on the same images is then read
-            from there, and an interrupted evaluation goes on. The same model: the same weights, buffers, attributes,
+            from there, and an interrupted evaluation resumes. The same model: the same weights, buffers, attributes,
             hooks and code, the same logits to the bit on a few images and on a few that the kept attack has moved, and
             the same gradients; each time that is looked at anew. A callable that is not a module is not kept.
         fresh: Work everything out, whatever the cache holds, and replace that.

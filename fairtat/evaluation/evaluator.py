@@ -26,7 +26,7 @@ CLEAN = {"kind": "clean"}
 class Evaluator:
     """Puts questions to a model about every image, a batch at a time.
 
-    An answer that is kept is read, not worked out again; one that is kept in part is finished.
+    A kept answer is read, not computed again; a partly kept answer is completed.
     """
 
     def __init__(self, classifier: Classifier, images: Images, answers: Answers, batch_size: int) -> None:

@@ -26,7 +26,7 @@ class Images:
         self.stored = stored  # (N, ...)
         self.labels = labels  # (N,) int64 on the CPU
         self.ids = ids  # (N,) int64 on the CPU
-        self.white = white  # the stored value that stands for 1.0
+        self.white = white  # the stored value that means 1.0
 
     @classmethod
     def of(cls, data: Any, labels: Tensor | None = None, sample_ids: Tensor | None = None) -> Images:

@@ -122,7 +122,7 @@ class Evaluation:
 
     Attributes:
         conditions: "clean" first, then in the order of asking.
-        primary: name of the main attack, which ``robust`` and ``attack`` stand for: the first one asked for.
+        primary: name of the main attack, which ``robust`` and ``attack`` refer to: the first one asked for.
         samples: what became of each image; None when that was not kept.
         targeted: the targeted sweep, if one was asked for.
         findings: reasons to doubt the figures.

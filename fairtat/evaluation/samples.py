@@ -58,7 +58,7 @@ class Samples:
 
     Attributes:
         sample_ids, label: (N,) int64.
-        names: K names of conditions; ``primary`` is the one that "robust" stands for.
+        names: K names of conditions; ``primary`` is the one that "robust" refers to.
         pred (K, N) int32, margin (K, N) float32, attacked (K, N) bool: a row for each condition, as in `Predictions`.
         reached (N, C) bool, target_margin (N, C) float32: of a targeted sweep, else None. Whether a point of the ball
             was found that is classified as the column's class, and the largest margin found for it.

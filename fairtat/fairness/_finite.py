@@ -27,7 +27,7 @@ def check_finite(what: str, stats: ClassStats) -> None:
     )
     if nonfinite[k] > MAX_NONFINITE * count[k]:
         raise ValueError(
-            f"{found}; at most {MAX_NONFINITE:.0%} of a class may be: go on from an earlier state, with a lower "
+            f"{found}; at most {MAX_NONFINITE:.0%} of a class may be: continue from an earlier state, with a lower "
             "learning rate"
         )
     warnings.warn(f"{found}; they count as wrong", RuntimeWarning, stacklevel=3)

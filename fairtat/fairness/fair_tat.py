@@ -206,7 +206,7 @@ class FairTAT:
         return _by_label(self.class_eps, y)
 
     def step_scale_for(self, y: Tensor) -> Tensor | None:
-        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None stands for 1.
+        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None means 1.
 
         Raises:
             TypeError, ValueError: as `eps_for`.
@@ -214,7 +214,7 @@ class FairTAT:
         return self._of_samples(self.class_step, y)
 
     def weight_for(self, y: Tensor) -> Tensor | None:
-        """The weight of each sample's cross-entropy: y (N,) int64 -> (N,) float32; None stands for 1.
+        """The weight of each sample's cross-entropy: y (N,) int64 -> (N,) float32; None means 1.
 
         The weighted losses are to be averaged over the samples, not divided by the sum of their weights.
 
@@ -224,7 +224,7 @@ class FairTAT:
         return self._of_samples(self.class_weight, y)
 
     def robust_weight_for(self, y: Tensor) -> Tensor | None:
-        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None stands for 1.
+        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None means 1.
 
         Raises:
             TypeError, ValueError: as `eps_for`.
@@ -312,7 +312,7 @@ class FairTAT:
 
         Raises:
             ValueError: `needs_validation`, and `observe_validation` has not been called in this epoch; or more than 1
-                in 100 samples of a class had a loss that is not finite. After the latter, go on from an earlier
+                in 100 samples of a class had a loss that is not finite. After the latter, continue from an earlier
                 `state_dict`: the statistics have been summed, and the epoch has not ended.
         """
         rule = self.weight_rule

@@ -44,7 +44,7 @@ def confusion(stats: ClassStats, tau: float) -> Tensor:
 
 
 TARGET_RULES: dict[str, TargetRule] = {"random": uniform, "cfps": cfps, "confusion": confusion}
-"""Rules by the name that a configuration uses; beside them, "none" stands for untargeted attacks."""
+"""Rules by the name that a configuration uses; beside them, "none" means untargeted attacks."""
 
 
 def check_targets(name: str) -> str:

@@ -64,14 +64,14 @@ def build(
         options: further keyword arguments of that function, for example ``width``.
 
     Raises:
-        UserError: no such model, module or function, options that it does not take, a result that is no module, or a
+        UserError: no such model, module or function, options that it does not take, a result that is not a module, or a
             mean or std that does not fit.
     """
     model = _built(name, num_classes, in_channels, image_size, fetch=fetch, **options)
     if mean is None and std is None:
         return model
     if isinstance(model, Normalized):
-        raise UserError(f"model {name!r} normalises its images by itself; leave out mean and std")
+        raise UserError(f"model {name!r} normalizes its images itself; leave out mean and std")
     return Normalized(model, _per_channel("mean", mean, in_channels), _per_channel("std", std, in_channels))
 
 

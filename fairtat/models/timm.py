@@ -51,7 +51,7 @@ def build_timm(
         return model
     published: Any = model.pretrained_cfg
     mean, std = published["mean"], published["std"]
-    if in_channels != len(mean):  # timm folds the colour weights; the average colour is what grey stands for
+    if in_channels != len(mean):  # timm folds the colour weights; the average color is what gray means
         mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
     return Normalized(model, mean, std)
 

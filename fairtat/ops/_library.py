@@ -63,7 +63,7 @@ def register_op(schema: str, *, fake: Call = _nothing, check: Call = _nothing, r
 def register(schema: str, implementation: Call, fake: Call) -> Call:
     """Define ``fairtat::<schema>`` with one implementation for all devices and its fake; return how to call it.
 
-    The call goes through PyTorch's dispatcher where somebody may be watching or rewriting (compilation, fake tensors,
+    The call goes through PyTorch's dispatcher where something may be watching or rewriting (compilation, fake tensors,
     tracing, function transforms, tensor subclasses), and where a tensor is not what its memory holds (a pending
     negation, no memory at all). Elsewhere the dispatcher would only hand the arguments to ``implementation``, at some
     microseconds a call, which is as long as a small op takes: there it is left out.

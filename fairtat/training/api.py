@@ -64,7 +64,7 @@ def train(
         config: the experiment; without ``output`` the folder is ``runs/train-TIME``.
         observer: is told what happens, in its own process.
         should_stop: asked between steps; once it returns true, the running epoch is dropped and the run ends with
-            the last checkpoint, from which `resume` goes on.
+            the last checkpoint, from which `resume` continues.
 
     Raises:
         UserError: an input that cannot be used, a folder that is taken, a disk that is full, (`TrainingDiverged`) a
@@ -109,8 +109,8 @@ def resume(
 
     Args:
         path: a run folder, which every process can read.
-        config: settings to go on with, by default those of the folder. Only what cannot change what the run means may
-            differ (`CHANGEABLE`).
+        config: settings to continue with, by default those of the folder. Only settings that do not change what the run
+            means may differ (`CHANGEABLE`).
         observer, should_stop: as for `train`.
         trust_model: as for `load_run`.
 
@@ -283,7 +283,7 @@ def _readable(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def _losing_no_process(folder: RunFolder, world: World, saved: Callable[[], int]) -> Iterator[None]:
-    """Turns the failure of a collective into one line that says how to go on."""
+    """Turns the failure of a collective into one line that says how to continue."""
     try:
         yield
     except RuntimeError as error:

@@ -88,7 +88,7 @@ def require_trust(config: TrainConfig, source: object, trust: Trust, *, training
         training: as for `code_named`.
 
     Raises:
-        UserError: the file names code that nobody has allowed, or ``trust`` names another model.
+        UserError: the file names code that the user has not allowed, or ``trust`` names another model.
     """
     if isinstance(trust, str) and trust != config.model.name:
         raise UserError(f"{source}: its model is {config.model.name!r}, not {trust!r}")

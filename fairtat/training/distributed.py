@@ -186,7 +186,7 @@ def connect(device: torch.device) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), _control_group())
     except BaseException:
-        atexit.unregister(_leave)  # the others may be gone, and there is nobody to say goodbye to
+        atexit.unregister(_leave)  # the others may be gone already
         raise
 
 

@@ -29,7 +29,7 @@ _LAYOUT = {
 class TensorBoard(Observer):
     """Writes to ``RUN/tensorboard``; look at it with ``tensorboard --logdir runs``.
 
-    A resumed run goes on there: points past the epoch from which it goes on are dropped.
+    A resumed run continues there: points past the epoch from which it resumes are dropped.
 
     Raises:
         UserError: when it is made, if the package tensorboard is not installed.

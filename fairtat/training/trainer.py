@@ -216,7 +216,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epoch depends on: a trainer that loads it goes on as this one would have."""
+        """All that the next epoch depends on: a trainer that loads it continues as this one would have."""
         return {
             **self.description(),
             "model": self.model.state_dict(),
@@ -256,5 +256,5 @@ def _reached(stats: ClassStats) -> float | None:
 
 
 def _normalised(weight: Tensor) -> Tensor:
-    """Target weights as the probabilities that they stand for before the own label is left out."""
+    """Target weights as the probabilities that they give before the own label is left out."""
     return weight / weight.sum(dim=-1, keepdim=True)

@@ -293,7 +293,7 @@ def test_an_interruption_tells_how_to_go_on(fairtat: Command, runs: Path, monkey
     code, out, err = fairtat(*command)
     assert (code, out) == (130, "")
     again = "evaluate runs/at --attacks pgd-2,fgsm --batch-size 60"
-    assert err == f"interrupted; what was worked out is kept, go on with: fairtat {again}\n"
+    assert err == f"interrupted; what is computed is kept, resume with: fairtat {again}\n"
     out = fairtat(*again.split()).out
     assert "reused, as the model still answers as it did then: clean" in out
     resumed = Evaluation.load("runs/at/evaluation/test.json")

@@ -92,7 +92,7 @@ class CudaGraphs:
         generator.graphsafe_set_state(torch.Generator(self._device))
         try:
             # The outer context, as torch.cuda.graph leaves its stream the current one where a capture fails. Other
-            # threads (data loaders, the watchdog of a process group) may go on calling CUDA.
+            # threads (data loaders, the watchdog of a process group) may continue calling CUDA.
             with (
                 torch.cuda.stream(self._side),
                 torch.cuda.graph(graph, pool=pool, stream=self._side, capture_error_mode="thread_local"),

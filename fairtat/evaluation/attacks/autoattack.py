@@ -26,7 +26,7 @@ _SLACK = 1e-5  # of the radius and of [0, 1], for rounding in float32
 
 Call = Callable[[Tensor], Tensor]
 
-# The library reports vanishing gradients here; `fairtat.evaluation.checks.masking` looks for them by itself.
+# The library reports vanishing gradients here; `fairtat.evaluation.checks.masking` looks for them separately.
 _LOGGER = logging.getLogger("fairtat.autoattack")
 _LOGGER.addHandler(logging.NullHandler())
 _LOGGER.propagate = False

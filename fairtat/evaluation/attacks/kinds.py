@@ -14,7 +14,7 @@ _PGD_OPTIONS: frozenset[Option] = frozenset(("steps", "step_size", "restarts", "
 
 @dataclass(frozen=True)
 class AttackKind:
-    """What an attack's name stands for.
+    """What an attack's name means.
 
     Attributes:
         title: the name in the literature.

@@ -31,13 +31,13 @@ class Defaults(NamedTuple):
 
 
 def parse_attack(text: str, defaults: Defaults) -> AttackSettings:
-    """The settings that a short name stands for; what it does not say is taken from ``defaults``.
+    """The settings that a short name means; what it does not say is taken from ``defaults``.
 
     A step size that is not given is eps / 4 (FGSM: eps). One that is given belongs to ``defaults.eps`` and shrinks
     or grows in proportion to another radius.
 
     Raises:
-        UserError: an unknown attack or norm, or a count or radius that is no number; it names the nearest attack.
+        UserError: an unknown attack or norm, or a count or radius that is not a number; it names the nearest attack.
     """
     matched = re.fullmatch(r"(?P<stages>[^:@]+)(:(?P<norm>[^@]*))?(@(?P<eps>.*))?", text.strip().lower())
     if matched is None:

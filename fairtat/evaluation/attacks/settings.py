@@ -19,7 +19,7 @@ class AttackSettings:
     Attributes:
         eps, step_size: in pixel units; step_size is None if the attack chooses its own.
         steps: gradient steps (square: queries; noise: draws).
-        active_set: whether an image that is fooled already is left alone: one that the model gets wrong by itself, one
+        active_set: whether an image that is fooled already is left alone: one that the model already gets wrong, one
             that a step or an earlier stage has fooled. Without it every image is attacked for all steps, as the loops
             of most papers do, and the last step is what counts.
         stages: of a suite, in order; else empty.
@@ -110,7 +110,7 @@ def at_eps(settings: AttackSettings, eps: float) -> AttackSettings:
 
 
 def stages_of(settings: AttackSettings) -> tuple[AttackSettings, ...]:
-    """The stages of a suite; an attack by itself is its own only stage."""
+    """The stages of a suite; a single attack is its own only stage."""
     return settings.stages or (settings,)
 
 

@@ -1,4 +1,4 @@
-"""Answers kept on disk: an evaluation that was interrupted goes on, and one that was made before is only read."""
+"""Answers kept on disk: an interrupted evaluation resumes, and a finished one is only read."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def paired_bootstrap(
 ) -> Bootstrap:
     """Resample the test images, the same ones for both models, and look how the difference of a figure scatters.
 
-    Each class is resampled with replacement by itself, so its size stays. Only four counts of a class matter (right in
+    Each class is resampled with replacement separately, so its size stays. Only four counts of a class matter (right in
     both models, in one, in the other, in none), so a draw of images is one of multinomial counts: exact, and no draw
     touches an image. Choosing the worst class anew in every draw is part of the scatter.
 

@@ -63,7 +63,7 @@ class Mosaic:
 class HeatMap:
     """A class-by-class matrix: numbers in a table for few classes, else a mosaic; and its most prominent pairs.
 
-    ``scale`` holds what the strongest shades of either direction stand for, of a map that has a scale of its own.
+    ``scale`` holds what the strongest shades of either direction mean, of a map that has a scale of its own.
     """
 
     title: str

@@ -22,7 +22,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """One run by itself, or several against the first one, judged on the same images under the same main attack.
+    """One run alone, or several against the first one, judged on the same images under the same main attack.
 
     Attributes:
         records: the runs, the baseline first.

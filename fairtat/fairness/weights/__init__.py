@@ -37,7 +37,7 @@ __all__ = [
 UNWEIGHTED = "none"
 
 WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, FRL, WAT, CFOL, BAT)}
-"""Rules by the name that a configuration uses; beside them, "none" stands for no weights."""
+"""Rules by the name that a configuration uses; beside them, "none" means no weights."""
 
 
 Weights = str | WeightRule | Callable[..., WeightRule]

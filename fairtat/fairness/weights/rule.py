@@ -13,7 +13,7 @@ from fairtat.fairness.class_stats import ClassStats
 
 
 class ClassFactors(NamedTuple):
-    """What a rule multiplies a class by, each (C,) float64; None stands for 1 for every class."""
+    """What a rule multiplies a class by, each (C,) float64; None means 1 for every class."""
 
     weight: Tensor | None = None  # the cross-entropy
     robust_weight: Tensor | None = None  # the divergence between clean and adversarial predictions

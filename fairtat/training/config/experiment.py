@@ -71,7 +71,7 @@ class TrainConfig:
 
     accumulate: int = at_least(1, 1)
     """Parts that a batch is cut into, whose gradients are summed: the same step in less memory, but that BatchNorm and
-    awp look at each part by itself."""
+    awp look at each part separately."""
 
     drop_last: bool = False
     """Leave out an epoch's last batch when it is smaller than the others."""
@@ -161,7 +161,7 @@ def make_fairness(
 def _check_together(config: TrainConfig) -> None:
     """What several settings must agree on. The ranges of the fairness rules are left to `FairTAT`, which checks them.
 
-    A weight rule of the user's own is not imported here: nobody has been asked yet whether the file may name it.
+    A weight rule of the user's own is not imported here: the user has not yet said whether the file may name it.
     """
     check_options(config.model.options, "model.options")
     for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):

@@ -176,7 +176,7 @@ class ObjectiveConfig:
     """The constant lam in ccr; null takes fairness.lam."""
 
     tau: int = at_least(0, 3)
-    """Steps that fat goes on after a sample has crossed the boundary."""
+    """Steps that fat makes after a sample has crossed the boundary."""
 
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""

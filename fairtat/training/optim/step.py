@@ -35,8 +35,8 @@ class TrainingStep:
     """Takes steps with ``model``, whose parameters ``optimizer`` holds.
 
     A global batch of n samples may come in parts: one a process, and ``accumulate`` of each of these. The gradient is
-    that of the mean over the n samples, as if there were one part (but that BatchNorm normalises each part by itself,
-    and weight perturbation looks at each part by itself). ``objective`` stands in for the one of the configuration.
+    that of the mean over the n samples, as if there were one part. Two things see each part separately: BatchNorm and
+    weight perturbation. ``objective`` replaces the one of the configuration.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class RunFolder:
         return epoch
 
     def _files(self) -> list[Path]:
-        """What the folder holds, but for temporary files and the events of TensorBoard."""
+        """What the folder holds, except temporary files and the events of TensorBoard."""
         found = [] if not self.path.is_dir() else list(self.path.iterdir())
         return [file for file in found if not _is_temporary(file) and not _is_events(file)]
 
@@ -173,7 +173,7 @@ class RunFolder:
         write_atomic(self.environment, lambda stream: stream.write(content))
 
     def note_resumption(self, environment: dict[str, Any], epoch: int) -> None:
-        """Add to environment.json with what the run goes on after ``epoch``."""
+        """Add to environment.json with what the run uses after ``epoch``."""
         try:
             first = parse_json(self.environment.read_bytes(), self.environment) if self.environment.is_file() else {}
         except (OSError, UserError) as error:

@@ -43,7 +43,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(path)
-        path.unlink(missing_ok=True)  # while it is still held: nobody else can have taken it
+        path.unlink(missing_ok=True)  # while it is still held: no other process can have taken it
         os.close(descriptor)
 
 
