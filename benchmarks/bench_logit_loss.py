@@ -1,14 +1,16 @@
-"""logit_loss: loss, gradient to the logits and prediction in one pass, beside autograd and torch.compile."""
+"""logit_loss: loss, gradient to the logits and prediction in one pass, beside autograd and torch.compile.
+
+The floor is a copy of the logits: they are read once and a gradient of their size is written.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Verify, close_to, gpu, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Verify, close_to, gpu
 from torch import Tensor
 
 from fairtat import backends, ops
@@ -149,7 +151,6 @@ def on_gpu(n: int, classes: int, dtype: torch.dtype = torch.float32) -> Callable
 BENCHMARK = Benchmark(
     name="logit_loss",
     question="How fast are an attack's loss, its gradient to the logits and the prediction?",
-    reading="The floor is a copy of the logits: they are read once and a gradient of their size is written.",
     cases=(
         CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
         CaseSpec("N=4096, C=10", build(4096, 10)),
@@ -166,5 +167,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_logit_loss(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

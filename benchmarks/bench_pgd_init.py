@@ -1,13 +1,16 @@
-"""pgd_init: a random start in the ball, beside PyTorch's uniform_, add and clamp."""
+"""pgd_init: a random start in the ball, beside PyTorch's uniform_, add and clamp.
+
+fairtat draws Philox4x32-10 by sample id, so that a sample's start does not depend on its batch; PyTorch draws one
+Mersenne Twister stream for the whole tensor. The start is drawn once an attack.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu
 from torch import Tensor
 
 from fairtat import backends, ops
@@ -154,10 +157,6 @@ def on_gpu(shape: tuple[int, ...]) -> Callable[[Settings], Case]:
 BENCHMARK = Benchmark(
     name="pgd_init",
     question="How fast is a random start in the Linf ball?",
-    reading=(
-        "fairtat draws Philox4x32-10 by sample id, so that a sample's start does not depend on its batch; PyTorch\n"
-        "draws one Mersenne Twister stream for the whole tensor. The start is drawn once an attack."
-    ),
     settings={"eps": "8/255"},
     cases=(
         CaseSpec("(4, 3, 32, 32)", build((4, 3, 32, 32)), quick=True),
@@ -169,5 +168,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_pgd_init(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

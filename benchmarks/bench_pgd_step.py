@@ -1,10 +1,14 @@
-"""pgd_step_: one projected step in place, beside PyTorch's op chain, torch.compile and a plain copy."""
+"""pgd_step_: one projected step in place, beside PyTorch's op chain, torch.compile and a plain copy.
+
+The floor is a PyTorch copy that reads and writes as many bytes as the step must: 16 an element in float32. GB/s
+counts those bytes for everybody, so a contestant that moves more shows less. On a GPU each contestant is a CUDA
+graph of many steps, cold ones over inputs that rotate through memory.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +26,6 @@ from harness import (
     close_to,
     equal_to,
     gpu,
-    main,
 )
 from torch import Tensor
 
@@ -331,11 +334,6 @@ GPU_BATCH_GOALS = tuple(Target(name, (), "seconds", 3e-6) for name in (gpu.CUDA,
 BENCHMARK = Benchmark(
     name="pgd_step",
     question="How fast is one projected step on x_adv, in place?",
-    reading=(
-        "The floor is a PyTorch copy that reads and writes as many bytes as the step must: 16 an element in\n"
-        "float32. GB/s counts those bytes for everybody, so a contestant that moves more shows less.\n"
-        "On a GPU each contestant is a CUDA graph of many steps, cold ones over inputs that rotate through memory."
-    ),
     settings={"eps": "8/255", "step_size": "2/255"},
     cases=(
         CaseSpec("(1, 3, 8, 8)", build(Setup((1, 3, 8, 8))), quick=True),
@@ -372,5 +370,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_pgd_step(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

@@ -1,12 +1,15 @@
-"""sample_targets: a target class other than the label, beside the published loop and vectorised PyTorch."""
+"""sample_targets: a target class other than the label, beside the published loop and vectorised PyTorch.
+
+fairtat draws Philox4x32-10 by sample id and compares integers: the same targets on every backend and for every
+batch split. The others draw from PyTorch's global generator.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu
 from torch import Tensor
 
 from fairtat import backends, ops
@@ -152,10 +155,6 @@ def on_gpu(n: int, classes: int) -> Callable[[Settings], Case]:
 BENCHMARK = Benchmark(
     name="sample_targets",
     question="How fast is a batch of targets drawn from class weights?",
-    reading=(
-        "fairtat draws Philox4x32-10 by sample id and compares integers: the same targets on every backend and\n"
-        "for every batch split. The others draw from PyTorch's global generator."
-    ),
     settings={"tau": TAU},
     cases=(
         CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
@@ -167,5 +166,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_sample_targets(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)
