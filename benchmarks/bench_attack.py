@@ -147,12 +147,7 @@ def as_strong_as(work: Workload, expected: Tensor) -> Verify:
 
 
 def build(
-    name: str,
-    shape: tuple[int, int, int, int],
-    *,
-    rate: float = 5e-3,
-    limit: float | None = None,
-    train: bool = False,
+    name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, limit: float | None = None, train: bool = False
 ) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
         work = Workload(name, shape, rate=rate, train=train)

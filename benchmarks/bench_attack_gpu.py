@@ -19,19 +19,7 @@ import peers
 import torch
 import torch.nn.functional as F
 from bench_attack import CLASSES, EPS, STEP_SIZE, STEPS, Workload
-from harness import (
-    Benchmark,
-    Case,
-    CaseSpec,
-    Contestant,
-    Entrant,
-    Mismatch,
-    Outcome,
-    Settings,
-    Target,
-    Verify,
-    gpu,
-)
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify, gpu
 from torch import Tensor, nn
 
 import fairtat

@@ -89,12 +89,7 @@ def double_precision(work: Workload) -> Tensor:
 
 
 def build(
-    name: str,
-    shape: tuple[int, int, int, int],
-    *,
-    rate: float = 5e-3,
-    compiled: float,
-    bf16: float | None = None,
+    name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, compiled: float, bf16: float | None = None
 ) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
         work = Workload(name, shape, rate=rate, train=False)

@@ -20,18 +20,7 @@ import torch
 import torch.nn.functional as F
 from bench_attack_gpu import BF16_LAST, FP32, TF32, Precision, no_fallback
 from bench_sample_targets import published_loop as published_targets
-from harness import (
-    Benchmark,
-    Case,
-    CaseSpec,
-    Contestant,
-    Entrant,
-    Mismatch,
-    Outcome,
-    Settings,
-    Target,
-    Verify,
-)
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 

@@ -28,11 +28,11 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ DEADLINE = 520.0
 SKIP = 77  # the exit code of a phase that has nothing to do here; its last line says why
 TAIL = 4000  # characters of output that are kept of a phase that did not pass
 TOO_LITTLE = 5.0  # seconds: with less left, a phase is not begun
-POLL = 0.05
 
 GOOD = ("passed", "skipped")
 SANITIZERS = ("memcheck", "racecheck")
@@ -83,15 +82,6 @@ class Phase:
     skip: str = ""  # why there is nothing to run
 
 
-@dataclass
-class _Running:
-    phase: Phase
-    process: subprocess.Popen[bytes]
-    log: Path
-    begin: float
-    limit: float
-
-
 def run_phases(
     phases: Sequence[Phase],
     *,
@@ -110,44 +100,24 @@ def run_phases(
     end = time.monotonic() + deadline
     outcomes: list[dict[str, Any]] = []
     for group in groups(phases):
-        running: list[_Running] = []
-        try:
-            for phase in group:
-                left = end - time.monotonic()
-                if phase.skip:
-                    outcomes.append(_outcome(phase, "skipped", 0.0, detail=phase.skip))
-                elif left < TOO_LITTLE and not phase.always:
-                    outcomes.append(_outcome(phase, "no time left", 0.0, detail=f"{max(left, 0.0):.0f} s were left"))
-                else:
-                    say(f"{phase.name} ...")
-                    running.append(_start(phase, phase.limit if phase.always else min(phase.limit, left), folder))
-                    continue
-                say(summary(outcomes[-1]))
-                record(outcomes)
-            while running:
-                time.sleep(POLL)
-                for one in list(running):
-                    ended = _ended(one)
-                    if ended is not None:
-                        running.remove(one)
-                        outcomes.append(ended)
-                        say(summary(ended))
-                        record(outcomes)
-        finally:  # an interrupt leaves no process behind
-            for one in running:
-                _kill(one.process)
+        running: list[subprocess.Popen[bytes]] = []
+        with ThreadPoolExecutor(len(group)) as pool:
+            try:
+                begun = [pool.submit(_run, phase, end, folder, running, say) for phase in group]
+                for future in as_completed(begun):
+                    outcomes.append(future.result())
+                    say(summary(outcomes[-1]))
+                    record(outcomes)
+            finally:  # an interrupt leaves no process behind
+                for process in running:
+                    _kill(process)
     return outcomes
 
 
 def groups(phases: Sequence[Phase]) -> list[list[Phase]]:
-    """Neighbours that are untimed together, every other phase by itself."""
-    made: list[list[Phase]] = []
-    for phase in phases:
-        if made and phase.untimed and made[-1][-1].untimed:
-            made[-1].append(phase)
-        else:
-            made.append([phase])
-    return made
+    """Untimed neighbors together, every other phase by itself."""
+    keys = (("untimed", 0) if phase.untimed else ("timed", number) for number, phase in enumerate(phases))
+    return [[phase for _, phase in group] for _, group in groupby(zip(keys, phases, strict=True), lambda pair: pair[0])]
 
 
 def summary(outcome: Mapping[str, Any]) -> str:
@@ -155,36 +125,40 @@ def summary(outcome: Mapping[str, Any]) -> str:
     return line + (f": {outcome['detail']}" if outcome.get("detail") else "")
 
 
-def _start(phase: Phase, limit: float, folder: Path) -> _Running:
+def _run(
+    phase: Phase, end: float, folder: Path, running: list[subprocess.Popen[bytes]], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The outcome of one phase, whose process is in ``running`` as long as it lives."""
+    begin = time.monotonic()
+    left = end - begin
+    if phase.skip:
+        return _outcome(phase, "skipped", 0.0, detail=phase.skip)
+    if left < TOO_LITTLE and not phase.always:
+        return _outcome(phase, "no time left", 0.0, detail=f"{max(left, 0.0):.0f} s were left")
+    say(f"{phase.name} ...")
+    limit = phase.limit if phase.always else min(phase.limit, left)
     log = folder / f"{phase.name}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            list(phase.command),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
+            list(phase.command), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **phase.environment},
             start_new_session=True,  # so that its children end with it
-        )
-    return _Running(phase, process, log, time.monotonic(), limit)
-
-
-def _ended(one: _Running) -> dict[str, Any] | None:
-    """The outcome of a phase that has ended or has to, or None."""
-    seconds = time.monotonic() - one.begin
-    code = one.process.poll()
-    if code is None and seconds < one.limit:
-        return None
+        )  # fmt: skip
+    running.append(process)
+    code: int | None = None
+    with suppress(subprocess.TimeoutExpired):
+        code = process.wait(limit)
     if code is None:
-        _kill(one.process)
-    output = one.log.read_text(encoding="utf-8", errors="replace")
+        _kill(process)
+    running.remove(process)
+    output = log.read_text(encoding="utf-8", errors="replace")
     last = (output.strip().splitlines() or [""])[-1]
     verdict = "timed out" if code is None else {0: "passed", SKIP: "skipped"}.get(code, "failed")
-    details = {"timed out": f"after its {one.limit:.0f} s", "skipped": last, "failed": f"exit code {code}: {last}"}
-    made = _outcome(one.phase, verdict, seconds, detail=details.get(verdict, ""))
-    if one.phase.collect is not None and verdict != "skipped":
+    details = {"timed out": f"after its {limit:.0f} s", "skipped": last, "failed": f"exit code {code}: {last}"}
+    made = _outcome(phase, verdict, time.monotonic() - begin, detail=details.get(verdict, ""))
+    if phase.collect is not None and verdict != "skipped":
         try:
-            made["result"] = one.phase.collect()
+            made["result"] = phase.collect()
         except (OSError, ValueError) as error:  # nothing was left behind, or it is no success
             if verdict == "passed":
                 made |= {"outcome": "failed", "detail": str(error)}
@@ -329,15 +303,7 @@ def phases(python: str, found: Mapping[str, Any], folder: Path, path: Path, *, r
         Phase("build", install, 200.0, build, skip=nothing),
         tests("tests", [file for file in files if file not in triton], 160.0),
         tests("tests-triton", triton, 160.0),
-        Phase(
-            "sanitizer",
-            sanitizer,
-            130.0,
-            tree,
-            lambda: read_json(sanitized),
-            untimed=True,
-            skip=nothing,
-        ),
+        Phase("sanitizer", sanitizer, 130.0, tree, lambda: read_json(sanitized), untimed=True, skip=nothing),
         benchmark("pgd_step", 75.0, 0.7),
         benchmark("attack_gpu", 130.0, 6.0),
         benchmark("training", 100.0, 20.0, rounds=2),
@@ -443,21 +409,10 @@ def watch(sanitizer: str, tool: str, backend: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
         done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=WATCH_LIMIT,
-            check=False,
-            errors="replace",
+            command, env=environment, capture_output=True, text=True, timeout=WATCH_LIMIT, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        return {
-            "backend": backend,
-            "tool": tool,
-            "outcome": "failed",
-            "detail": f"not done after {WATCH_LIMIT:.0f} s",
-        }
+        return {"backend": backend, "tool": tool, "outcome": "failed", "detail": f"not done after {WATCH_LIMIT:.0f} s"}
     outcome = "passed" if done.returncode == 0 else "failed"
     lines = (done.stdout + done.stderr).strip().splitlines()
     return {"backend": backend, "tool": tool, "outcome": outcome, "detail": "\n".join(lines[-LINES:])}
