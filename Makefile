@@ -6,7 +6,8 @@
 # make fuzz    10,000 hostile inputs to the ops, core against reference (minutes; others in every run)
 # make sanitize  builds the core with AddressSanitizer and UBSan, and runs the ops' tests and the fuzz on it
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
-# make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/
+# make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/ and saved in .benchmarks/
+# make bench-compare  the benchmarks again, beside the last saved run; fails if a median is more than COMPARE=10% slower
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
 #
 # Each target but the last sets itself up in .venv on a fresh machine; PYTHON chooses the interpreter.
@@ -25,7 +26,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench docs gpu-check clean
+.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench bench-compare docs gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -93,9 +94,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One process per script: compiled graphs, thread pools and memory of one must not affect the next.
+BENCH = for script in $(BENCH_SCRIPTS); do $(BIN)/python -m pytest -q $$script --threads 2 \
+	--benchmark-storage=.benchmarks/$$(basename $$script .py)
+BENCH_SCRIPTS ?= $(sort $(wildcard benchmarks/bench_*.py))
+COMPARE ?= 10%
+
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run_all.py --threads 2
+	status=0; $(BENCH) --results benchmarks/results --benchmark-autosave || [ $$? -eq 5 ] || status=1; done; exit $$status
 	$(BIN)/python benchmarks/readme_table.py --write
+
+bench-compare: $(VENV)/.dev
+	status=0; $(BENCH) --benchmark-compare --benchmark-compare-fail=median:$(COMPARE) || [ $$? -eq 5 ] || status=1; done; exit $$status
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PIP) install -q -c constraints.txt -e '.[docs]' --no-build-isolation

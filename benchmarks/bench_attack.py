@@ -1,16 +1,21 @@
-"""A whole targeted PGD-10: fairtat beside the bare model, other libraries and the published loop."""
+"""A whole targeted PGD-10: fairtat beside the bare model, other libraries and the published loop.
+
+The floor is the bare model: K x (forward + gradient to the input) with frozen parameters and a fixed gradient at
+the logits. Every attack starts at the clean image, with the same radius, step and steps; its strength and the share
+of pixels that differ from the textbook loop stand beside its time. Peers that are not installed are left out: pip
+install --no-deps -r benchmarks/peers.txt
+"""
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import peers
 import torch
 import torch.nn.functional as F
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify
 from peers import Problem
 from torch import Tensor, nn
 
@@ -140,12 +145,7 @@ def as_strong_as(work: Workload, expected: Tensor) -> Verify:
 
 
 def build(
-    name: str,
-    shape: tuple[int, int, int, int],
-    *,
-    rate: float = 5e-3,
-    limit: float | None = None,
-    train: bool = False,
+    name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, limit: float | None = None, train: bool = False
 ) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
         work = Workload(name, shape, rate=rate, train=train)
@@ -185,12 +185,6 @@ SETTINGS: dict[str, Any] = {
 BENCHMARK = Benchmark(
     name="attack",
     question="What does a targeted PGD-10 cost beside the model passes that it needs?",
-    reading=(
-        "The floor is the bare model: K x (forward + gradient to the input) with frozen parameters and a fixed\n"
-        "gradient at the logits. Every attack starts at the clean image, with the same radius, step and steps; its\n"
-        "strength and the share of pixels that differ from the textbook loop stand beside its time.\n"
-        "Peers that are not installed are left out: pip install --no-deps -r benchmarks/peers.txt"
-    ),
     settings=SETTINGS,
     cases=(
         # A deep network that was fitted too fast is chaotic: one flipped sign turns a sixth of the pixels.
@@ -206,5 +200,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_attack(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

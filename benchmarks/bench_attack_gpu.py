@@ -1,9 +1,13 @@
-"""A whole targeted PGD-10 on a GPU, by precision: fairtat beside the bare model in a CUDA graph, and beside peers."""
+"""A whole targeted PGD-10 on a GPU, by precision: fairtat beside the bare model in a CUDA graph, and beside peers.
+
+The floor is the bare model: K x (forward + gradient to the input) with frozen parameters as one CUDA graph at the
+same precision. fp32 is without TF32; tf32 is what PyTorch does for convolutions by default. 'won' and 'lost' count
+samples whose outcome differs from the textbook loop's in float32.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,20 +19,7 @@ import peers
 import torch
 import torch.nn.functional as F
 from bench_attack import CLASSES, EPS, STEP_SIZE, STEPS, Workload
-from harness import (
-    Benchmark,
-    Case,
-    CaseSpec,
-    Contestant,
-    Entrant,
-    Mismatch,
-    Outcome,
-    Settings,
-    Target,
-    Verify,
-    gpu,
-    main,
-)
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify, gpu
 from torch import Tensor, nn
 
 import fairtat
@@ -315,11 +306,6 @@ def spec(label: str, name: str, batch: int, *, whole: bool = False, quick: bool 
 BENCHMARK = Benchmark(
     name="attack_gpu",
     question="What does a targeted PGD-10 cost on a GPU beside the model passes that it needs?",
-    reading=(
-        "The floor is the bare model: K x (forward + gradient to the input) with frozen parameters as one CUDA graph\n"
-        "at the same precision. fp32 is without TF32; tf32 is what PyTorch does for convolutions by default.\n"
-        "'won' and 'lost' count samples whose outcome differs from the textbook loop's in float32."
-    ),
     settings=bench_attack.SETTINGS | {"dtype": "by contestant"},
     cases=(
         spec("PreActResNet-18", "preact_resnet18", 128, whole=True, quick=True),
@@ -329,5 +315,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_attack_gpu(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

@@ -1,4 +1,8 @@
-"""class_stats_: per-class counts of a batch, beside the published loops, bincount and torchmetrics."""
+"""class_stats_: per-class counts of a batch, beside the published loops, bincount and torchmetrics.
+
+Predictions are given, so argmax is nobody's cost. 'observed' follows 10,000 further calls: bytes of tensors that
+one call allocates, growth of the process, and the cost of late calls over early ones.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Settings, Target, equal_to, gpu, main
+from harness import Benchmark, Case, CaseSpec, Device, Entrant, Role, Settings, Target, equal_to, gpu
+from harness.op_case import FAIRTAT, KERNEL, Rival, op_case
 from torch import Tensor
 from torchvision_beside_cpu import make_importable
 
@@ -20,11 +26,9 @@ import fairtat
 from fairtat import backends, ops
 from fairtat.reference import class_stats as layout
 
-FAIRTAT, KERNEL = "fairtat", "fairtat kernel"
 PYTHON_LISTS, PUBLISHED, PUBLISHED_TENSORS = "Python loop", "published loop, arrays", "published loop, tensors"
 BINCOUNT, INDEX_ADD, TORCHMETRICS = "bincount + index_add", "index_add in place", "torchmetrics"
 FLOAT_SUMS = "index_add, float64 sums"
-PUBLISHED_ON_GPU = "published loop, on the host"
 RULE = "every count and loss sum equal to a brute-force loop"
 CALLS = 10_000  # behind the figures on memory and on flat cost
 
@@ -267,96 +271,59 @@ def _resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def build(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[Settings], Case]:
+def graph_waits(settings: Settings, batch: Batch) -> Callable[[Mapping[str, Entrant]], dict[str, Any]]:
+    """Which contestants make the host wait for the GPU."""
+
+    def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
+        counters = {gpu.contestant_name(b): partial(op, backend=b) for b in gpu.kernel_names(settings)}
+        counters = {name: make for name, make in counters.items() if name in entrants} | {BINCOUNT: partial(bincount)}
+        return {name: {"host_waits": gpu.host_waits(make(batch)[0], batch.device)} for name, make in counters.items()}
+
+    return observe
+
+
+def build(n: int, classes: int, targets: tuple[Target, ...] = (), on: Device = "cpu") -> Callable[[Settings], Case]:
+    def rival(name: str, role: Role, make: Callable[[Batch], Counter], note: str = "", **more: Any) -> Rival[Batch]:
+        return Rival(name, role, partial(entrant, make), note, **more)
+
+    rivals = (
+        rival(PYTHON_LISTS, "published", python_lists, on=("cpu",)),
+        rival(PUBLISHED, "published", published_arrays, "no confusion matrix, no loss", graph=False),
+        rival(PUBLISHED_TENSORS, "published", published_tensors, "right answers only", on=("cpu",)),
+        rival(BINCOUNT, "eager", bincount, "on a GPU outside a graph: it reads from the GPU", graph=False),
+        rival(INDEX_ADD, "eager", index_add),
+        rival(FLOAT_SUMS, "eager", float_sums, "order-dependent sums, none apart"),
+        rival(TORCHMETRICS, "peer", torchmetrics_matrix, "no loss", on=("cpu",)),
+    )
+
     def case(settings: Settings) -> Case:
-        batch = Batch(n, classes)
-        return Case(
-            contestants=(
-                Contestant(FAIRTAT, "fairtat", lambda: entrant(op, batch)),
-                Contestant(KERNEL, "fairtat", lambda: entrant(kernel, batch)),
-                Contestant(PYTHON_LISTS, "published", lambda: entrant(python_lists, batch)),
-                Contestant(
-                    PUBLISHED, "published", lambda: entrant(published_arrays, batch), "no confusion matrix, no loss"
-                ),
-                Contestant(
-                    PUBLISHED_TENSORS, "published", lambda: entrant(published_tensors, batch), "right answers only"
-                ),
-                Contestant(BINCOUNT, "eager", lambda: entrant(bincount, batch)),
-                Contestant(INDEX_ADD, "eager", lambda: entrant(index_add, batch)),
-                Contestant(FLOAT_SUMS, "eager", lambda: entrant(float_sums, batch), "order-dependent sums, none apart"),
-                Contestant(TORCHMETRICS, "peer", lambda: entrant(torchmetrics_matrix, batch), "no loss"),
-            ),
-            baseline=FAIRTAT,
-            verify=equal_to(batch.expected()),
-            rule=RULE,
-            targets=targets,
-            observe=memory_and_drift(100 if settings.quick else CALLS),
-        )
+        size = (64, 10) if settings.rehearsal else (n, classes)
+        batch = Batch(*size, settings.device)
+        observe = memory_and_drift(100 if settings.quick else CALLS) if on == "cpu" else graph_waits(settings, batch)
+        return op_case(
+            settings, lambda device, seed: batch, op=lambda b, backend: entrant(partial(op, backend=backend), b),
+            kernel=partial(entrant, kernel), rivals=rivals, verify=lambda b: equal_to(b.expected()), rule=RULE,
+            targets=targets, observe=observe,
+        )  # fmt: skip
 
     return case
 
 
-def on_gpu(n: int, classes: int, targets: tuple[Target, ...] = ()) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        device = settings.device
-        batch = Batch(64 if settings.rehearsal else n, 10 if settings.rehearsal else classes, device)
-
-        def captured(make: Callable[[Batch], Counter]) -> Entrant:
-            return gpu.in_graph([entrant(make, batch)], device)
-
-        def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
-            return {
-                gpu.contestant_name(name): {"host_waits": gpu.host_waits(op(batch, name)[0], device)}
-                for name in gpu.kernel_names(settings)
-                if gpu.contestant_name(name) in entrants
-            } | {BINCOUNT: {"host_waits": gpu.host_waits(bincount(batch)[0], device)}}
-
-        return Case(
-            contestants=(
-                *gpu.kernel_contestants(settings, lambda backend: [entrant(lambda b: op(b, backend), batch)]),
-                Contestant(INDEX_ADD, "eager", lambda: captured(index_add)),
-                Contestant(FLOAT_SUMS, "eager", lambda: captured(float_sums), "order-dependent sums, none apart"),
-                Contestant(
-                    BINCOUNT, "eager", lambda: entrant(bincount, batch), "outside a graph: it reads from the GPU"
-                ),
-                Contestant(
-                    PUBLISHED_ON_GPU,
-                    "published",
-                    lambda: entrant(published_arrays, batch),
-                    "no confusion matrix, no loss",
-                ),
-            ),
-            baseline=gpu.REFERENCE,
-            verify=equal_to(batch.expected()),
-            rule=RULE,
-            targets=targets,
-            observe=observe,
-        )
-
-    return case
-
-
-GOALS = (
-    Target(FAIRTAT, (PUBLISHED,), "faster", 50.0),
-    Target(FAIRTAT, (BINCOUNT, INDEX_ADD), "faster", 3.0),
-)
+GOALS = (Target(FAIRTAT, (PUBLISHED,), "faster", 50.0), Target(FAIRTAT, (BINCOUNT, INDEX_ADD), "faster", 3.0))
 GPU_GOALS = tuple(Target(name, (BINCOUNT, INDEX_ADD), "faster", 20.0) for name in (gpu.CUDA, gpu.TRITON))
 
 BENCHMARK = Benchmark(
     name="class_stats",
     question="What does it cost to count a batch by class?",
-    reading=(
-        "Predictions are given, so argmax is nobody's cost. 'observed' follows 10,000 further calls: bytes of\n"
-        "tensors that one call allocates, growth of the process, and the cost of late calls over early ones."
-    ),
     cases=(
         CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
         CaseSpec("N=4096, C=10", build(4096, 10, GOALS), headline=True),
         CaseSpec("N=4096, C=1000", build(4096, 1000, GOALS), headline=True),
-        CaseSpec("N=128, C=10", on_gpu(128, 10), headline=True, quick=True, device="cuda"),
-        CaseSpec("N=65536, C=1000", on_gpu(65536, 1000, GPU_GOALS), headline=True, device="cuda"),
+        CaseSpec("N=128, C=10", build(128, 10, on="cuda"), headline=True, quick=True, device="cuda"),
+        CaseSpec("N=65536, C=1000", build(65536, 1000, GPU_GOALS, on="cuda"), headline=True, device="cuda"),
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_class_stats(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

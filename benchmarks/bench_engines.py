@@ -1,9 +1,13 @@
-"""The engines of a whole targeted PGD-10, in float32 and bfloat16, beside torchattacks."""
+"""The engines of a whole targeted PGD-10, in float32 and bfloat16, beside torchattacks.
+
+Ratios are to fairtat's eager engine; the targets are ratios to torchattacks, whose attack is the same loop in
+float32. Strength stands beside each time: mean loss towards the target, and the share that reached it. Compilation
+comes before timing: seconds for a small network, half a minute for a ResNet, kept on disk.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import bench_attack
 import peers
 import torch
 from bench_attack import EPS, MOST_LOSS, MOST_PIXELS, MOST_SUCCESS, STEP_SIZE, STEPS, Workload
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify, main
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify
 from torch import Tensor
 
 import fairtat
@@ -83,12 +87,7 @@ def double_precision(work: Workload) -> Tensor:
 
 
 def build(
-    name: str,
-    shape: tuple[int, int, int, int],
-    *,
-    rate: float = 5e-3,
-    compiled: float,
-    bf16: float | None = None,
+    name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, compiled: float, bf16: float | None = None
 ) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
         work = Workload(name, shape, rate=rate, train=False)
@@ -122,11 +121,6 @@ def build(
 BENCHMARK = Benchmark(
     name="engines",
     question="How much faster is a targeted PGD-10 as a compiled graph, and in bfloat16?",
-    reading=(
-        "Ratios are to fairtat's eager engine; the targets are ratios to torchattacks, whose attack is the same loop\n"
-        "in float32. Strength stands beside each time: mean loss towards the target, and the share that reached it.\n"
-        "Compilation comes before timing: seconds for a small network, half a minute for a ResNet, kept on disk."
-    ),
     settings=bench_attack.SETTINGS,
     cases=(
         CaseSpec(
@@ -140,5 +134,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_engines(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

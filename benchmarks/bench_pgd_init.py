@@ -1,20 +1,23 @@
-"""pgd_init: a random start in the ball, beside PyTorch's uniform_, add and clamp."""
+"""pgd_init: a random start in the ball, beside PyTorch's uniform_, add and clamp.
+
+fairtat draws Philox4x32-10 by sample id, so that a sample's start does not depend on its batch; PyTorch draws one
+Mersenne Twister stream for the whole tensor. The start is drawn once an attack.
+"""
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
+from harness import Benchmark, Case, CaseSpec, Entrant, Mismatch, Outcome, Settings, Verify
+from harness.op_case import COPY, Rival, op_case
 from torch import Tensor
 
 from fairtat import backends, ops
 
 EPS = 8 / 255
 SEED = 0
-FAIRTAT = "fairtat"
 SIGMAS = 6.0  # a correct generator fails one in 10**9 times
 RULE = "inside ball and bounds, noise uniform to 6 deviations; fairtat equal to its reference"
 
@@ -102,51 +105,17 @@ def copy(x: Tensor) -> Entrant:
 
 def build(shape: tuple[int, ...], *, channels_last: bool = False) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
-        x = images(shape, channels_last)
-        return Case(
-            contestants=(
-                Contestant(FAIRTAT, "fairtat", lambda: op(x)),
-                Contestant("fairtat kernel", "fairtat", lambda: kernel(x)),
-                Contestant("eager, allocating", "eager", lambda: eager_chain(x)),
-                Contestant("eager, in place", "eager", lambda: eager(x)),
-                Contestant("torch.compile", "compile", lambda: compiled(x)),
-                Contestant("copy of as many bytes", "floor", lambda: copy(x)),
-            ),
-            baseline=FAIRTAT,
-            verify=uniform_in_ball(x, EPS),
-            rule=RULE,
-            bytes_moved=8 * x.numel(),
-        )
-
-    return case
-
-
-def on_gpu(shape: tuple[int, ...]) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        device = settings.device
         size = (2, 3, 8, 8) if settings.rehearsal else shape
-        bytes_moved = 8 * math.prod(size)
-        sets = gpu.rotation(lambda seed: images(size, False, device, seed), bytes_moved, settings=settings)
-        calls = gpu.calls_for(bytes_moved)
-
-        def turns(make: Callable[[Tensor], Entrant]) -> list[Entrant]:
-            return [make(x) for x in sets]
-
-        def captured(make: Callable[[Tensor], Entrant]) -> Entrant:
-            return gpu.in_graph(turns(make), device, calls)
-
-        return Case(
-            contestants=(
-                *gpu.kernel_contestants(settings, lambda backend: turns(lambda x: op(x, backend)), calls),
-                Contestant("eager, in place", "eager", lambda: captured(eager)),
-                Contestant("torch.compile", "compile", lambda: captured(compiled)),
-                Contestant("copy of as many bytes", "floor", lambda: captured(copy)),
+        return op_case(
+            settings, partial(images, size, channels_last), op=op, kernel=kernel,
+            rivals=(
+                Rival("eager, allocating", "eager", eager_chain, on=("cpu",)),
+                Rival("eager, in place", "eager", eager),
+                Rival("torch.compile", "compile", compiled),
+                Rival(COPY, "floor", copy),
             ),
-            baseline=gpu.REFERENCE,
-            verify=uniform_in_ball(sets[0], EPS),
-            rule=RULE,
-            bytes_moved=bytes_moved,
-        )
+            verify=partial(uniform_in_ball, eps=EPS), rule=RULE, bytes_moved=lambda x: 8 * x.numel(), cold=True,
+        )  # fmt: skip
 
     return case
 
@@ -154,20 +123,17 @@ def on_gpu(shape: tuple[int, ...]) -> Callable[[Settings], Case]:
 BENCHMARK = Benchmark(
     name="pgd_init",
     question="How fast is a random start in the Linf ball?",
-    reading=(
-        "fairtat draws Philox4x32-10 by sample id, so that a sample's start does not depend on its batch; PyTorch\n"
-        "draws one Mersenne Twister stream for the whole tensor. The start is drawn once an attack."
-    ),
     settings={"eps": "8/255"},
     cases=(
         CaseSpec("(4, 3, 32, 32)", build((4, 3, 32, 32)), quick=True),
         CaseSpec("(128, 3, 32, 32)", build((128, 3, 32, 32)), headline=True),
         CaseSpec("(128, 3, 32, 32), channels_last", build((128, 3, 32, 32), channels_last=True)),
         CaseSpec("(64, 3, 224, 224)", build((64, 3, 224, 224))),
-        CaseSpec("(128, 3, 32, 32), cold L2", on_gpu((128, 3, 32, 32)), headline=True, quick=True, device="cuda"),
-        CaseSpec("(448, 3, 224, 224)", on_gpu((448, 3, 224, 224)), device="cuda"),
+        CaseSpec("(128, 3, 32, 32), cold L2", build((128, 3, 32, 32)), headline=True, quick=True, device="cuda"),
+        CaseSpec("(448, 3, 224, 224)", build((448, 3, 224, 224)), device="cuda"),
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_pgd_init(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

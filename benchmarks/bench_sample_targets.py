@@ -1,17 +1,21 @@
-"""sample_targets: a target class other than the label, beside the published loop and vectorised PyTorch."""
+"""sample_targets: a target class other than the label, beside the published loop and vectorised PyTorch.
+
+fairtat draws Philox4x32-10 by sample id and compares integers: the same targets on every backend and for every
+batch split. The others draw from PyTorch's global generator.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Verify, gpu, main
+from harness import Benchmark, Case, CaseSpec, Entrant, Mismatch, Outcome, Settings, Verify
+from harness.op_case import Rival, op_case
 from torch import Tensor
 
 from fairtat import backends, ops
 
-FAIRTAT = "fairtat"
 DRAWS = 200_000  # behind each proof of a distribution
 SIGMAS = 6.0
 TAU = 2.0
@@ -46,11 +50,15 @@ def multinomial_rows(label: Tensor, weight: Tensor) -> Tensor:
     return torch.multinomial(rows, 1)[:, 0]
 
 
-def conditional(label: Tensor, weight: Tensor) -> Verify:
+Batch = tuple[Tensor, Tensor]  # label (N,), weight (C,)
+
+
+def conditional(batch: Batch) -> Verify:
     """No target equals its label, and targets follow P(t | y) = w_t / sum_{j != y} w_j.
 
     Every contestant has its own random numbers, so the proof is a chi-square test over the classes of a target.
     """
+    label, weight = batch
     classes = len(weight)
     w = weight.double()
     share = w / (w.sum() - w)[:, None]  # [y, t]
@@ -79,72 +87,44 @@ def draws(draw: Callable[[int], Tensor], n: int) -> Callable[[], Outcome]:
     return lambda: {"targets": torch.stack([draw(batch) for batch in range(max(1, DRAWS // n))])}
 
 
-def plain(function: Callable[[Tensor, Tensor], Tensor], label: Tensor, weight: Tensor) -> Entrant:
-    return Entrant(lambda: function(label, weight), draws(lambda batch: function(label, weight), len(label)))
+def plain(function: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Entrant:
+    return Entrant(lambda: function(*batch), draws(lambda _: function(*batch), len(batch[0])))
 
 
-def op(label: Tensor, weight: Tensor, backend: str = "auto") -> Entrant:
-    table = ops.target_table(weight)  # once an epoch
-    return Entrant(
-        lambda: ops.sample_targets(label, table, seed=0, backend=backend),
-        draws(lambda batch: ops.sample_targets(label, table, seed=0, stream=batch, backend=backend), len(label)),
-    )
+def op(batch: Batch, backend: str) -> Entrant:
+    label, weight = batch
+    draw = partial(ops.sample_targets, label, ops.target_table(weight), seed=0, backend=backend)  # a table per epoch
+    return Entrant(draw, draws(lambda batch: draw(stream=batch), len(label)))
 
 
-def kernel(label: Tensor, weight: Tensor) -> Entrant:
-    table = ops.target_table(weight)
+def kernel(batch: Batch) -> Entrant:
+    label, weight = batch
     raw = backends.kernel("sample_targets", backends.choose("sample_targets", label.device, label.dtype))
-    return Entrant(
-        lambda: raw(label, table, None, 0, 0), draws(lambda batch: raw(label, table, None, 0, batch), len(label))
-    )
+    draw = partial(raw, label, ops.target_table(weight), None, 0)
+    return Entrant(lambda: draw(0), draws(draw, len(label)))
 
 
-def inputs(n: int, classes: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
+def inputs(n: int, classes: int, device: str, seed: int) -> Batch:
+    torch.manual_seed(seed)
     label = torch.randint(classes, (n,), device=device)
     # FAIR-TAT's own weights, exp(tau * CFPS), of scores spread wide enough that a wrong rule shows.
     return label, torch.softmax(TAU * torch.linspace(0.0, 1.0, classes, device=device), dim=0)
 
 
+ON_HOST = "outside a graph: on a GPU it reads from the GPU for every collision"
+
+
 def build(n: int, classes: int) -> Callable[[Settings], Case]:
     def case(settings: Settings) -> Case:
-        label, weight = inputs(n, classes)
-        return Case(
-            contestants=(
-                Contestant(FAIRTAT, "fairtat", lambda: op(label, weight)),
-                Contestant("fairtat kernel", "fairtat", lambda: kernel(label, weight)),
-                Contestant("published rejection loop", "published", lambda: plain(published_loop, label, weight)),
-                Contestant("inverse CDF", "eager", lambda: plain(inverse_cdf, label, weight)),
-                Contestant("multinomial by row", "eager", lambda: plain(multinomial_rows, label, weight)),
+        return op_case(
+            settings, partial(inputs, n, classes), op=op, kernel=kernel,
+            rivals=(
+                Rival("published rejection loop", "published", partial(plain, published_loop), ON_HOST, graph=False),
+                Rival("inverse CDF", "eager", partial(plain, inverse_cdf)),
+                Rival("multinomial by row", "eager", partial(plain, multinomial_rows), on=("cpu",)),
             ),
-            baseline=FAIRTAT,
-            verify=conditional(label, weight),
-            rule=RULE,
-        )
-
-    return case
-
-
-def on_gpu(n: int, classes: int) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        device = settings.device
-        label, weight = inputs(n, classes, device)
-
-        return Case(
-            contestants=(
-                *gpu.kernel_contestants(settings, lambda backend: [op(label, weight, backend)]),
-                Contestant("inverse CDF", "eager", lambda: gpu.in_graph([plain(inverse_cdf, label, weight)], device)),
-                Contestant(
-                    "published rejection loop",
-                    "published",
-                    lambda: plain(published_loop, label, weight),
-                    "outside a graph: it reads from the GPU for every collision",
-                ),
-            ),
-            baseline=gpu.REFERENCE,
-            verify=conditional(label, weight),
-            rule=RULE,
-        )
+            verify=conditional, rule=RULE,
+        )  # fmt: skip
 
     return case
 
@@ -152,20 +132,17 @@ def on_gpu(n: int, classes: int) -> Callable[[Settings], Case]:
 BENCHMARK = Benchmark(
     name="sample_targets",
     question="How fast is a batch of targets drawn from class weights?",
-    reading=(
-        "fairtat draws Philox4x32-10 by sample id and compares integers: the same targets on every backend and\n"
-        "for every batch split. The others draw from PyTorch's global generator."
-    ),
     settings={"tau": TAU},
     cases=(
         CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
         CaseSpec("N=4096, C=10", build(4096, 10)),
         CaseSpec("N=128, C=1000", build(128, 1000)),
         CaseSpec("N=4096, C=1000", build(4096, 1000)),
-        CaseSpec("N=128, C=10", on_gpu(128, 10), headline=True, quick=True, device="cuda"),
-        CaseSpec("N=4096, C=1000", on_gpu(4096, 1000), device="cuda"),
+        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True, device="cuda"),
+        CaseSpec("N=4096, C=1000", build(4096, 1000), device="cuda"),
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_sample_targets(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

@@ -1,9 +1,13 @@
-"""An epoch of FAIR-TAT with PGD-10: fairtat's loops beside the published one, and beside the sum of their parts."""
+"""An epoch of FAIR-TAT with PGD-10: fairtat's loops beside the published one, and beside the sum of their parts.
+
+All train the same model on the same data: targets by CFPS, radii by robust accuracy, batches of 128. The floor is
+as many attacks and training passes as an epoch has batches, without data, targets, statistics and whatever else a
+loop does. Validation is left out for everybody.
+"""
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +20,7 @@ import torch
 import torch.nn.functional as F
 from bench_attack_gpu import BF16_LAST, FP32, TF32, Precision, no_fallback
 from bench_sample_targets import published_loop as published_targets
-from harness import (
-    Benchmark,
-    Case,
-    CaseSpec,
-    Contestant,
-    Entrant,
-    Mismatch,
-    Outcome,
-    Settings,
-    Target,
-    Verify,
-    main,
-)
+from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -348,11 +340,6 @@ def compared(task: Task, contestants: list[Contestant], *, baseline: str, target
 BENCHMARK = Benchmark(
     name="training",
     question="What does an epoch of FAIR-TAT with PGD-10 cost beside its attacks and one training pass?",
-    reading=(
-        "All train the same model on the same data: targets by CFPS, radii by robust accuracy, batches of 128.\n"
-        "The floor is as many attacks and training passes as an epoch has batches, without data, targets, statistics\n"
-        "and whatever else a loop does. Validation is left out for everybody."
-    ),
     settings={"eps": "8/255", "step_size": "2/255", "steps": STEPS, "batch": BATCH, "lr": RATE},
     cases=(
         CaseSpec("digits, small CNN", on_cpu("digits", "digits_cnn"), headline=True, quick=True),
@@ -367,5 +354,6 @@ BENCHMARK = Benchmark(
     ),
 )
 
-if __name__ == "__main__":
-    sys.exit(main(BENCHMARK))
+
+def test_training(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
+    compare(spec)

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonfile import write_json
-from revision import ROOT, commit
+from records import ROOT, commit, write_json
 from torch import nn
 
 import fairtat

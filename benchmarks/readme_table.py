@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import Benchmark
 from harness.gpu import CUDA, TRITON
-from harness.report import RESULTS, duration, read_json, result_path
+from records import RESULTS, duration, read_json, result_path
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = ("pgd_step", "pgd_init", "logit_loss", "sample_targets", "class_stats")

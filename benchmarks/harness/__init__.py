@@ -1,4 +1,4 @@
-"""What every benchmark script shares: cases, equality, interleaved timing, reports and the command line."""
+"""What every benchmark script shares: cases, equality, interleaved timing, environment."""
 
 from harness import gpu
 from harness.case import (
@@ -15,7 +15,6 @@ from harness.case import (
     Unavailable,
     Verify,
 )
-from harness.cli import main
 from harness.equality import Mismatch, close_to, equal_to
 from harness.timing import Measurement, Spread, measure
 
@@ -38,6 +37,5 @@ __all__ = [
     "close_to",
     "equal_to",
     "gpu",
-    "main",
     "measure",
 ]

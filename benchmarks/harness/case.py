@@ -94,5 +94,4 @@ class Benchmark:
     name: str
     question: str
     cases: tuple[CaseSpec, ...]
-    reading: str = ""  # how to read the table, for --help
     settings: dict[str, Any] = field(default_factory=dict)  # constants of the script, for the record

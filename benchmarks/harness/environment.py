@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_probe import describe_gpu, version
-from revision import commit
+from records import commit, describe_gpu, version
 
 import fairtat
 from fairtat import backends

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from records import duration
 
 from harness.case import Case, CaseSpec, Entrant, Settings, Target, Unavailable
 from harness.equality import Mismatch
 from harness.gpu import clock
-from harness.report import duration
 from harness.timing import Measurement, Spread, measure
 
 
@@ -22,20 +22,25 @@ class Effort:
 
     budget: float
     min_rounds: int
-    max_rounds: int
-    sample_seconds: float
+    max_rounds: int = 200
+    sample_seconds: float = 1e-3
+
+    @classmethod
+    def quick(cls) -> Effort:
+        """Two rounds: does it run at all?"""
+        return cls(0.0, 2, 2, 0.0)
 
 
 def run_case(
     spec: CaseSpec, settings: Settings, effort: Effort, skip: Sequence[str] = (), *, keep_going: bool = False
-) -> dict[str, Any]:
-    """One case as a JSON object.
+) -> tuple[dict[str, Any], Measurement]:
+    """One case as a JSON object, and the rounds behind it.
 
     With ``keep_going`` a contestant that fails or computes something else leaves the case, and its row says why; the
     baseline may not.
 
     Raises:
-        SystemExit: two contestants disagree; the message names the case, the contestant and the difference.
+        Mismatch: two contestants disagree; the message names the case, the contestant and the difference.
     """
     torch.compiler.reset()  # each case compiles for itself, and must not run into another's recompilation limit
     case = spec.build(settings)
@@ -45,7 +50,7 @@ def run_case(
     entrants = {name: entrant for name, entrant in entrants.items() if name not in wrong}
     if case.baseline not in entrants:
         why = failed.get(case.baseline) or missing.get(case.baseline)
-        raise SystemExit(
+        raise RuntimeError(
             f"{spec.name}: the baseline {case.baseline!r} must take part"
             + (f": {why}" if why else "; drop the --skip that matches it")
         )
@@ -86,7 +91,7 @@ def run_case(
         result["bytes_moved"] = case.bytes_moved
     if case.observe is not None:
         result["observed"] = case.observe(entrants)
-    return result
+    return result, timed
 
 
 def enter(
@@ -125,7 +130,7 @@ def prove_equal(
             facts[contestant] = case.verify(contestant, entrant.outcome())
         except Mismatch as difference:
             if not keep_going:
-                raise SystemExit(
+                raise Mismatch(
                     f"{name}: {contestant!r} does not compute the same thing, so nothing was timed: {difference} "
                     f"(the rule: {case.rule})"
                 ) from difference
@@ -174,3 +179,9 @@ def _timing(name: str, case: Case, timed: Measurement) -> dict[str, Any]:
     if case.bytes_moved is not None:
         row["gb_per_s"] = round(case.bytes_moved / spread.median / 1e9, 2)
     return row
+
+
+def failures(case: Mapping[str, Any]) -> list[str]:
+    """What went wrong in a case that was told to keep going."""
+    rows = case.get("contestants", ())
+    return [f"{case['name']}: {row['name']}: {row['failed']}" for row in rows if "failed" in row]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import auto_table
+import gpu_check
 import pytest
 
 from fairtat.backends import auto
@@ -28,14 +28,14 @@ def check(**cases: list[dict[str, Any]]) -> dict[str, Any]:
 def test_the_fastest_goes_first_by_the_geometric_mean_of_its_cases() -> None:
     # Triton takes 1/4 and 2 of CUDA's time: 0.71 in the mean, though a sum of times would say the opposite.
     cases = [case(cuda=4.0, triton=1.0, reference=8.0), case(cuda=100.0, triton=200.0, reference=800.0)]
-    table = auto_table.table_from(check(pgd_step=cases))
+    table = gpu_check.table_from(check(pgd_step=cases))
     assert table["order"]["pgd_step"] == ["triton", "cuda", "reference"]
     assert table["order"]["pgd_init"] == ["cuda", "triton", "reference"]
     assert table["measured"] == {"device": "Some GPU", "date": "2026-01-02", "commit": "abc"}
 
 
 def test_the_reference_goes_first_where_it_is_fastest() -> None:
-    table = auto_table.table_from(check(class_stats=[case(cuda=3.0, triton=2.0, reference=1.0)]))
+    table = gpu_check.table_from(check(class_stats=[case(cuda=3.0, triton=2.0, reference=1.0)]))
     assert table["order"]["class_stats"] == ["reference", "triton", "cuda"]
 
 
@@ -47,30 +47,18 @@ def test_the_reference_goes_first_where_it_is_fastest() -> None:
     ],
 )
 def test_a_backend_that_was_not_there_or_failed_goes_last(cases: list[dict[str, Any]], order: list[str]) -> None:
-    assert auto_table.table_from(check(pgd_step=cases))["order"]["pgd_step"] == order
+    assert gpu_check.table_from(check(pgd_step=cases))["order"]["pgd_step"] == order
 
 
 def test_no_order_is_made_of_nothing() -> None:
     with pytest.raises(SystemExit, match="no kernel of logit_loss was measured"):
-        auto_table.table_from(check(logit_loss=[case(reference=1.0)]))
+        gpu_check.table_from(check(logit_loss=[case(reference=1.0)]))
     with pytest.raises(SystemExit, match="no kernel of logit_loss was measured"):
-        auto_table.table_from(check(logit_loss=[{"name": "a case", "failed": "out of memory"}]))
-
-
-def test_the_command_writes_what_the_package_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, table = tmp_path / "check.json", tmp_path / "auto.json"
-    results.write_text(json.dumps(check()))
-    assert auto_table.main([str(results)]) == 0
-    assert json.loads(capsys.readouterr().out)["measured"]["device"] == "Some GPU"
-    assert auto_table.main([str(results), "--write", "--table", str(table)]) == 0
-    order, measured = auto.parse(json.loads(table.read_text()))
-    assert order["pgd_step"] == ("cuda", "triton", "reference")
-    assert str(measured) == "measured on Some GPU, 2026-01-02, at abc"
+        gpu_check.table_from(check(logit_loss=[{"name": "a case", "failed": "out of memory"}]))
 
 
 def test_a_rehearsal_makes_no_table(tmp_path: Path) -> None:
     results = tmp_path / "check.json"
     results.write_text(json.dumps(check() | {"rehearsal": True}))
     with pytest.raises(SystemExit, match="not the result of a GPU check"):
-        auto_table.main([str(results), "--write", "--table", str(tmp_path / "auto.json")])
-    assert not (tmp_path / "auto.json").exists()
+        gpu_check.main(["--apply", str(results)])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
-from harness import Case, Entrant, Settings
+from harness import Case, Entrant, Mismatch, Settings
+from harness.runner import Effort, run_case
 from torch import Tensor
 
 from fairtat.backends import OPS
@@ -24,11 +28,20 @@ LONG = ("evaluation", "training")  # these train models
 ON_GPU = (*OPS, "attack_gpu", "training")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.
-LEAN = ["--skip", "torch.compile*", "--skip", "*, compiled*", "--skip", "ART", "--skip", "torchattacks"]
+SKIPPED = ("torch.compile*", "*, compiled*", "ART", "torchattacks")
+LEAN = [option for pattern in SKIPPED for option in ("--skip", pattern)]
 
 
 def script(name: str) -> ModuleType:
     return importlib.import_module(f"bench_{name}")
+
+
+def script_conftest() -> ModuleType:
+    path = Path(importlib.import_module("records").__file__).with_name("conftest.py")
+    spec = importlib.util.spec_from_file_location("benchmarks_conftest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_spread(value: dict[str, float]) -> None:
@@ -57,60 +70,87 @@ def assert_result(result: dict, name: str) -> None:
             assert ("gb_per_s" in row) == ("bytes_moved" in case)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ALL])
-def test_a_quick_run_writes_a_complete_result(name: str, tmp_path: Path) -> None:
-    module = script(name)
-    assert module.main(module.BENCHMARK, ["--quick", "--output", str(tmp_path), *LEAN]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == [f"{name}-cpu.json"]
-    text = (tmp_path / f"{name}-cpu.json").read_text()
-    result = json.loads(text)
-    assert_result(result, name)
-    assert result["quick"] is True
-    assert text == json.dumps(result, indent=1, sort_keys=True) + "\n"
+def run_benchmarks(benchmarks: Path, folder: Path, names: tuple[str, ...], *options: str) -> str:
+    """The output of a run that succeeds."""
+    scripts = [str(benchmarks / f"bench_{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", *scripts, *options, "--results", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.mark.slow
+def test_a_quick_run_is_complete_saved_and_compared(tmp_path: Path, benchmarks: Path) -> None:
+    names = tuple(name for name in ALL if name not in LONG)
+    run_benchmarks(benchmarks, tmp_path, names, "--quick", *LEAN, "--benchmark-autosave", "--threads", "1")
+    results = results_of(tmp_path)
+    assert set(results) == {f"{name}-cpu" for name in names}
+    for stem, result in results.items():
+        assert_result(result, stem.removesuffix("-cpu"))
+        assert result["quick"] is True
+        assert result["environment"]["threads"] == 1
+    (saved,) = (tmp_path / ".benchmarks").rglob("*.json")
+    entries = json.loads(saved.read_text())
+    timed = sum("seconds" in row for r in results.values() for case in r["cases"] for row in case["contestants"])
+    assert len(entries["benchmarks"]) == timed
+    assert entries["machine_info"]["fairtat"]["copy_gb_per_s"] > 0
+    assert all({"role", "ratio"} <= set(entry["extra_info"]) for entry in entries["benchmarks"])
+    output = run_benchmarks(benchmarks, tmp_path, ("pgd_init",), "--quick", *LEAN, "--benchmark-compare")
+    assert "Comparing against benchmarks from" in output
+    assert "(0001_" in output  # the rows of the saved run stand beside the new ones
 
 
 @pytest.mark.slow
 def test_every_script_runs_with_every_contestant(tmp_path: Path, benchmarks: Path) -> None:
-    command = [sys.executable, str(benchmarks / "run_all.py"), "--quick", "--threads", "1", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}-cpu.json" for name in ALL)
+    run_benchmarks(benchmarks, tmp_path, ALL, "--quick")
+    results = results_of(tmp_path)
+    assert set(results) == {f"{name}-cpu" for name in ALL}
     for name in ALL:
-        result = json.loads((tmp_path / f"{name}-cpu.json").read_text())
-        assert_result(result, name)
-        assert result["environment"]["threads"] == 1
-        rows = [row for case in result["cases"] for row in case["contestants"]]
+        assert_result(results[f"{name}-cpu"], name)
         if name in ("pgd_init", "pgd_step", "logit_loss"):
+            rows = [row for case in results[f"{name}-cpu"]["cases"] for row in case["contestants"]]
             assert "compile" in {row["role"] for row in rows}
 
 
-@pytest.mark.parametrize("name", [*OPS, pytest.param("attack_gpu", marks=pytest.mark.slow), "training"])
-def test_the_cases_of_a_gpu_can_be_rehearsed_on_a_cpu(name: str, tmp_path: Path) -> None:
-    module = script(name)
-    arguments = ["--device", "cuda", "--rehearse", "--output", str(tmp_path), "--skip", "torch.compile*"]
-    assert module.main(module.BENCHMARK, arguments) == 0
-    assert [path.name for path in tmp_path.iterdir()] == [f"{name}-cuda.json"]
-    result = json.loads((tmp_path / f"{name}-cuda.json").read_text())
-    assert_result(result, name)
-    assert (result["device"], result["quick"]) == ("cuda", True)
-    assert not any(case["targets"] for case in result["cases"])  # its times mean nothing
-    for case in result["cases"]:
-        assert "floor" in {row["role"] for row in case["contestants"]} or name in ("sample_targets", "class_stats")
+@pytest.mark.slow
+def test_the_cases_of_a_gpu_can_be_rehearsed_on_a_cpu(tmp_path: Path, benchmarks: Path) -> None:
+    run_benchmarks(benchmarks, tmp_path, ON_GPU, "--rehearse", "--skip", "torch.compile*")
+    results = results_of(tmp_path)
+    assert set(results) == {f"{name}-cuda" for name in ON_GPU}
+    for name in ON_GPU:
+        result = results[f"{name}-cuda"]
+        assert_result(result, name)
+        assert (result["device"], result["quick"]) == ("cuda", True)
+        assert not any(case["targets"] for case in result["cases"])  # its times mean nothing
+        for case in result["cases"]:
+            assert "floor" in {row["role"] for row in case["contestants"]} or name in ("sample_targets", "class_stats")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_its_cases_are_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    module = script("class_stats")
-    with pytest.raises(SystemExit) as left:
-        module.main(module.BENCHMARK, ["--device", "cuda"])
-    assert left.value.code == 2
-    assert "--rehearse runs its cases on the CPU" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda"), "--rehearse runs its cases on the CPU"),
+        (("--threads", "0"), "--threads must be at least 1"),
+        (("--benchmark-min-rounds", "0"), "--benchmark-min-rounds must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options: tuple[str, str], message: str) -> None:
+    class Config:
+        stash: ClassVar = pytest.Stash()
 
+        def getoption(self, name: str) -> object:
+            values = {"threads": None, "device": "cpu", "rehearse": False, "quick": False, "benchmark_min_rounds": 7}
+            key = options[0].removeprefix("--").replace("-", "_")
+            return {**values, key: options[1] if key == "device" else int(options[1])}.get(name)
 
-def test_a_script_for_a_gpu_alone_has_nothing_to_do_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    module = script("attack_gpu")
-    assert module.main(module.BENCHMARK, ["--quick"]) == 0
-    assert "no cases for a CPU" in capsys.readouterr().out
+    with pytest.raises(pytest.UsageError, match=message):
+        script_conftest().pytest_configure(Config())
 
 
 def last_bit(outcome: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -165,7 +205,6 @@ def test_a_contestant_that_computes_something_else_stops_the_script(
     name: str,
     contestant: str,
     wrong: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    tmp_path: Path,
 ) -> None:
     module = script(name)
     spec = next(spec for spec in module.BENCHMARK.cases if spec.quick)
@@ -183,34 +222,9 @@ def test_a_contestant_that_computes_something_else_stops_the_script(
         assert entrant.outcome is not None
         return Entrant(lambda: pytest.fail("timed"), lambda: wrong(dict(entrant.outcome())))
 
-    benchmark = dataclasses.replace(module.BENCHMARK, cases=(dataclasses.replace(spec, build=build),))
-    with pytest.raises(SystemExit, match="does not compute the same thing") as stopped:
-        module.main(benchmark, ["--quick", "--output", str(tmp_path), *LEAN])
+    with pytest.raises(Mismatch, match="does not compute the same thing") as stopped:
+        run_case(dataclasses.replace(spec, build=build), Settings(quick=True), Effort.quick(), SKIPPED)
     assert repr(contestant) in str(stopped.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_help_teaches_and_list_names_the_cases(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = script(name)
-    with pytest.raises(SystemExit) as left:
-        module.main(module.BENCHMARK, ["--help"])
-    assert left.value.code == 0
-    text = capsys.readouterr().out
-    assert module.BENCHMARK.question in text
-    assert f"python benchmarks/bench_{name}.py --quick" in text
-    assert module.main(module.BENCHMARK, ["--list"]) == 0
-    names = [spec.name for spec in module.BENCHMARK.cases if spec.device == "cpu"]
-    assert capsys.readouterr().out.splitlines() == names
-
-
-@pytest.mark.parametrize("arguments", [["--only", "no such case"], ["--threads", "0"], ["--min-rounds", "0"]])
-def test_a_wrong_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    module = script("class_stats")
-    with pytest.raises(SystemExit) as left:
-        module.main(module.BENCHMARK, arguments)
-    assert left.value.code == 2
-    assert arguments[1] in capsys.readouterr().err
 
 
 def test_every_op_has_its_script(benchmarks: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gpu_apply
+import gpu_check
 import pytest
 import readme_table
 
@@ -16,7 +16,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     """A page and a table to write to."""
     page, table = tmp_path / "performance.md", tmp_path / "auto.json"
     page.write_text(f"Before.\n{readme_table.begin_of('gpu')}\n{readme_table.end_of('gpu')}\nAfter.\n")
-    monkeypatch.setattr(gpu_apply, "PAGE", page)
+    monkeypatch.setattr(gpu_check, "PAGE", page)
     monkeypatch.setattr(auto, "PATH", table)
     return page, table
 
@@ -41,7 +41,7 @@ def test_one_command_fills_the_page_and_the_order(places: tuple[Path, Path], tmp
     page, table = places
     path = tmp_path / "check.json"
     path.write_text(json.dumps(check(cuda=2e-3, triton=1e-3, reference=9e-3)))
-    assert gpu_apply.main([str(path)]) == 0
+    assert gpu_check.main(["--apply", str(path)]) == 0
     text = page.read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
@@ -58,12 +58,6 @@ def test_a_check_without_kernels_still_fills_the_page_and_leaves_the_order(
     path = tmp_path / "check.json"
     path.write_text(json.dumps(check(reference=9e-3)))
     with pytest.raises(SystemExit, match="there is no order to write"):
-        gpu_apply.main([str(path)])
+        gpu_check.main(["--apply", str(path)])
     assert "Some GPU" in page.read_text()
     assert not table.exists()
-
-
-def test_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_apply.main([]) == 2
-    assert gpu_apply.main(["--help"]) == 0
-    assert "benchmarks/results/<device>-<date>.json" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 
 import gpu_check
 import pytest
-from phases import Phase
+from gpu_check import Phase
 
 FOUND = {
     "gpu": "NVIDIA H100 80GB HBM3", "architectures": ["90"], "torch": "2.11", "triton": "3.6", "cuda": "13.0",
@@ -78,7 +78,7 @@ def test_a_deadline_that_is_over_fails_the_check(plan: list[Phase], tmp_path: Pa
 def test_a_check_that_is_cut_off_has_left_what_it_found(tmp_path: Path, benchmarks: Path) -> None:
     program = (
         "import gpu_check, sys, os, signal\n"
-        "from phases import Phase\n"
+        "from gpu_check import Phase\n"
         f"gpu_check.probe = lambda executable: {FOUND!r}\n"
         "kill = 'import os, signal; os.kill(os.getppid(), signal.SIGKILL)'\n"
         "gpu_check.phases = lambda *a, **k: [Phase('done', [sys.executable, '-c', 'pass'], 30.0),\n"

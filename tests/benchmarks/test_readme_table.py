@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import readme_table
-from harness.report import write_json
+from records import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Case, CaseSpec, Contestant, Entrant, Measurement, Settings, Target, Unavailable, equal_to
-from harness.cli import failures
-from harness.runner import Effort, judge, run_case
+from harness import Case, CaseSpec, Contestant, Entrant, Measurement, Mismatch, Settings, Target, Unavailable, equal_to
+from harness.runner import Effort, failures, judge, run_case
 
 EFFORT = Effort(budget=0.0, min_rounds=2, max_rounds=2, sample_seconds=0.0)
 
@@ -24,7 +23,8 @@ def run(
 ) -> dict[str, Any]:
     case = Case(contestants, baseline="ours", verify=equal_to({"a": torch.ones(1)}), rule="equal", **more)
     settings = Settings(rehearsal=rehearsal)
-    return run_case(CaseSpec("a case", lambda settings: case), settings, EFFORT, skip, keep_going=keep_going)
+    result, _ = run_case(CaseSpec("a case", lambda settings: case), settings, EFFORT, skip, keep_going=keep_going)
+    return result
 
 
 OURS = Contestant("ours", "fairtat", entrant)
@@ -53,7 +53,7 @@ def test_a_skipped_contestant_is_not_built() -> None:
 
 
 def test_the_baseline_cannot_be_skipped() -> None:
-    with pytest.raises(SystemExit, match="baseline 'ours' must take part"):
+    with pytest.raises(RuntimeError, match="baseline 'ours' must take part"):
         run(OURS, Contestant("peer", "peer", entrant), skip=("ours",))
 
 
@@ -96,12 +96,12 @@ def test_a_case_that_keeps_going_leaves_out_who_fails_and_says_so(build: Any, re
     assert "seconds" in result["contestants"][0]
     assert result["targets"] == []
     assert failures(result) == [f"a case: peer: {remark}"]
-    with pytest.raises((RuntimeError, SystemExit)):
+    with pytest.raises((RuntimeError, Mismatch)):
         run(OURS, peer)
 
 
 def test_a_baseline_that_fails_ends_the_case() -> None:
-    with pytest.raises(SystemExit, match="baseline 'ours' must take part: RuntimeError: out of memory"):
+    with pytest.raises(RuntimeError, match="baseline 'ours' must take part: RuntimeError: out of memory"):
         run(Contestant("ours", "fairtat", broken), keep_going=True)
 
 
