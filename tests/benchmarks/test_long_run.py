@@ -31,5 +31,5 @@ def test_a_short_run(tmp_path):
     assert result["complete"]
     assert result["all_dropped"]
     assert [sample["calls"] for sample in result["samples"]] == [11, 22]
-    assert all(1 < sample["programs"] <= long_run.MOST_SIZES for sample in result["samples"])
+    assert all(1 < sample["programs"] <= long_run.MAX_SIZES for sample in result["samples"])
     assert all(sample["rss_bytes"] > 2**20 for sample in result["samples"])
