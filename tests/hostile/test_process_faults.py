@@ -46,7 +46,7 @@ PHASES = {
     "within the first checkpoint": ("files.py", "write_atomic", 3),
     "in the first epoch": ("pgd.py", "_run", 3),
     "before the best checkpoint": ("run/folder.py", "save_best", 1),
-    "in an attack": ("passes.py", "step", 25),
+    "in an attack": ("pgd_steps.py", "step", 25),
     "between two steps": ("averaging.py", "after_step", 13),
     "in validation": ("validation.py", "validate", 2),
     "at the end of an epoch": ("fair_tat.py", "end_epoch", 2),
