@@ -8,22 +8,17 @@ import long_run
 import pytest
 
 
-def samples(*sizes, grown=0):
-    return [{"rss_bytes": size, "grown_bytes": grown} for size in sizes]
+def samples(*sizes):
+    return [{"rss_bytes": size} for size in sizes]
 
 
-def test_the_verdict_leaves_out_the_warm_up_and_tells_calls_from_programs():
-    flat = long_run.verdict(samples(10, 50, 90, *[1000] * 6))
+def test_the_verdict_leaves_out_the_warm_up():
+    flat = long_run.verdict(samples(10, 50, 90, *[100] * 6))
     assert flat["flat"]
-    assert flat["growth"] == flat["bytes_per_program"] == 0
-    builds = long_run.verdict(samples(10, 50, 90, *range(1000, 1300, 50)))
-    assert builds["flat"]
-    assert builds["growth"] == pytest.approx(0.25)
-    assert builds["bytes_per_program"] == pytest.approx(50 / long_run.PROGRAMS_A_MODEL)
-    grows = long_run.verdict(samples(10, 50, 90, *range(1000, 1300, 50), grown=50))
+    assert flat["growth"] == 0
+    grows = long_run.verdict(samples(10, 50, 90, *range(100, 160, 10)))
     assert not grows["flat"]
-    assert grows["growth_by_calls"] == pytest.approx(0.25)
-    assert grows["bytes_per_program"] == 0
+    assert grows["growth"] == pytest.approx(145 / 105 - 1)
     assert long_run.verdict(samples(7))["flat"]
 
 
