@@ -1,12 +1,15 @@
 """Does memory stay flat? Thousands of compiled attacks on models that are created and dropped, at changing batch sizes.
 
 Each model is attacked at several of the batch sizes, from which its cache keeps the last few programs, and then dropped
-with all of them. What a process keeps beyond that shows as memory that grows from model to model.
+with all of them. What a process keeps beyond that shows as memory that grows from model to model. What calls add when
+they build nothing is counted apart, in bytes that are allocated and not freed: resident memory would hide a small leak
+in what was freed before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import random
@@ -26,6 +29,7 @@ from fairtat.engines.cache import MAX_FAMILIES, MAX_SIZES, record_of
 CALLS, MODELS, SIZES = 20_000, 30, 64
 PROGRAMS_A_MODEL = 5  # so that more are made than are kept; the batch sizes take turns from model to model
 WARM_UP = 1 / 3  # of the run: PyTorch's compiler and allocator fill caches of their own
+SETTLING = 8  # calls of a batch size, in which its program is built
 MAX_GROWTH = 0.05  # of the memory after warm-up, until the end
 
 
@@ -46,6 +50,33 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+class _MallInfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keep",
+        )
+    ]
+
+
+def allocated() -> int:
+    """Bytes that malloc has given out; with PYTHONMALLOC=malloc, those of every Python object too."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2  # glibc 2.33 or newer
+    mallinfo2.restype = _MallInfo2
+    gc.collect()
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
 def programs_of(model: nn.Module) -> int:
     families = record_of(model, "compiled").families
     assert len(families) <= MAX_FAMILIES
@@ -53,17 +84,24 @@ def programs_of(model: nn.Module) -> int:
     return sum(len(family.programs) for family in families.values())
 
 
-def attack_one(index: int, calls: int, sizes: list[int]) -> tuple[weakref.ref[nn.Module], int]:
-    """Attack a new model that many times; (what becomes of it, the most programs it had)."""
-    model, most = tiny_model(index), 0
+def attack_one(index: int, calls: int, sizes: list[int]) -> tuple[weakref.ref[nn.Module], int, int, int]:
+    """Attack a new model; (what becomes of it, the most programs it had, settled calls, bytes that these added)."""
+    model, most, settled, added = tiny_model(index), 0, 0, 0
     images = torch.rand(max(sizes), 3, 4, 4)
     target = torch.arange(max(sizes)) % 5
-    for call in range(calls):
+    for k, n in enumerate(sizes):
         # Each size stays for a while, as in training: one that comes twice in a row gets a program of its own.
-        n = sizes[call * len(sizes) // calls]
-        fairtat.fast_targeted_pgd(model, images[:n], target[:n], steps=2, seed=call, engine="compiled", check=False)
-        most = max(most, programs_of(model))
-    return weakref.ref(model), most
+        window = calls * (k + 1) // len(sizes) - calls * k // len(sizes)
+        before = 0
+        for call in range(window):
+            if call == SETTLING:
+                before = allocated()
+            fairtat.fast_targeted_pgd(model, images[:n], target[:n], steps=2, seed=call, engine="compiled", check=False)
+            most = max(most, programs_of(model))
+        if before:
+            added += allocated() - before
+            settled += window - SETTLING
+    return weakref.ref(model), most, settled, added
 
 
 def verdict(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +110,15 @@ def verdict(samples: list[dict[str, Any]]) -> dict[str, Any]:
     third = max(len(after) // 3, 1)
     begin, end = (sum(part) / len(part) for part in (after[:third], after[-third:]))
     growth = end / begin - 1
-    return {"rss_after_warm_up": begin, "rss_at_end": end, "growth": growth, "flat": growth <= MAX_GROWTH}
+    settled = sum(sample["settled_calls"] for sample in samples)
+    added = sum(sample["added_bytes"] for sample in samples)
+    return {
+        "rss_after_warm_up": begin,
+        "rss_at_end": end,
+        "growth": growth,
+        "flat": growth <= MAX_GROWTH,
+        "bytes_per_settled_call": added / settled if settled else None,
+    }
 
 
 def run(calls: int, models: int, out: Path) -> dict[str, Any]:
@@ -85,7 +131,7 @@ def run(calls: int, models: int, out: Path) -> dict[str, Any]:
     for index in range(models):
         share = calls * (index + 1) // models - made
         sizes = [order[(index * PROGRAMS_A_MODEL + k) % SIZES] for k in range(PROGRAMS_A_MODEL)]
-        gone, most = attack_one(index, share, sizes)
+        gone, most, settled, added = attack_one(index, share, sizes)
         made += share
         gc.collect()
         sample = {
@@ -94,6 +140,8 @@ def run(calls: int, models: int, out: Path) -> dict[str, Any]:
             "rss_bytes": resident(),
             "seconds": time.perf_counter() - began,
             "programs": most,
+            "settled_calls": settled,
+            "added_bytes": added,
             "dropped": gone() is None,
         }
         samples.append(sample)
@@ -118,6 +166,7 @@ def run(calls: int, models: int, out: Path) -> dict[str, Any]:
         )
     print(
         f"{result['growth']:+.1%} from warm-up to end: {'flat' if result['flat'] else 'it grows'}; "
+        f"{result['bytes_per_settled_call'] or 0:+.1f} bytes for a call that builds nothing; "
         f"models {'all dropped' if result['all_dropped'] else 'kept alive'}"
     )
     return result
@@ -136,4 +185,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("PYTHONMALLOC") != "malloc":  # small Python objects are counted only if malloc holds them
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONMALLOC": "malloc"})
     sys.exit(main())

@@ -9,17 +9,27 @@ import pytest
 
 
 def samples(*sizes):
-    return [{"rss_bytes": size} for size in sizes]
+    return [{"rss_bytes": size, "settled_calls": 10, "added_bytes": 5} for size in sizes]
 
 
 def test_the_verdict_leaves_out_the_warm_up():
     flat = long_run.verdict(samples(10, 50, 90, *[100] * 6))
     assert flat["flat"]
     assert flat["growth"] == 0
+    assert flat["bytes_per_settled_call"] == 0.5
     grows = long_run.verdict(samples(10, 50, 90, *range(100, 160, 10)))
     assert not grows["flat"]
     assert grows["growth"] == pytest.approx(145 / 105 - 1)
     assert long_run.verdict(samples(7))["flat"]
+
+
+@pytest.mark.parametrize("leak", [0, 2000])
+def test_a_leak_of_every_call_is_counted(monkeypatch, leak):
+    kept = []
+    monkeypatch.setattr(long_run.fairtat, "fast_targeted_pgd", lambda *args, **options: kept.append(bytearray(leak)))
+    _, _, settled, added = long_run.attack_one(0, 200, [3, 5])
+    assert settled == 200 - 2 * long_run.SETTLING
+    assert leak * settled <= added <= (leak + 100) * settled
 
 
 @pytest.mark.slow
