@@ -1,6 +1,6 @@
 """class_stats_: per-class counts of a batch, beside the published loops, bincount and torchmetrics.
 
-Predictions are given, so argmax is nobody's cost. 'observed' follows 10,000 further calls: bytes of tensors that
+Predictions are given, so argmax costs nothing here. 'observed' follows 10,000 further calls: bytes of tensors that
 one call allocates, growth of the process, and the cost of late calls over early ones.
 """
 

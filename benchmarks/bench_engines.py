@@ -51,7 +51,7 @@ def ours(work: Workload, engine: str, amp: torch.dtype | None = None, compile_mo
 def as_strong_as(work: Workload, expected: Tensor) -> Verify:
     """In the ball, with the loss and success of the textbook loop, and in float32 nearly its pixels.
 
-    A deep network amplifies rounding from step to step, whoever computes it. What that amounts to on this one, the
+    A deep network amplifies rounding from step to step, in any implementation. What that amounts to on this one, the
     textbook loop in float64 tells.
     """
     loss, success = work.strength(expected)

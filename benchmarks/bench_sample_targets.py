@@ -70,7 +70,7 @@ def conditional(batch: Batch) -> Verify:
         if bool((targets == label).any()):
             raise Mismatch("a target equals its label")
         if int(targets.min()) < 0 or int(targets.max()) >= classes:
-            raise Mismatch("a target is no class")
+            raise Mismatch("a target is not a class")
         wanted = per_batch * len(targets)
         found = torch.bincount(targets.flatten(), minlength=classes).double()
         chi2 = float(((found - wanted).square() / wanted).sum())

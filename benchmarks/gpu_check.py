@@ -160,7 +160,7 @@ def _run(
     if phase.collect is not None and verdict != "skipped":
         try:
             made["result"] = phase.collect()
-        except (OSError, ValueError) as error:  # nothing was left behind, or it is no success
+        except (OSError, ValueError) as error:  # nothing was left behind, or it did not succeed
             if verdict == "passed":
                 made |= {"outcome": "failed", "detail": str(error)}
     if made["outcome"] not in GOOD:

@@ -4,7 +4,7 @@
     python examples/evaluate_timm.py                                # a tiny network on digits: nothing is downloaded
     python examples/evaluate_timm.py resnet18 --data photos --weights resnet18.safetensors --size 224
 
-``--data`` is anything that ``fairtat train --data.name`` takes, such as a folder with one subfolder of images a class.
+``--data`` is anything that ``fairtat train --data.name`` takes, such as a folder with one subfolder per class.
 Without weights, the model is first trained for a few epochs, undefended, so that there is something to see.
 """
 

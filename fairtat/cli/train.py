@@ -38,8 +38,8 @@ _NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.
 
-The run folder (--output) holds config.yaml, metrics.jsonl (a line an epoch), checkpoint.pt, the weights of the last and
-of the best epoch (model.safetensors, best.safetensors; best by robust validation accuracy, average plus worst class)
+The run folder (--output) holds config.yaml, metrics.jsonl (a line per epoch), checkpoint.pt, the weights of the last
+and best epoch (model.safetensors, best.safetensors; best by robust validation accuracy, average plus worst class)
 and environment.json. A run that was stopped, killed or out of disk resumes with --resume."""
 
 _EXAMPLES = """  fairtat train --config configs/digits.yaml --config configs/methods/fairtat.yaml

@@ -67,7 +67,7 @@ def load_splits(
     each class of its train part. Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
 
     Args:
-        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images a class, a ``.npz`` file, or
+        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images per class, a ``.npz`` file, or
             ``module:function`` of your own, called with the options, which returns the images (`image_data`,
             `stream_data`), all parts (`Splits`), or those that are fixed (`PublishedSplits`).
         options: keyword arguments of that function.

@@ -113,7 +113,7 @@ def image_data(
     pixels = _in_range(name, _channels_first(name, torch.as_tensor(images), layout), white)
     classes, names = read_labels(name, labels, class_names=class_names)
     if len(classes) != len(pixels):
-        raise UserError(f"{name}: labels have shape {tuple(classes.shape)}; expected ({len(pixels)},), one an image")
+        raise UserError(f"{name}: labels have shape {tuple(classes.shape)}; expected ({len(pixels)},), one per image")
     return ImageData(
         name=name,
         images=pixels,

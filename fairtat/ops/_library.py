@@ -66,7 +66,7 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
     The call goes through PyTorch's dispatcher where something may be watching or rewriting (compilation, fake tensors,
     tracing, function transforms, tensor subclasses), and where a tensor is not what its memory holds (a pending
     negation, no memory at all). Elsewhere the dispatcher would only hand the arguments to ``implementation``, at some
-    microseconds a call, which is as long as a small op takes: there it is left out.
+    microseconds per call, which is as long as a small op takes: there it is left out.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

@@ -1,6 +1,6 @@
 """Several processes that train one model, started by torchrun.
 
-Every global batch is cut into one part a process (see `fairtat.data.batches`); gradients are averaged by
+Every global batch is cut into one part per process (see `fairtat.data.batches`); gradients are averaged by
 DistributedDataParallel so that the step is that of the whole batch; statistics are integers and are summed. The
 first process alone writes and prints.
 """

@@ -200,7 +200,7 @@ def test_a_number_in_a_tensor_is_what_it_was(builds, engine):
     assert not torch.equal(x_adv, before)
 
 
-SCALE = 1.0  # a global variable is no part of a model
+SCALE = 1.0  # a global variable is not part of a model
 
 
 class ReadsTheWorld(nn.Linear):

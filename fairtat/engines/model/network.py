@@ -14,7 +14,7 @@ from fairtat.logits import logits_of
 
 
 class InputWritten(Exception):
-    """A model works on its input in place, so the images that were being attacked are no longer what they were."""
+    """A model writes to its input in place, so the attacked images have changed."""
 
 
 _WRITES_A_LEAF = "a leaf Variable that requires grad is being used in an in-place operation"

@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies that are counted on a few hundred images a class."""
+"""Confidence intervals of accuracies that are counted on a few hundred images per class."""
 
 from __future__ import annotations
 

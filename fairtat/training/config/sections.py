@@ -38,7 +38,7 @@ class DataConfig:
 
     name: str = "digits"
     """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), cifar10, cifar100, tinyimagenet, hf:NAME (a set of
-    Hugging Face `datasets`), a folder with one subfolder of images a class, or a .npz file with the arrays images
+    Hugging Face `datasets`), a folder with one subfolder of images per class, or a .npz file with the arrays images
     (uint8, or floats in [0, 1]), labels (whole numbers from 0, or text) and, if you like, class_names; or
     module:function of your own, which is called with the options and returns the images (see docs/extending.md)."""
 

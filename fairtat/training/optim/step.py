@@ -34,7 +34,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
 class TrainingStep:
     """Takes steps with ``model``, whose parameters ``optimizer`` holds.
 
-    A global batch of n samples may come in parts: one a process, and ``accumulate`` of each of these. The gradient is
+    A global batch of n samples may come in parts: one per process, and ``accumulate`` of each of these. The gradient is
     that of the mean over the n samples, as if there were one part. Two things see each part separately: BatchNorm and
     weight perturbation. ``objective`` replaces the one of the configuration.
     """

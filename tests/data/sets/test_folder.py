@@ -17,7 +17,7 @@ from fairtat.errors import UserError
 
 
 def write(folder: Path, counts: dict[str, int], *, first: int = 0, size: tuple[int, int] = (5, 4)) -> None:
-    """``counts`` grey images a class, whose pixels are first, first + 1, ... in the order of classes and names."""
+    """``counts`` gray images per class, whose pixels are first, first + 1, ... in the order of classes and names."""
     value = first
     for class_name in sorted(counts):
         (folder / class_name).mkdir(parents=True)
