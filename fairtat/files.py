@@ -13,7 +13,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ __all__ = [
     "DamagedFile",
     "append_json_line",
     "check_digest",
+    "json_lines",
     "open_own",
     "parse_json",
     "read_checked",
@@ -41,9 +42,9 @@ DIGEST_KEY = "fairtat_digest"
 _BLANK = b"0" * 64
 BLANK_DIGEST = f"sha256:{_BLANK.decode()}"
 
-# The digest stands near one end of the file. Either half of a damaged one must be seen too, or it would count as none.
+# The digest stands near one end of the file. What damage leaves of one must be seen too, or it would count as none.
 _DIGEST = re.compile(rb'fairtat_digest"?: ?"?sha256:([0-9a-f]{64})(?![0-9a-f])')
-_TRACE = re.compile(rb'fairtat_dige|st"?: ?"?sha256:')
+_TRACE = re.compile(rb"fairtat_d|sha256:|[0-9a-f]{41}")  # 40 digits may be a commit's
 _REACH = 256
 
 
@@ -223,6 +224,32 @@ def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
         except BaseException:
             stream.truncate(length)
             raise
+
+
+def json_lines(
+    content: bytes, name: object, *, parse_constant: Callable[[str], object] | None = None
+) -> Iterator[tuple[bytes, dict[str, Any] | DamagedFile]]:
+    """Each line that `append_json_line` wrote, and its object, or why it is not what was written.
+
+    In a file of an older version no line has a digest; where one has, a line without is damaged.
+    """
+    lines = content.splitlines(keepends=True)
+    found = [_read_line(line, f"{name}, line {number}", parse_constant) for number, line in enumerate(lines, start=1)]
+    must = any(checked for checked, _ in found)
+    for number, (line, (checked, value)) in enumerate(zip(lines, found, strict=True), start=1):
+        if must and not checked and isinstance(value, dict):
+            value = DamagedFile(f"{name}, line {number}: damaged: it has lost its digest")
+        yield line, value
+
+
+def _read_line(
+    line: bytes, name: str, parse_constant: Callable[[str], object] | None
+) -> tuple[bool, dict[str, Any] | DamagedFile]:
+    """Whether its digest was checked, and its object."""
+    try:
+        return check_digest(line, name), parse_json(line, name, parse_constant=parse_constant)
+    except DamagedFile as error:
+        return False, error
 
 
 def _write_all(stream: Any, data: bytes) -> None:

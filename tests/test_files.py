@@ -16,6 +16,7 @@ from fairtat.files import (
     DamagedFile,
     append_json_line,
     check_digest,
+    json_lines,
     parse_json,
     read_checked,
     sealed_json,
@@ -97,6 +98,29 @@ def test_every_flipped_bit_of_a_file_with_a_digest_is_found(kind: str) -> None:
         with pytest.raises(DamagedFile, match=r"^file: damaged: ") as caught:
             check_digest(bytes(damaged), "file")
         assert "\n" not in str(caught.value)
+
+
+def test_no_bytes_that_are_lost_or_overwritten_make_a_file_without_a_digest_of_it() -> None:
+    content = sealed_json({"epoch": 1, "name": "digestive system", "loss": [0.5, None]})
+    refused = 0
+    for length in range(1, 20):
+        for start in range(len(content) - length + 1):
+            lost = content[:start] + content[start + length :]
+            moved = content[: start + length] + content[start : start + length] + content[start + 2 * length :]
+            for damaged in {lost, moved} - {content}:
+                with pytest.raises(DamagedFile):
+                    parse_json(damaged, "file")
+                refused += 1
+    assert refused > 5000
+
+
+def test_of_lines_with_a_digest_none_is_read_without_and_an_old_file_has_none() -> None:
+    line, old = sealed_json({"epoch": 1}), b'{"epoch": 2}\n'
+    assert list(json_lines(old + old, "file")) == [(old, {"epoch": 2})] * 2
+    (first, value), (second, error) = json_lines(line + old, "file")
+    assert (first, value, second) == (line, {"epoch": 1}, old)
+    assert str(error) == "file, line 2: damaged: it has lost its digest"
+    assert isinstance(next(json_lines(old + line, "file"))[1], DamagedFile)
 
 
 def test_what_is_cut_off_a_text_is_missed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from fairtat.errors import UserError
 from fairtat.evaluation.result import Evaluation
-from fairtat.files import parse_json, read_checked
+from fairtat.files import DamagedFile, json_lines, parse_json, read_checked
 
 __all__ = ["RunRecord", "read_record"]
 
@@ -74,9 +74,10 @@ def read_record(folder: str | Path, name: str, evaluation: Evaluation) -> RunRec
 def _history(file: Path) -> tuple[Mapping[str, Any], ...]:
     lines = []
     content = file.read_bytes() if file.is_file() else b""
-    for number, text in enumerate(content.splitlines(keepends=True), start=1):
+    for number, (text, line) in enumerate(json_lines(content, file, parse_constant=_no_number), start=1):
         try:
-            line = parse_json(text, f"{file}, line {number}", parse_constant=_no_number)
+            if isinstance(line, DamagedFile):
+                raise line
             line["epoch"] = int(line["epoch"])
         except (UserError, ValueError, KeyError, TypeError) as error:
             if not text.endswith(b"\n"):

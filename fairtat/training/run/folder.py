@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from fairtat.errors import UserError
-from fairtat.files import DamagedFile, append_json_line, parse_json, sealed_json, sealed_text, write_atomic
+from fairtat.files import DamagedFile, append_json_line, json_lines, parse_json, sealed_json, sealed_text, write_atomic
 from fairtat.training.config import TrainConfig, to_yaml
 from fairtat.training.run.checkpoint import BEST_KEYS, load_checkpoint, save_checkpoint, save_weights
 from fairtat.training.run.lock import LOCK_NAME
@@ -237,8 +237,10 @@ class RunFolder:
         """Forget lines past ``epoch``, and those that are damaged or were not written to their end."""
         if not self.metrics.is_file():
             return
-        lines = self.metrics.read_bytes().splitlines(keepends=True)
-        kept = {number: line for line in lines if (number := _epoch_of(line)) is not None and number <= epoch}
+        lines = list(json_lines(self.metrics.read_bytes(), self.metrics))
+        kept = {
+            number: line for line, value in lines if (number := _epoch_of(line, value)) is not None and number <= epoch
+        }
         if len(kept) < len(lines) or self.metrics.is_symlink() or self.metrics.stat().st_nlink > 1:
             write_atomic(self.metrics, lambda stream: stream.write(b"".join(kept.values())))
         lost = [str(number) for number in range(1, epoch + 1) if number not in kept]
@@ -279,10 +281,7 @@ def _is_events(file: Path) -> bool:
     )
 
 
-def _epoch_of(line: bytes) -> int | None:
+def _epoch_of(line: bytes, value: dict[str, Any] | DamagedFile) -> int | None:
     """None for a line that is torn or no line of metrics."""
-    try:
-        epoch = parse_json(line, "metrics")["epoch"]
-    except (UserError, KeyError):
-        return None
+    epoch = None if isinstance(value, DamagedFile) else value.get("epoch")
     return epoch if isinstance(epoch, int) and line.endswith(b"\n") else None
