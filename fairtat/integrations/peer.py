@@ -1,0 +1,63 @@
+"""What all adapters share: the attack itself, and the way back to the peer's own loop."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairtat.attacks import fast_pgd, fast_targeted_pgd
+from fairtat.engines.model.state import Model
+from fairtat.errors import first_time, warn_caller
+
+__all__ = ["PeerLoop", "attack", "obstacle", "peer_loop", "require"]
+
+
+class PeerLoop(UserWarning):
+    """The peer's own loop runs, because it computes something else than fairtat's attack does."""
+
+
+def require(package: str, install: str | None = None) -> Any:
+    """The module of a peer that its adapter subclasses.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise ImportError(f"fairtat.integrations needs {name}: pip install {install or name} ({error})") from error
+
+
+def peer_loop(peer: str, reason: str) -> None:
+    """Warn the caller, once for a reason, that the peer's own loop runs."""
+    if first_time((peer, reason)):
+        warn_caller(f"{peer}'s own loop runs, not fairtat's: {reason}", PeerLoop)
+
+
+def obstacle(model: object, x: Tensor) -> str | None:
+    """Why fairtat's attack of ``model`` at ``x`` would not be what a loop around ``model(x)`` computes, or None."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"the images are {x.dtype}, not float32 or float64"
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+        return "the model is in train mode; call model.eval()"
+    return None
+
+
+def attack(
+    model: Model,
+    x: Tensor,  # (N, ...)
+    goal: Tensor,  # (N,): targets, or labels if not targeted
+    *,
+    targeted: bool,
+    start: Tensor | None = None,  # (N, ...), x itself if None
+    **options: Any,  # as fast_pgd
+) -> Tensor:
+    """x_adv of :func:`fairtat.fast_targeted_pgd` or :func:`fairtat.fast_pgd` from a given start."""
+    init = "zero" if start is None else start
+    function = fast_targeted_pgd if targeted else fast_pgd
+    x_adv: Tensor = function(model, x, goal, init=init, return_info=False, **options)
+    return x_adv
