@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("sklearn")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIGS = EXAMPLES.parent / "configs"
 Run = Callable[..., str]
 
 
@@ -70,3 +73,33 @@ def test_evaluate_timm(run: Run) -> None:
     assert len(classes) == 10
     assert all(robust <= clean for clean, robust in classes)
     assert sum(clean for clean, _ in classes) / 10 > 50
+
+
+def test_a_task_of_the_array_job_trains_and_the_same_line_goes_on(tmp_path: Path) -> None:
+    def submitted() -> str:
+        words = [
+            "--config",
+            str(CONFIGS / "digits.yaml"),
+            "--epochs",
+            "1",
+            "--model.name",
+            "mlp",
+            "--attack.steps",
+            "1",
+        ]
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_ARRAY_TASK_ID": "3",
+            "RUNS": str(tmp_path),
+        }
+        done = subprocess.run(
+            ["bash", EXAMPLES / "slurm.sh", *words], capture_output=True, text=True, check=True, env=environment
+        )
+        return done.stdout + done.stderr
+
+    submitted()
+    before = (tmp_path / "seed-3" / "checkpoint.pt").read_bytes()
+    assert "seed: 3" in (tmp_path / "seed-3" / "config.yaml").read_text()
+    assert "nothing to do" in submitted()
+    assert (tmp_path / "seed-3" / "checkpoint.pt").read_bytes() == before
