@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train a classifier adversarially, from a YAML file and options",
     "evaluate": "clean, robust and corrupted accuracy of any model, class by class",
     "compare": "two or more runs side by side: who gained and who paid",
+    "study": "several ways of training over seeds and radii, compared with intervals",
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }
 

@@ -1,0 +1,251 @@
+"""A study's report, from its results file and nothing else: Markdown, one HTML page, CSV and a picture."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairtat.errors import UserError
+from fairtat.evaluation.metrics.bootstrap import FIGURES
+from fairtat.files import write_atomic
+from fairtat.optional import optional_import
+from fairtat.study.contrasts import Outcome, contrast_outcomes
+from fairtat.study.plan import EQUAL, Study
+from fairtat.study.results import Entry, Results
+
+__all__ = ["sentence", "write_report"]
+
+# Okabe and Ito's palette, then shapes: no two arms share both.
+COLORS = ("#555555", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+SHAPES = ("o", "s", "^", "D", "P", "X", "v", "*")
+MEASURES = (("clean", "average"), ("clean", "worst"), ("robust", "average"), ("robust", "worst"), ("robust", "std"))
+
+
+class Table(NamedTuple):
+    """A table of texts; the first column is flush left."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def write_report(results: Results, folder: Path) -> list[Path]:
+    """Write report.md, report.html, cells.csv and curves.png; returns their paths.
+
+    Raises:
+        UserError: the results hold no model, or matplotlib is missing.
+    """
+    entries = results.entries()
+    if not entries:
+        raise UserError(f"{results.path}: holds no model yet; `fairtat study run {results.study.path}` makes them")
+    outcomes = contrast_outcomes(results)
+    tables = [_models(results, entries), _contrasts(results.study, outcomes)]
+    sentences = [sentence(results.study, outcome, number) for number, outcome in enumerate(outcomes)]
+    picture = _picture(results, entries)
+    origin = _origin(results, entries)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {
+        "report.md": _markdown(results.study, tables, sentences, origin).encode(),
+        "report.html": _page(results.study, tables, sentences, origin, picture).encode(),
+        "cells.csv": _csv(results, entries).encode(),
+        "curves.png": picture,
+    }
+    for name, content in written.items():
+        write_atomic(folder / name, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+    return [folder / name for name in written]
+
+
+def figures_of(results: Results, entry: Entry) -> dict[tuple[str, str], float]:
+    """`MEASURES` in points."""
+    labels, classes = results.labels, len(results.class_names)
+    n = np.bincount(labels, minlength=classes)
+    found = {}
+    with np.errstate(invalid="ignore"):
+        for condition, measure in MEASURES:
+            accuracy = np.bincount(labels, entry.correct[condition], minlength=classes)[None] / n
+            found[condition, measure] = 100 * float(FIGURES[measure](accuracy, n / n.sum())[0])
+    return found
+
+
+def sentence(study: Study, outcome: Outcome, number: int) -> str:
+    """What a contrast says, for a reader in a hurry."""
+    contrast = outcome.contrast
+    titles = {arm.name: arm.title for arm in study.arms}
+    kind = "Primary" if number == 0 else "Secondary"
+    what = (
+        f"{kind}: {titles[contrast.arm]} less {titles[contrast.against]} in {contrast.figure}, {EQUAL[contrast.equal]}"
+    )
+    if outcome.difference is None or outcome.interval is None:
+        return f"{what}: no answer, because {outcome.why_not}."
+    low, high = outcome.interval
+    verdict = "a difference" if outcome.clear else "no difference that stands after Holm's correction"
+    if not outcome.clear and outcome.equivalent:
+        verdict += f", and equivalent within {study.margin:g} points"
+    seeds = f"{outcome.seeds} seeds" if outcome.seeds > 1 else "1 seed, so the interval covers the images alone"
+    return f"{what}: {outcome.difference:+.1f} points [{low:+.1f}, {high:+.1f}] ({seeds}): {verdict}."
+
+
+def _models(results: Results, entries: Sequence[Entry]) -> Table:
+    head = ("arm", "factor", "seeds", "radius", *(" ".join(each) for each in MEASURES), "training, s")
+    rows = []
+    for arm in results.study.arms:
+        for factor in arm.factors:
+            group = [entry for entry in entries if (entry.arm, entry.factor) == (arm.name, factor)]
+            if not group:
+                continue
+            figures = [figures_of(results, entry) for entry in group]
+            cells = [_spread([each[measure] for each in figures]) for measure in MEASURES]
+            radius = statistics.fmean(entry.radius for entry in group)
+            seconds = _spread([entry.values["seconds"] for entry in group], ".0f")
+            rows.append((arm.title, f"{factor:g}", str(len(group)), f"{radius:.4g}", *cells, seconds))
+    return Table("Accuracy on test images in %, mean ± standard deviation over seeds", head, rows)
+
+
+def _contrasts(study: Study, outcomes: Sequence[Outcome]) -> Table:
+    titles = {arm.name: arm.title for arm in study.arms}
+    rows = []
+    for number, outcome in enumerate(outcomes):
+        contrast = outcome.contrast
+        names = ("primary" if number == 0 else str(number), titles[contrast.arm], titles[contrast.against])
+        if outcome.difference is None or outcome.interval is None:
+            values = ("-", "-", "-", "-", outcome.why_not or "-")
+        else:
+            low, high = outcome.interval
+            values = (
+                f"{outcome.difference:+.1f} [{low:+.1f}, {high:+.1f}]",
+                f"{outcome.p_value:.3f}",
+                f"{outcome.holm:.3f}",
+                "yes" if outcome.equivalent else "no",
+                f"{outcome.seeds}",
+            )
+        rows.append((*names, contrast.figure, contrast.equal, *values))
+    head = ("", "arm", "less", "figure", "equal", "points [95%]", "p", "Holm", f"within ±{study.margin:g}", "seeds")
+    return Table("Declared contrasts", head, rows)
+
+
+def _spread(values: Sequence[float], form: str = ".1f") -> str:
+    mean = format(statistics.fmean(values), form)
+    return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
+
+
+def _origin(results: Results, entries: Sequence[Entry]) -> str:
+    judge, sizes = results.study.judge, np.bincount(results.labels, minlength=len(results.class_names))
+    attacks = ", ".join(judge.attacks)
+    planned = len(results.study.cells())
+    found = sorted({finding for entry in entries for finding in entry.values["findings"]})
+    return (
+        f"{len(entries)} of {planned} models. Judged by {attacks} at {judge.norm} {float(judge.eps):g}, whatever the "
+        f"radius of training; weights: {judge.checkpoint}. {len(results.labels)} test images, {sizes.min()} to "
+        f"{sizes.max()} per class. Warnings of `fairtat evaluate`: {', '.join(found) or 'none'}. "
+        f"fairtat {_list(entries, 'fairtat')} at {_list(entries, 'commit')}, torch {_list(entries, 'torch')}, device "
+        f"{_list(entries, 'device')}. Intervals: test images and seeds resampled together."
+    )
+
+
+def _list(entries: Sequence[Entry], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(entry.values[key])[:12] for entry in entries))
+
+
+def _markdown(study: Study, tables: Sequence[Table], sentences: Sequence[str], origin: str) -> str:
+    parts = [f"# {study.title}", "![Trade-off curves](curves.png)", *(f"- {each}" for each in sentences)]
+    for table in tables:
+        if table.rows:
+            rule = (":--", *("--:" for _ in table.head[1:]))
+            lines = "\n".join("| " + " | ".join(cells) + " |" for cells in (table.head, rule, *table.rows))
+            parts += [f"## {table.title}", lines]
+    text = "\n\n".join([*parts, origin]) + "\n"
+    return text.replace("\n\n- ", "\n- ").replace("(curves.png)\n- ", "(curves.png)\n\n- ")
+
+
+def _page(study: Study, tables: Sequence[Table], sentences: Sequence[str], origin: str, picture: bytes) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(
+        f"<h2>{html.escape(table.title)}</h2><div class=scroll><table><thead>{row(table.head, 'th')}</thead><tbody>"
+        + "".join(row(cells, "td") for cells in table.rows)
+        + "</tbody></table></div>"
+        for table in tables
+        if table.rows
+    )
+    points = "".join(f"<li>{html.escape(each)}</li>" for each in sentences)
+    image = base64.b64encode(picture).decode()
+    title = html.escape(study.title)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+img {{ max-width: 100%; }} .scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }}
+th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #181818; color: #ddd; }} img {{ background: #fff; }} }}
+</style></head><body>
+<h1>{title}</h1>
+<img alt="Trade-off curves: clean against robust accuracy, one line per arm" src="data:image/png;base64,{image}">
+<ul>{points}</ul>
+{body}
+<p>{html.escape(origin)}</p>
+</body></html>
+"""
+
+
+def _csv(results: Results, entries: Sequence[Entry]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("arm", "factor", "seed", "radius", "condition", "class", "images", "correct"))
+    labels = results.labels
+    for entry in entries:
+        for condition, correct in entry.correct.items():
+            for k, name in enumerate(results.class_names):
+                of_class = labels == k
+                counts = (int(of_class.sum()), int(correct[of_class].sum()))
+                writer.writerow((entry.arm, f"{entry.factor:g}", entry.seed, entry.radius, condition, name, *counts))
+    return file.getvalue()
+
+
+def _picture(results: Results, entries: Sequence[Entry]) -> bytes:
+    """Clean average against robust worst class and robust average: a small mark per seed, a line through the means."""
+    optional_import("matplotlib", purpose="the picture of a study", extra="eval")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for number, arm in enumerate(results.study.arms):
+        style: Mapping[str, Any] = {"color": COLORS[number % len(COLORS)]}
+        shape = SHAPES[number % len(SHAPES)]
+        of_arm = [entry for entry in entries if entry.arm == arm.name]
+        for axes, measure in zip(panels, (("robust", "worst"), ("robust", "average")), strict=True):
+            means = []
+            for factor in arm.factors:
+                points = [figures_of(results, entry) for entry in of_arm if entry.factor == factor]
+                if not points:
+                    continue
+                x, y = [each["clean", "average"] for each in points], [each[measure] for each in points]
+                axes.scatter(x, y, s=22, marker=shape, alpha=0.45, linewidths=0, **style)
+                means.append((statistics.fmean(x), statistics.fmean(y)))
+            if means:
+                axes.plot(*zip(*means, strict=True), marker=shape, markersize=8, markeredgecolor="black",
+                          markeredgewidth=0.6, label=arm.title, **style)  # fmt: skip
+    for axes, name in zip(panels, ("of the worst class", "on average"), strict=True):
+        axes.set_xlabel("clean accuracy, %")
+        axes.set_ylabel(f"robust accuracy {name}, %")
+        axes.grid(alpha=0.25)
+    panels[1].legend(fontsize=9)
+    figure.suptitle(
+        f"{results.study.title}: seeds (small), means (large), one line per arm", x=0.01, ha="left", fontsize=11
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})  # the same bytes from the same results
+    return file.getvalue()
