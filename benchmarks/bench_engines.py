@@ -10,17 +10,11 @@ from collections.abc import Callable
 from functools import partial
 
 from harness import peers
-from harness.attacks import BF16, LOW_PRECISION, SETTINGS, Like, Workload, as_strong_as, bare, ours, theirs
+from harness.attacks import BF16, LOW_PRECISION, SETTINGS, Like, Workload, as_strong_as, bare, case, ours, theirs
 from harness.case import Benchmark, Case, Contestant
 
 EAGER, EAGER_BF16, COMPILED_BF16 = "fairtat, eager", "fairtat, eager, bf16", "fairtat, compiled, bf16"
 COMPILED_LIKE = Like(roundings=3.0)
-
-
-def case(
-    label: str, name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, quick: bool = False
-) -> Case[Workload]:
-    return Case(label, lambda settings, seed: Workload(settings, name, shape, rate), headline=True, quick=quick)
 
 
 BENCHMARK = Benchmark(

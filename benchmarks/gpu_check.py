@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import fnmatch
-import importlib
+import importlib.util
 import math
 import os
 import platform
@@ -47,6 +47,8 @@ BACKEND_ORDER = (*GPU_BACKENDS, "reference")
 
 def find_gpu() -> dict[str, Any] | None:
     """The GPU that PyTorch sees, and what is beside it; None without one. fairtat is not built yet."""
+    if importlib.util.find_spec("torch") is None:
+        return None
     import torch
 
     if not torch.cuda.is_available():

@@ -20,7 +20,7 @@ import fairtat
 from fairtat import models
 from fairtat.attacks import EngineFallback
 from harness import peers
-from harness.case import Entrant, Outcome, Settings, Verify, answers
+from harness.case import Case, Entrant, Outcome, Settings, Verify, answers
 from harness.equality import Mismatch, in_ball
 from harness.runner import captured
 
@@ -126,6 +126,12 @@ class Workload:
         return differing_pixels(peers.textbook(exact)().float(), self.textbook)
 
 
+def case(
+    label: str, name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, **about: Any
+) -> Case[Workload]:
+    return Case(label, lambda settings, seed: Workload(settings, name, shape, rate), headline=True, **about)
+
+
 def bare(work: Workload, p: Precision = FP32) -> Entrant:
     """The floor: K forwards and K backwards to the input, parameters frozen, and nothing in between.
 
@@ -202,11 +208,10 @@ class Like:
     sigmas: float = 0.0  # by which samples won and lost may differ: rounding moves single samples either way
 
 
-EXACT = Like()
 LOW_PRECISION = Like(loss=0.05, pixels=1.0)  # single samples go other ways, so pixels are reported and not limited
 
 
-def as_strong_as(work: Workload, likes: Mapping[str, Like], default: Like = EXACT) -> Verify:
+def as_strong_as(work: Workload, likes: Mapping[str, Like], default: Like) -> Verify:
     """In the ball, and the same attack as the textbook loop, by each contestant's rule."""
     expected = work.textbook
     loss, hit = strength(work, expected)

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -91,7 +92,7 @@ def run_case(
         if any(fnmatch.fnmatchcase(contestant.name, pattern) for pattern in skip):
             continue
         rows.append({"name": contestant.name, "role": contestant.role})
-        enter(rows[-1], entrants, lambda c=contestant: build(c), verify)  # type: ignore[misc]
+        enter(rows[-1], entrants, partial(build, contestant), verify)
     baseline = benchmark.baseline[settings.device]
     if baseline not in entrants:
         row = next((row for row in rows if row["name"] == baseline), {})
