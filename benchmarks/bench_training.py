@@ -1,4 +1,4 @@
-"""An epoch of FAIR-TAT with PGD-10: fairtat's loops beside the published one, and beside the sum of their parts.
+"""An epoch of FAIR-TAT with PGD-10: fairtat's trainer beside the published loop, and beside the sum of its parts.
 
 All train the same model on the same data: targets by CFPS, radii by robust accuracy, batches of 128. The floor is
 as many attacks and training passes as an epoch has batches, without data, targets, statistics and whatever else a

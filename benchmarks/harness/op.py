@@ -34,7 +34,7 @@ def op_contestants(op: Callable[[T, str], Entrant]) -> tuple[Contestant[T], ...]
     return (
         Contestant(FAIRTAT, "fairtat", lambda inputs: op(inputs, "auto"), on=("cpu",)),
         *(of("cuda", False), of("triton", False), of("cpu", True)),
-        # Launched op by op, as whoever falls back on it runs it.
+        # Launched op by op, as it runs where it is a fallback.
         Contestant(REFERENCE, "eager", lambda inputs: op(inputs, "reference"), on=("cuda",)),
     )
 

@@ -24,7 +24,7 @@ from harness.equality import Mismatch
 T = TypeVar("T")
 Sample = Callable[[Callable[[], object], int], float]  # (run, calls) -> seconds a call
 
-WARM_BELOW = 0.05  # seconds: beyond it, what a neighbour left in the caches does not count
+WARM_BELOW = 0.05  # seconds: beyond it, what a neighbor left in the caches does not count
 WARM_UP = 3  # calls before calibration or capture: allocators, caches and thread pools settle
 CALLS = 200  # in one graph: enough that the start of a replay does not count
 LARGE, CALLS_OF_LARGE = 64 << 20, 10  # bytes moved: what takes long even when called once
@@ -142,7 +142,7 @@ def failures(case: Mapping[str, Any]) -> list[str]:
 def measure(entrants: Mapping[str, Entrant], effort: Effort, sample: Sample | None = None) -> Measurement:
     """Time every contestant once a round, in rotating order, until the budget is spent.
 
-    One more call, untimed, goes ahead of a sample: what is timed is a loop that runs, not the caches that a neighbour
+    One more call, untimed, goes ahead of a sample: what is timed is a loop that runs, not the caches that a neighbor
     left behind. ``sample`` is the clock: the host's, unless another is given.
     """
     runs = {name: entrant.run for name, entrant in entrants.items()}
@@ -152,7 +152,7 @@ def measure(entrants: Mapping[str, Entrant], effort: Effort, sample: Sample | No
     seconds: dict[str, list[float]] = {name: [] for name in names}
     was_collecting = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection would be charged to whoever runs when it is due
+    gc.disable()  # a collection would be charged to the contestant that runs when it is due
     try:
         begin = time.perf_counter()
         for number in range(effort.max_rounds):
@@ -160,7 +160,7 @@ def measure(entrants: Mapping[str, Entrant], effort: Effort, sample: Sample | No
                 break
             shift = number % len(names)
             order = names[shift:] + names[:shift]
-            # Backwards in every other round, so that none always follows the same neighbour's cache.
+            # Backwards in every other round, so that none always follows the same neighbor's cache.
             for name in reversed(order) if number % 2 else order:
                 if calls[name] > 1 or (seconds[name] and seconds[name][-1] < WARM_BELOW):
                     runs[name]()
