@@ -117,7 +117,7 @@ docs: $(VENV)/.docs
 
 # No .venv and no network: the interpreter's own environment has PyTorch for the GPU. GPU_CHECK passes options.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py --python $(PYTHON) $(GPU_CHECK)
+	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fairtat/_C*.so

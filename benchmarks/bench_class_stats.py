@@ -1,72 +1,41 @@
-"""class_stats_: per-class counts of a batch, beside the published loops, bincount and torchmetrics.
+"""class_stats_: per-class counts of a batch, beside the published loops, bincount and index_add.
 
-Predictions are given, so argmax costs nothing here. 'observed' follows 10,000 further calls: bytes of tensors that
-one call allocates, growth of the process, and the cost of late calls over early ones.
+Predictions are given, so argmax costs nothing here.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from harness import Benchmark, Case, CaseSpec, Device, Entrant, Role, Settings, Target, equal_to, gpu
-from harness.op_case import FAIRTAT, KERNEL, Rival, op_case
+from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Verify
+from harness.equality import equal_to
+from harness.op import BASELINE, op_contestants
 from torch import Tensor
-from torchvision_beside_cpu import make_importable
 
 import fairtat
-from fairtat import backends, ops
+from fairtat import ops
 from fairtat.reference import class_stats as layout
-
-PYTHON_LISTS, PUBLISHED, PUBLISHED_TENSORS = "Python loop", "published loop, arrays", "published loop, tensors"
-BINCOUNT, INDEX_ADD, TORCHMETRICS = "bincount + index_add", "index_add in place", "torchmetrics"
-FLOAT_SUMS = "index_add, float64 sums"
-RULE = "every count and loss sum equal to a brute-force loop"
-CALLS = 10_000  # behind the figures on memory and on flat cost
 
 
 class Batch:
     """Predictions that are right about half of the time, labels, and losses that a float64 sums exactly."""
 
-    def __init__(self, n: int, classes: int, device: str = "cpu") -> None:
+    def __init__(self, settings: Settings, n: int, classes: int) -> None:
+        if settings.rehearsal:
+            n, classes = 64, 10
         generator = torch.Generator().manual_seed(0)
-        self.classes, self.device = classes, device
+        self.classes, self.device = classes, settings.place
         label = torch.randint(classes, (n,), generator=generator)
         guess = torch.randint(classes, (n,), generator=generator)
-        self.label = label.to(device)
-        self.pred = torch.where(torch.rand(n, generator=generator) < 0.5, label, guess).to(device)
-        self.loss = (torch.randint(1 << 12, (n,), generator=generator).float() / 256.0).to(device)
+        self.label = label.to(self.device)
+        self.pred = torch.where(torch.rand(n, generator=generator) < 0.5, label, guess).to(self.device)
+        self.loss = (torch.randint(1 << 12, (n,), generator=generator).float() / 256.0).to(self.device)
 
-    def expected(self) -> dict[str, Tensor]:
-        """By brute force, in plain Python integers and floats."""
-        confusion = [[0] * self.classes for _ in range(self.classes)]
-        loss_sum = [0.0] * self.classes
-        for p, y, value in zip(self.pred.tolist(), self.label.tolist(), self.loss.tolist(), strict=True):
-            confusion[y][p] += 1
-            loss_sum[y] += value
-        return {
-            "loss_sum": torch.tensor(loss_sum, dtype=torch.float64, device=self.device),
-            "nonfinite": torch.zeros(self.classes, dtype=torch.int64, device=self.device),
-        } | rates(torch.tensor(confusion, device=self.device))
-
-
-def rates(confusion: Tensor) -> dict[str, Tensor]:
-    """What every method has to know of a batch; the confusion matrix itself for those that keep one."""
-    correct = confusion.diagonal()
-    return {
-        "confusion": confusion,
-        "correct": correct,
-        "false_positive": confusion.sum(0) - correct,
-        "false_negative": confusion.sum(1) - correct,
-    }
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape or (self.classes,), dtype=torch.int64, device=self.device)
 
 
 # Count the batch once more; read the counts.
@@ -84,246 +53,102 @@ def entrant(make: Callable[[Batch], Counter], batch: Batch) -> Entrant:
     return Entrant(make(batch)[0], outcome)
 
 
-def op(batch: Batch, backend: str = "auto") -> Counter:
-    stats = fairtat.ClassStats(batch.classes, device=batch.device)
-    return (
-        lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss, backend=backend),
-        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
-    )
+def op(batch: Batch, backend: str) -> Entrant:
+    def counter(batch: Batch) -> Counter:
+        stats = fairtat.ClassStats(batch.classes, device=batch.device)
+        return (
+            lambda: ops.class_stats_(stats, batch.pred, batch.label, loss=batch.loss, backend=backend),
+            lambda: {"confusion": stats.confusion, "loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
+        )
+
+    return entrant(counter, batch)
 
 
-def kernel(batch: Batch) -> Counter:
-    stats = fairtat.ClassStats(batch.classes)
-    raw = backends.kernel("class_stats", backends.choose("class_stats", torch.device("cpu"), torch.float32))
-    return (
-        lambda: raw(stats.buffer, batch.pred, batch.label, batch.loss, None),
-        lambda: rates(stats.confusion) | {"loss_sum": stats.loss_sum, "nonfinite": stats.nonfinite},
-    )
-
-
-def python_lists(batch: Batch) -> Counter:
-    """The fastest plain loop: over Python numbers, into Python lists."""
-    classes = batch.classes
-    confusion = [[0] * classes for _ in range(classes)]
-    loss_sum = [0.0] * classes
+def loop(batch: Batch) -> Counter:
+    """The published loops over samples in their fastest form, Python numbers and lists; all others must equal it."""
+    confusion = [[0] * batch.classes for _ in range(batch.classes)]
+    loss_sum = [0.0] * batch.classes
 
     def count() -> None:
         for p, y, value in zip(batch.pred.tolist(), batch.label.tolist(), batch.loss.tolist(), strict=True):
             confusion[y][p] += 1
             loss_sum[y] += value
 
-    return count, lambda: rates(torch.tensor(confusion)) | {"loss_sum": torch.tensor(loss_sum, dtype=torch.float64)}
-
-
-def published_arrays(batch: Batch) -> Counter:
-    """In the style of FAIR-TAT's logger: numpy counters of right, wrongly predicted and missed, by sample."""
-    right, landed, missed = (np.zeros(batch.classes) for _ in range(3))
-
-    def count() -> None:
-        pred, label = batch.pred.cpu().numpy(), batch.label.cpu().numpy()
-        hit = pred == label
-        for i, y in enumerate(label):
-            if hit[i]:
-                right[y] += 1
-            else:
-                landed[pred[i]] += 1
-                missed[y] += 1
-
     return count, lambda: {
-        "correct": torch.from_numpy(right).to(batch.device),
-        "false_positive": torch.from_numpy(landed).to(batch.device),
-        "false_negative": torch.from_numpy(missed).to(batch.device),
+        "confusion": torch.tensor(confusion, device=batch.device),
+        "loss_sum": torch.tensor(loss_sum, dtype=torch.float64, device=batch.device),
+        "nonfinite": batch.zeros(),
     }
 
 
-def published_tensors(batch: Batch) -> Counter:
-    """In the style of CFA's logger: one tensor element at a time, right predictions only."""
-    right = torch.zeros(batch.classes)
-
-    def count() -> None:
-        hit = batch.pred == batch.label
-        for i, y in enumerate(batch.label):
-            if hit[i]:
-                right[y] += 1
-
-    return count, lambda: {"correct": right}
+def as_the_loop(batch: Batch) -> Verify:
+    outcome = entrant(loop, batch).outcome
+    assert outcome is not None
+    return equal_to(outcome())
 
 
-class SameSums:
-    """Loss sums as the op has them, in PyTorch: integers that no order changes, losses that are not finite apart.
+def vectorized(batch: Batch, *, bincount: bool = False, float_sums: bool = False) -> Counter:
+    """The counts in PyTorch.
 
-    In one word, where the op has two: less work, and sums that wrap from 2**31 on.
+    Loss sums are as the op has them, integers that no order changes and losses that are not finite apart; but in one
+    word, where the op has two: less work, and sums that wrap from 2**31 on. ``float_sums`` is less work again: sums
+    that depend on the order, and that one NaN spoils. ``bincount`` makes a C*C result per call.
     """
+    classes = batch.classes
+    confusion, fixed, nonfinite = batch.zeros(classes, classes), batch.zeros(), batch.zeros()
+    loss_sum = batch.zeros().double()
+    ones = torch.ones_like(batch.label)
 
-    def __init__(self, batch: Batch) -> None:
-        self.fixed = torch.zeros(batch.classes, dtype=torch.int64, device=batch.device)
-        self.nonfinite = torch.zeros_like(self.fixed)
-
-    def add(self, batch: Batch) -> None:
+    def count() -> None:
+        cells = batch.label * classes + batch.pred
+        if bincount:
+            confusion.add_(torch.bincount(cells, minlength=classes * classes).view(classes, classes))
+        else:
+            confusion.view(-1).index_add_(0, cells, ones)
         value = batch.loss.double()
+        if float_sums:
+            loss_sum.index_add_(0, batch.label, value)
+            return
         fits = value.abs() <= layout.LOSS_MAX
-        self.fixed.index_add_(0, batch.label, torch.where(fits, value * layout.LOSS_SCALE, 0.0).round().long())
-        self.nonfinite.index_add_(0, batch.label, (~fits).long())
+        fixed.index_add_(0, batch.label, torch.where(fits, value * layout.LOSS_SCALE, 0.0).round().long())
+        nonfinite.index_add_(0, batch.label, (~fits).long())
 
-    def read(self) -> dict[str, Tensor]:
-        return {"loss_sum": self.fixed.double() / layout.LOSS_SCALE, "nonfinite": self.nonfinite}
+    def read() -> dict[str, Tensor]:
+        sums = loss_sum if float_sums else fixed.double() / layout.LOSS_SCALE
+        return {"confusion": confusion, "loss_sum": sums, "nonfinite": nonfinite}
 
-
-def bincount(batch: Batch) -> Counter:
-    classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
-    sums = SameSums(batch)
-
-    def count() -> None:
-        cells = torch.bincount(batch.label * classes + batch.pred, minlength=classes * classes)
-        confusion.add_(cells.view(classes, classes))
-        sums.add(batch)
-
-    return count, lambda: rates(confusion) | sums.read()
+    return count, read
 
 
-def index_add(batch: Batch) -> Counter:
-    """Without bincount's C*C result a call: the best form for many classes."""
-    classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
-    sums = SameSums(batch)
-    ones = torch.ones_like(batch.label)
+def case(n: int, classes: int, **about: Any) -> Case[Batch]:
+    return Case(f"N={n}, C={classes}", lambda settings, seed: Batch(settings, n, classes), headline=True, **about)
 
-    def count() -> None:
-        confusion.view(-1).index_add_(0, batch.label * classes + batch.pred, ones)
-        sums.add(batch)
-
-    return count, lambda: rates(confusion) | sums.read()
-
-
-def float_sums(batch: Batch) -> Counter:
-    """Less work: sums that depend on the order, and that one NaN spoils."""
-    classes = batch.classes
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
-    loss_sum = torch.zeros(classes, dtype=torch.float64, device=batch.device)
-    ones = torch.ones_like(batch.label)
-
-    def count() -> None:
-        confusion.view(-1).index_add_(0, batch.label * classes + batch.pred, ones)
-        loss_sum.index_add_(0, batch.label, batch.loss.double())
-
-    return count, lambda: rates(confusion) | {"loss_sum": loss_sum}
-
-
-def torchmetrics_matrix(batch: Batch) -> Counter:
-    make_importable()  # torchmetrics imports it where it finds it
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
-    metric = MulticlassConfusionMatrix(batch.classes, validate_args=False)
-    return (lambda: metric.update(batch.pred, batch.label)), lambda: rates(metric.compute())
-
-
-def memory_and_drift(calls: int) -> Callable[[Mapping[str, Entrant]], dict[str, Any]]:
-    """Over ``calls`` calls: growth of the process, tensor bytes allocated by a call, and late against early cost."""
-
-    def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
-        watched = (FAIRTAT, KERNEL, BINCOUNT, INDEX_ADD, TORCHMETRICS)
-        return {name: _observe(entrants[name].run, calls) for name in watched if name in entrants}
-
-    return observe
-
-
-def _observe(run: Callable[[], object], calls: int) -> dict[str, Any]:
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet_stderr(), torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
-        run()
-    allocated = sum(max(0, event.self_cpu_memory_usage) for event in profile.events())
-    run()
-    before = _resident()
-    tenth = max(1, calls // 10)
-    seconds = [_seconds(run, tenth) for _ in range(10)]
-    return {
-        "bytes_a_call": allocated,
-        "resident_growth_kib": (_resident() - before) // 1024,
-        "late_over_early": round(min(seconds[5:]) / min(seconds[:5]), 3),
-    }
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Some builds of the profiler announce every start and stop, from C++, to the terminal."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
-def _seconds(run: Callable[[], object], calls: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return time.perf_counter() - begin
-
-
-def _resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def graph_waits(settings: Settings, batch: Batch) -> Callable[[Mapping[str, Entrant]], dict[str, Any]]:
-    """Which contestants make the host wait for the GPU."""
-
-    def observe(entrants: Mapping[str, Entrant]) -> dict[str, Any]:
-        counters = {gpu.contestant_name(b): partial(op, backend=b) for b in gpu.kernel_names(settings)}
-        counters = {name: make for name, make in counters.items() if name in entrants} | {BINCOUNT: partial(bincount)}
-        return {name: {"host_waits": gpu.host_waits(make(batch)[0], batch.device)} for name, make in counters.items()}
-
-    return observe
-
-
-def build(n: int, classes: int, targets: tuple[Target, ...] = (), on: Device = "cpu") -> Callable[[Settings], Case]:
-    def rival(name: str, role: Role, make: Callable[[Batch], Counter], note: str = "", **more: Any) -> Rival[Batch]:
-        return Rival(name, role, partial(entrant, make), note, **more)
-
-    rivals = (
-        rival(PYTHON_LISTS, "published", python_lists, on=("cpu",)),
-        rival(PUBLISHED, "published", published_arrays, "no confusion matrix, no loss", graph=False),
-        rival(PUBLISHED_TENSORS, "published", published_tensors, "right answers only", on=("cpu",)),
-        rival(BINCOUNT, "eager", bincount, "on a GPU outside a graph: it reads from the GPU", graph=False),
-        rival(INDEX_ADD, "eager", index_add),
-        rival(FLOAT_SUMS, "eager", float_sums, "order-dependent sums, none apart"),
-        rival(TORCHMETRICS, "peer", torchmetrics_matrix, "no loss", on=("cpu",)),
-    )
-
-    def case(settings: Settings) -> Case:
-        size = (64, 10) if settings.rehearsal else (n, classes)
-        batch = Batch(*size, settings.device)
-        observe = memory_and_drift(100 if settings.quick else CALLS) if on == "cpu" else graph_waits(settings, batch)
-        return op_case(
-            settings, lambda device, seed: batch, op=lambda b, backend: entrant(partial(op, backend=backend), b),
-            kernel=partial(entrant, kernel), rivals=rivals, verify=lambda b: equal_to(b.expected()), rule=RULE,
-            targets=targets, observe=observe,
-        )  # fmt: skip
-
-    return case
-
-
-GOALS = (Target(FAIRTAT, (PUBLISHED,), "faster", 50.0), Target(FAIRTAT, (BINCOUNT, INDEX_ADD), "faster", 3.0))
-GPU_GOALS = tuple(Target(name, (BINCOUNT, INDEX_ADD), "faster", 20.0) for name in (gpu.CUDA, gpu.TRITON))
 
 BENCHMARK = Benchmark(
     name="class_stats",
     question="What does it cost to count a batch by class?",
+    contestants=(
+        *op_contestants(op),
+        Contestant("Python loop", "published", partial(entrant, loop)),
+        # On a GPU outside a graph: bincount reads from the GPU.
+        Contestant("bincount + index_add", "eager", partial(entrant, partial(vectorized, bincount=True))),
+        Contestant("index_add in place", "eager", partial(entrant, vectorized), graph=True),
+        Contestant(
+            "index_add, float64 sums", "eager", partial(entrant, partial(vectorized, float_sums=True)), graph=True
+        ),
+    ),
+    baseline=BASELINE,
+    verify=as_the_loop,
+    rule="every count and loss sum equal to a brute-force loop",
     cases=(
-        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
-        CaseSpec("N=4096, C=10", build(4096, 10, GOALS), headline=True),
-        CaseSpec("N=4096, C=1000", build(4096, 1000, GOALS), headline=True),
-        CaseSpec("N=128, C=10", build(128, 10, on="cuda"), headline=True, quick=True, device="cuda"),
-        CaseSpec("N=65536, C=1000", build(65536, 1000, GPU_GOALS, on="cuda"), headline=True, device="cuda"),
+        case(128, 10, quick=True),
+        case(4096, 10),
+        case(4096, 1000),
+        case(128, 10, quick=True, device="cuda"),
+        case(65536, 1000, device="cuda"),
     ),
 )
 
 
-def test_class_stats(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
-    compare(spec)
+def test_class_stats(case: Case[Batch], compare: Callable[[Case[Batch]], None]) -> None:
+    compare(case)

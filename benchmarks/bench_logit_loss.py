@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from harness import Benchmark, Case, CaseSpec, Entrant, Settings, Verify, close_to
-from harness.op_case import COPY, Rival, op_case
+from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Verify
+from harness.equality import close_to
+from harness.op import BASELINE, floor, op_contestants
 from torch import Tensor
 
-from fairtat import backends, ops
+from fairtat import ops
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]  # loss (N,), dlogits (N, C), pred (N,), reached (N,)
-
-
-def named(results: Results) -> dict[str, Tensor]:
-    return dict(zip(("loss", "dlogits", "pred", "reached"), results, strict=True))
+Batch = tuple[Tensor, Tensor]  # logits (N, C), target (N,)
 
 
 def cross_entropy_autograd(logits: Tensor, target: Tensor) -> Results:
@@ -42,87 +41,69 @@ def softmax_minus_onehot(logits: Tensor, target: Tensor) -> Results:
     return loss, grad.to(logits.dtype), pred, pred == target
 
 
-Batch = tuple[Tensor, Tensor]  # logits (N, C), target (N,)
-
-
 def entrant(function: Callable[[Tensor, Tensor], Results], batch: Batch) -> Entrant:
-    return Entrant(lambda: function(*batch), lambda: named(function(*batch)))
+    names = ("loss", "dlogits", "pred", "reached")
+    return Entrant(lambda: function(*batch), lambda: dict(zip(names, function(*batch), strict=True)))
 
 
 def op(batch: Batch, backend: str) -> Entrant:
     return entrant(partial(ops.logit_loss, backend=backend), batch)
 
 
-def kernel(batch: Batch) -> Entrant:
-    raw = backends.kernel("logit_loss", backends.choose("logit_loss", batch[0].device, batch[0].dtype))
-    return entrant(lambda z, t: raw(z, t, "ce", None, None), batch)
+def compiled(batch: Batch) -> Entrant:
+    return entrant(torch.compile(softmax_minus_onehot, dynamic=False), batch)
 
 
-def copy(batch: Batch) -> Entrant:
-    copied = torch.empty_like(batch[0])
-    return Entrant(lambda: copied.copy_(batch[0]))
-
-
-def inputs(n: int, classes: int, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> Batch:
+def inputs(settings: Settings, seed: int, n: int, classes: int, dtype: torch.dtype) -> Batch:
+    n, device = 8 if settings.rehearsal else n, settings.place
     generator = torch.Generator(device).manual_seed(seed)
     logits = (torch.randn(n, classes, generator=generator, device=device) * 3.0).to(dtype)
     return logits, torch.randint(classes, (n,), generator=generator, device=device)
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
+def tolerance_of(batch: Batch) -> float:
     # bfloat16 rounds by up to 2**-8, and cross_entropy does so for the log-probability, its sign and the loss.
-    return 3 * 2.0**-8 if dtype == torch.bfloat16 else 1e-5
+    return 3 * 2.0**-8 if batch[0].dtype == torch.bfloat16 else 1e-5
 
 
 def close_to_float64(batch: Batch) -> Verify:
     logits, target = batch
     expected = ops.logit_loss(logits.double(), target, backend="reference")._asdict()
-    tolerance = tolerance_of(logits.dtype)
-    return close_to(expected, {"loss": tolerance, "dlogits": tolerance})
+    return close_to(expected, dict.fromkeys(("loss", "dlogits"), tolerance_of(batch)))
 
 
-def rule(dtype: torch.dtype) -> str:
-    return f"loss and gradient within {tolerance_of(dtype):.1g} of float64, pred and reached equal"
-
-
-def build(n: int, classes: int, dtype: torch.dtype = torch.float32) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        rows = 8 if settings.rehearsal else n
-        fused = torch.compile(softmax_minus_onehot, dynamic=False)
-        # An attack's logits have just been written: a batch of a few classes is in the L2 cache, and stays there.
-        return op_case(
-            settings, partial(inputs, rows, classes, dtype), op=op, kernel=kernel,
-            rivals=(
-                Rival("cross_entropy + autograd", "eager", partial(entrant, cross_entropy_autograd), on=("cpu",)),
-                Rival("softmax - onehot", "eager", partial(entrant, softmax_minus_onehot)),
-                Rival("torch.compile, softmax - onehot", "compile", partial(entrant, fused)),
-                Rival(COPY, "floor", copy),
-            ),
-            verify=close_to_float64, rule=rule(dtype), bytes_moved=lambda _: 2 * rows * classes * dtype.itemsize,
-        )  # fmt: skip
-
-    return case
+def case(n: int, classes: int, dtype: torch.dtype = torch.float32, **about: Any) -> Case[Batch]:
+    label = f"N={n}, C={classes}" + (", bfloat16" if dtype == torch.bfloat16 else "")
+    return Case(label, partial(inputs, n=n, classes=classes, dtype=dtype), **about)
 
 
 BENCHMARK = Benchmark(
     name="logit_loss",
     question="How fast are an attack's loss, its gradient to the logits and the prediction?",
+    contestants=(
+        *op_contestants(op),
+        Contestant("cross_entropy + autograd", "eager", partial(entrant, cross_entropy_autograd), on=("cpu",)),
+        Contestant("softmax - onehot", "eager", partial(entrant, softmax_minus_onehot), graph=True),
+        Contestant("torch.compile, softmax - onehot", "compile", compiled, graph=True),
+        floor(lambda batch: torch.empty_like(batch[0])),
+    ),
+    baseline=BASELINE,
+    verify=close_to_float64,
+    rule=lambda batch: f"loss and gradient within {tolerance_of(batch):.1g} of float64, pred and reached equal",
+    bytes_moved=lambda batch: 2 * batch[0].numel() * batch[0].itemsize,
     cases=(
-        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True),
-        CaseSpec("N=4096, C=10", build(4096, 10)),
-        CaseSpec("N=128, C=100", build(128, 100)),
-        CaseSpec("N=4096, C=100", build(4096, 100)),
-        CaseSpec("N=128, C=1000", build(128, 1000)),
-        CaseSpec("N=4096, C=1000", build(4096, 1000), headline=True),
-        CaseSpec("N=128, C=10, bfloat16", build(128, 10, torch.bfloat16), quick=True),
-        CaseSpec("N=4096, C=10, bfloat16", build(4096, 10, torch.bfloat16)),
-        CaseSpec("N=4096, C=1000, bfloat16", build(4096, 1000, torch.bfloat16)),
-        CaseSpec("N=128, C=10", build(128, 10), headline=True, quick=True, device="cuda"),
-        CaseSpec("N=4096, C=1000", build(4096, 1000), headline=True, device="cuda"),
-        CaseSpec("N=512, C=10, bfloat16", build(512, 10, torch.bfloat16), quick=True, device="cuda"),
+        case(128, 10, headline=True, quick=True),
+        case(4096, 100),
+        case(4096, 1000, headline=True),
+        case(128, 10, torch.bfloat16, quick=True),
+        case(4096, 1000, torch.bfloat16),
+        # An attack's logits have just been written: a batch of a few classes is in the L2 cache, and stays there.
+        case(128, 10, headline=True, quick=True, device="cuda"),
+        case(4096, 1000, headline=True, device="cuda"),
+        case(512, 10, torch.bfloat16, quick=True, device="cuda"),
     ),
 )
 
 
-def test_logit_loss(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
-    compare(spec)
+def test_logit_loss(case: Case[Batch], compare: Callable[[Case[Batch]], None]) -> None:
+    compare(case)

@@ -1,8 +1,8 @@
-"""An epoch of FAIR-TAT with PGD-10: fairtat's loops beside the published one, and beside the sum of their parts.
+"""An epoch of FAIR-TAT with PGD-10: fairtat's trainer beside the published loop, and beside the sum of its parts.
 
 All train the same model on the same data: targets by CFPS, radii by robust accuracy, batches of 128. The floor is
 as many attacks and training passes as an epoch has batches, without data, targets, statistics and whatever else a
-loop does. Validation is left out for everybody.
+loop does. Validation is left out in every loop.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
-import peers
 import torch
 import torch.nn.functional as F
-from bench_attack_gpu import BF16_LAST, FP32, TF32, Precision, no_fallback
 from bench_sample_targets import published_loop as published_targets
-from harness import Benchmark, Case, CaseSpec, Contestant, Entrant, Mismatch, Outcome, Settings, Target, Verify
+from harness import peers
+from harness.attacks import BF16_LAST, EPS, FP32, STEP_SIZE, STEPS, TF32, Precision, attack_with, no_fallback
+from harness.case import Benchmark, Case, Contestant, Device, Entrant, Outcome, Role, Settings, Verify
+from harness.equality import Mismatch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-import fairtat
 from fairtat import models
-from fairtat.data import ImageData, Splits, batches, image_data, load_splits
+from fairtat.data import ImageData, Splits, image_data, load_splits
 from fairtat.seeds import derive
 
-EPS, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 BATCH = 128
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 LAM, TAU = 0.5, 2.0
-CHECKED = 4  # batches that everybody trains on before the proof: the loss is on its way down
-MOST_LOSS = 0.1  # relative; everybody draws targets and starts in a way of his own
+CHECKED = 4  # batches that each contestant trains on before the proof: the loss is on its way down
+MOST_LOSS = 0.1  # relative; each draws targets and starts in its own way
 
-PARTS, FAIRTAT, PUBLISHED, TRAINER = "sum of the parts", "fairtat", "published loop", "Trainer"
+PARTS, PUBLISHED = "sum of the parts", "published loop"
 
 Steps = Iterator[nn.Module]  # after each step the model as it is then, epoch after epoch
 
@@ -46,7 +45,6 @@ class Task:
     """What all contestants train: a copy each of one model, from the same start."""
 
     splits: Splits
-    model_name: str
     model: nn.Module
     device: str
 
@@ -59,22 +57,21 @@ class Task:
     def steps(self) -> int:
         return -(-len(self.train) // BATCH)
 
-    def model_for(self, p: Precision) -> nn.Module:
-        model = copy.deepcopy(self.model).train()
-        return model.to(memory_format=torch.channels_last) if p.channels_last else model  # type: ignore[call-overload]
+    def problem(self, model: nn.Module, p: Precision, count: int) -> peers.Problem:
+        """An attack of the first images towards the next class."""
+        x, y = self.train.floats(self.train.images[:count]), self.train.labels[:count]
+        classes = self.train.num_classes
+        return peers.Problem(model, p.images(x), (y + 1) % classes, classes, EPS, STEP_SIZE, STEPS)
 
-    def images(self, count: int) -> tuple[Tensor, Tensor]:
-        return self.train.floats(self.train.images[:count]), self.train.labels[:count]
 
-
-def task_of(data: str, model: str, settings: Settings) -> Task:
-    splits = random_images(settings) if data == "random" else load_splits(data, seed=0)
-    splits = splits.to(settings.device)
-    channels, height, width = splits.train.image_shape
+def task_of(settings: Settings, data: str, model: str) -> Task:
+    splits = (random_images(settings) if data == "random" else load_splits(data, seed=0)).to(settings.place)
+    torch.backends.cudnn.benchmark = True  # for every contestant; on a GPU only
     torch.manual_seed(0)
+    channels, height, width = splits.train.image_shape
     name = "digits_cnn" if settings.rehearsal else model
-    built = models.build(name, splits.train.num_classes, channels, (height, width))
-    return Task(splits, name, built.to(settings.device), settings.device)
+    built = models.build(name, splits.train.num_classes, channels, (height, width)).train()
+    return Task(splits, built.to(settings.place), settings.place)
 
 
 def random_images(settings: Settings) -> Splits:
@@ -89,45 +86,22 @@ def random_images(settings: Settings) -> Splits:
     return Splits(part, few, few)
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
-
-
-def order_seed(epoch: int) -> int:
-    """The batches of an epoch are those of fairtat's trainer for everybody: at the start, much depends on them."""
-    return derive(0, "order", epoch)
-
-
-class EpochOrder(Sampler[int]):
-    """The order of `fairtat.data.batches` for a DataLoader, one epoch after another."""
-
-    def __init__(self, samples: int) -> None:
-        self._samples, self._epoch = samples, 0
-
-    def __len__(self) -> int:
-        return self._samples
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(order_seed(self._epoch))
-        self._epoch += 1
-        yield from torch.randperm(self._samples, generator=generator).tolist()
-
-
-def published_steps(task: Task) -> Steps:
-    """In the style of the published code, defects left out, the attack in eval mode as everybody's here.
+def published_steps(task: Task, p: Precision) -> Steps:
+    """In the style of the published code, defects left out, the attack in eval mode as in the other loops here.
 
     Images come from a loader on the host, targets from a rejection loop, radii and statistics from loops over samples;
     an extra forward of the clean images follows each step.
     """
-    model, data, classes = task.model_for(FP32), task.train, task.train.num_classes
+    model, data, classes = p.model(task.model), task.train, task.train.num_classes
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY)
     images = TensorDataset(data.floats(data.images).cpu(), data.labels.cpu())
-    loader = DataLoader(images, BATCH, sampler=EpochOrder(len(images)))
     weight = torch.ones(classes, device=task.device)
     class_eps = torch.full((classes,), EPS, device=task.device)
-    while True:
+    for epoch in count():
         seen, right, landed = (np.zeros(classes) for _ in range(3))
-        for x_host, y_host in loader:
+        # The batches of fairtat's trainer: at the start, much depends on them.
+        order = torch.Generator().manual_seed(derive(0, "order", epoch))
+        for x_host, y_host in DataLoader(images, BATCH, sampler=torch.randperm(len(images), generator=order).tolist()):
             x, y = x_host.to(task.device), y_host.to(task.device)
             target = published_targets(y, weight)
             model.eval()
@@ -140,60 +114,17 @@ def published_steps(task: Task) -> Steps:
             optimizer.step()
             with torch.no_grad():
                 model(x)
-            for p, label in zip(logits.argmax(1).cpu().numpy(), y_host.numpy(), strict=True):
+            for predicted, label in zip(logits.argmax(1).cpu().numpy(), y_host.numpy(), strict=True):
                 seen[label] += 1
-                if p == label:
+                if predicted == label:
                     right[label] += 1
                 else:
-                    landed[p] += 1
+                    landed[predicted] += 1
             yield model
         robust = torch.tensor(right / seen, dtype=torch.float32, device=task.device)
         class_eps = (LAM + robust) * EPS
         share = torch.tensor(landed / max(landed.sum(), 1.0), dtype=torch.float32, device=task.device)
         weight = torch.softmax(TAU * share, 0)
-
-
-def own_steps(task: Task, p: Precision, engine: str) -> Steps:
-    """A loop of one's own over FairTAT and TargetedPGD, as the README has it."""
-    model, data = task.model_for(p), task.train
-    optimizer = optimizer_of(model)
-    fair = fairtat.FairTAT(
-        data.num_classes, eps=EPS, targets="cfps", margins="G-rob", lam=LAM, tau=TAU, device=task.device
-    )
-    attack = attack_of(task, model, p, engine)
-    while True:
-        for x, y, ids in batches(data, BATCH, seed=order_seed(fair.epoch)):
-            x = laid_out(x, p)
-            target = fair.sample_targets(y, ids)
-            assert target is not None  # as only an untargeted policy has none
-            x_adv = attack(x, target, eps=fair.eps_for(y), sample_ids=ids, seed=fair.epoch)
-            logits = training_pass(model, optimizer, x_adv, y, p, task.device)
-            fair.update(logits, y, target)
-            yield model
-        fair.end_epoch()
-
-
-def attack_of(task: Task, model: nn.Module, p: Precision, engine: str) -> fairtat.TargetedPGD:
-    engine = engine if task.device == "cuda" or engine != "graph" else "eager"
-    return fairtat.TargetedPGD(
-        model, eps=EPS, step_size=STEP_SIZE, steps=STEPS, amp=p.amp, engine=engine, check=False, seed=0
-    )
-
-
-def training_pass(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x_adv: Any, y: Tensor, p: Precision, device: str
-) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    with p.autocast(device):
-        logits: Tensor = model(x_adv)
-        loss = F.cross_entropy(logits, y)
-    loss.backward()
-    optimizer.step()
-    return logits.detach().float()
-
-
-def laid_out(x: Tensor, p: Precision) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if p.channels_last else x
 
 
 def trainer_steps(task: Task, p: Precision, engine: str) -> Steps:
@@ -210,7 +141,7 @@ def trainer_steps(task: Task, p: Precision, engine: str) -> Steps:
         channels_last=p.channels_last,
         batch_size=BATCH,
     )
-    trainer = Trainer(config, task.splits, task.model_for(p))
+    trainer = Trainer(config, task.splits, p.model(task.model))
     while True:
         for _ in trainer.train_steps():
             yield trainer.model
@@ -218,103 +149,62 @@ def trainer_steps(task: Task, p: Precision, engine: str) -> Steps:
         trainer.epoch += 1
 
 
-def epochs(task: Task, p: Precision, steps: Callable[[], Steps], share: float = 1.0) -> Entrant:
-    """A run is one more epoch of one training, or a share of it; an answer comes from a training from the start."""
-    going = steps()
-    count = max(1, round(share * task.steps))
+def epochs(task: Task, steps: Callable[[Task, Precision], Steps], p: Precision, most: int | None = None) -> Entrant:
+    """A run is one more epoch of one training, on a GPU at most ``most`` of its batches.
 
-    def run(steps: Steps, count: int) -> nn.Module:
+    An answer comes from a training from the start.
+    """
+    going = steps(task, p)
+    length = min(task.steps, most) if most and task.device == "cuda" else task.steps
+
+    def run(steps: Steps, length: int) -> nn.Module:
         with p():
-            *_, model = islice(steps, count)
+            *_, model = islice(steps, length)
         return model
 
     def outcome() -> Outcome:
         with no_fallback():
-            return {"robust_loss": robust_loss(task, run(steps(), CHECKED))}
+            return {"robust_loss": robust_loss(task, run(steps(task, p), CHECKED))}
 
-    return Entrant(lambda: run(going, count), outcome, share=count / task.steps)
+    return Entrant(lambda: run(going, length), outcome, share=length / task.steps)
 
 
 def robust_loss(task: Task, model: nn.Module) -> Tensor:
     """() the mean loss of a model under the textbook attack on the first images, with their batch statistics."""
     judge = copy.deepcopy(model).train().requires_grad_(False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    x, y = task.images(2 * BATCH)
-    target = (y + 1) % task.train.num_classes
+    problem = task.problem(judge, FP32, 2 * BATCH)
     with FP32():
-        x_adv = peers.textbook(peers.Problem(judge, x, target, task.train.num_classes, EPS, STEP_SIZE, STEPS))()
+        x_adv = peers.textbook(problem)()
         with torch.no_grad():
-            return F.cross_entropy(judge(x_adv), y)
+            return F.cross_entropy(judge(x_adv), task.train.labels[: 2 * BATCH])
 
 
 def parts(task: Task, p: Precision, engine: str) -> Entrant:
     """As many attacks and training passes as an epoch has batches, and nothing around them."""
-    model = task.model_for(p)
-    optimizer = optimizer_of(model)
-    x, y = task.images(BATCH)
-    x = laid_out(x, p)
-    target = (y + 1) % task.train.num_classes
-    attack = attack_of(task, model, p, engine)
-    whole = len(task.train) / BATCH  # the last batch is smaller
+    model = p.model(task.model)
+    problem, y = task.problem(model, p, BATCH), task.train.labels[:BATCH]
+    attack = attack_with(model, p, task.device, engine=engine, init="uniform")
+    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
 
     def run() -> None:
         with p():
             for _ in range(task.steps):
-                x_adv = attack(x, target)
+                x_adv = attack(problem.x, problem.target, return_info=False)
             for _ in range(task.steps):
-                training_pass(model, optimizer, x_adv, y, p, task.device)
+                optimizer.zero_grad(set_to_none=True)
+                with p.autocast(task.device):
+                    loss = F.cross_entropy(model(x_adv), y)
+                loss.backward()
+                optimizer.step()
 
-    return Entrant(run, share=task.steps / whole)
-
-
-def on_cpu(data: str, model: str) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        task = task_of(data, model, settings)
-        contestants = [Contestant(PUBLISHED, "published", lambda: epochs(task, FP32, partial(published_steps, task)))]
-        for engine in ("eager", "compiled"):
-            trained = partial(trainer_steps, task, FP32, engine)
-            contestants += [
-                Contestant(f"{TRAINER}, {engine}", "fairtat", lambda trained=trained: epochs(task, FP32, trained)),  # type: ignore[misc]
-                Contestant(f"{PARTS}, {engine}", "floor", lambda engine=engine: parts(task, FP32, engine)),  # type: ignore[misc]
-            ]
-        goals = tuple(
-            Target(f"{TRAINER}, {engine}", (f"{PARTS}, {engine}",), "within", 1.15) for engine in ("eager", "compiled")
-        )
-        return compared(task, contestants, baseline=f"{PARTS}, eager", targets=goals)
-
-    return case
+    return Entrant(run, share=task.steps * BATCH / len(task.train))  # the last batch is smaller
 
 
-def on_gpu(data: str, model: str, seconds: float) -> Callable[[Settings], Case]:
-    def case(settings: Settings) -> Case:
-        if settings.device == "cuda":
-            torch.backends.cudnn.benchmark = True  # for everybody
-        task = task_of(data, model, settings)
-        few = 20 / task.steps if settings.device == "cuda" else 1.0
-        own = partial(own_steps, task, BF16_LAST, "graph")
-        trained = partial(trainer_steps, task, BF16_LAST, "graph")
-        contestants = [
-            Contestant(FAIRTAT, "fairtat", lambda: epochs(task, BF16_LAST, own), "a loop over FairTAT, bf16"),
-            Contestant(TRAINER, "fairtat", lambda: epochs(task, BF16_LAST, trained), "the training system, bf16"),
-            Contestant(
-                PUBLISHED,
-                "published",
-                lambda: epochs(task, TF32, partial(published_steps, task), few),
-                "20 batches of an epoch; PyTorch's default precision",
-            ),
-            Contestant(PARTS, "floor", lambda: parts(task, BF16_LAST, "graph")),
-        ]
-        goals = (
-            Target(FAIRTAT, (), "seconds", seconds),
-            Target(FAIRTAT, (PARTS,), "within", 1.15),
-            Target(FAIRTAT, (PUBLISHED,), "faster", 5.0),
-        )
-        return compared(task, contestants, baseline=PARTS, targets=goals)
-
-    return case
-
-
-def as_far_as(expected: float) -> Verify:
-    """With a robust loss like ``expected``: a weaker attack or a faster descent would show in it."""
+def as_the_published_loop(task: Task) -> Verify:
+    """With the published loop's robust loss: a weaker attack or a faster descent would show in it."""
+    with FP32():
+        *_, model = islice(published_steps(task, FP32), CHECKED)
+    expected = float(robust_loss(task, model))
 
     def verify(contestant: str, outcome: Outcome) -> dict[str, float]:
         found = float(outcome["robust_loss"])
@@ -325,35 +215,41 @@ def as_far_as(expected: float) -> Verify:
     return verify
 
 
-def compared(task: Task, contestants: list[Contestant], *, baseline: str, targets: tuple[Target, ...]) -> Case:
-    with FP32():
-        *_, model = islice(own_steps(task, FP32, "eager"), CHECKED)
-    return Case(
-        contestants=tuple(contestants),
-        baseline=baseline,
-        verify=as_far_as(float(robust_loss(task, model))),
-        rule=f"after {CHECKED} batches from the same start, robust loss within {MOST_LOSS:.0%} of an eager loop's",
-        targets=targets,
-    )
+def trained(
+    name: str, role: Role, on: Device, steps: Callable[..., Steps], p: Precision, most: int | None = None,
+    **more: Any,
+) -> Contestant[Task]:  # fmt: skip
+    return Contestant(name, role, lambda task: epochs(task, partial(steps, **more), p, most), on=(on,))
+
+
+def case(label: str, data: str, model: str, **about: Any) -> Case[Task]:
+    return Case(label, lambda settings, seed: task_of(settings, data, model), headline=True, **about)
 
 
 BENCHMARK = Benchmark(
     name="training",
     question="What does an epoch of FAIR-TAT with PGD-10 cost beside its attacks and one training pass?",
+    contestants=(
+        trained(PUBLISHED, "published", "cpu", published_steps, FP32),
+        trained("Trainer, eager", "fairtat", "cpu", trainer_steps, FP32, engine="eager"),
+        Contestant(f"{PARTS}, eager", "floor", partial(parts, p=FP32, engine="eager"), on=("cpu",)),
+        trained("Trainer, compiled", "fairtat", "cpu", trainer_steps, FP32, engine="compiled"),
+        Contestant(f"{PARTS}, compiled", "floor", partial(parts, p=FP32, engine="compiled"), on=("cpu",)),
+        trained("fairtat", "fairtat", "cuda", trainer_steps, BF16_LAST, engine="graph"),
+        trained(PUBLISHED, "published", "cuda", published_steps, TF32, most=20),
+        Contestant(PARTS, "floor", partial(parts, p=BF16_LAST, engine="graph"), on=("cuda",)),
+    ),
+    baseline={"cpu": f"{PARTS}, eager", "cuda": PARTS},
+    verify=as_the_published_loop,
+    rule=f"after {CHECKED} batches from the same start, robust loss within {MOST_LOSS:.0%} of the published loop's",
     settings={"eps": "8/255", "step_size": "2/255", "steps": STEPS, "batch": BATCH, "lr": RATE},
     cases=(
-        CaseSpec("digits, small CNN", on_cpu("digits", "digits_cnn"), headline=True, quick=True),
-        CaseSpec("mnist5k, small CNN", on_cpu("mnist5k", "mnist_cnn"), headline=True),
-        CaseSpec(
-            "50,000x3x32x32, PreActResNet-18",
-            on_gpu("random", "preact_resnet18", 6.0),
-            headline=True,
-            quick=True,
-            device="cuda",
-        ),
+        case("digits, small CNN", "digits", "digits_cnn", quick=True),
+        case("mnist5k, small CNN", "mnist5k", "mnist_cnn"),
+        case("50,000x3x32x32, PreActResNet-18", "random", "preact_resnet18", quick=True, device="cuda"),
     ),
 )
 
 
-def test_training(spec: CaseSpec, compare: Callable[[CaseSpec], None]) -> None:
-    compare(spec)
+def test_training(case: Case[Task], compare: Callable[[Case[Task]], None]) -> None:
+    compare(case)

@@ -6,6 +6,7 @@ Each case is one test. Each contestant's rounds become one entry of pytest-bench
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Benchmark, CaseSpec, Device, Measurement, Settings, Unavailable, environment
-from harness.runner import Effort, failures, run_case
+from harness import records
+from harness.case import Case, Settings
+from harness.runner import QUICK, Effort, Measurement, failures, run_case
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Metadata
-from records import FORMAT, result_path, write_json
 
 RESULTS_KEY = pytest.StashKey[dict[str, dict[str, Any]]]()
-MACHINE_KEY = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,10 +31,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--skip", action="append", default=[], metavar="GLOB", help="leave out contestants; repeatable")
     group.addoption("--threads", type=int, metavar="N", help="threads of PyTorch and fairtat")
     group.addoption("--results", type=Path, metavar="DIR", help="write DIR/<benchmark>-<device>.json")
-    group.addoption(
-        "--keep-going", action="store_true",
-        help="time the other contestants if one fails or disagrees; the case still fails",
-    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,30 +38,23 @@ def pytest_configure(config: pytest.Config) -> None:
     threads = config.getoption("threads")
     if threads is not None and threads < 1:
         raise pytest.UsageError(f"--threads must be at least 1, got {threads}")
-    if config.getoption("benchmark_min_rounds") < 1:
-        raise pytest.UsageError("--benchmark-min-rounds must be at least 1")
     if threads is not None:
         torch.set_num_threads(threads)
-    if settings_of(config).device == "cuda" and not torch.cuda.is_available():
+    if settings_of(config).place == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda needs a GPU that PyTorch can use; --rehearse runs its cases on the CPU")
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    rehearsal = config.getoption("rehearse")
-    device: Device = "cpu" if rehearsal else config.getoption("device")
-    return Settings(quick=config.getoption("quick") or rehearsal, device=device, rehearsal=rehearsal)
-
-
-def device_of(config: pytest.Config) -> str:
-    """Whose cases are run; a rehearsal runs a GPU's."""
-    return "cuda" if config.getoption("rehearse") else config.getoption("device")
+    rehearsal, quick = config.getoption("rehearse"), config.getoption("quick")
+    return Settings("cuda" if rehearsal else config.getoption("device"), quick or rehearsal, rehearsal)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "spec" in metafunc.fixturenames:
-        quick, device = settings_of(metafunc.config).quick, device_of(metafunc.config)
-        specs = [s for s in metafunc.module.BENCHMARK.cases if s.device == device and (s.quick or not quick)]
-        metafunc.parametrize("spec", specs, ids=[s.name for s in specs])
+    if "case" in metafunc.fixturenames:
+        settings = settings_of(metafunc.config)
+        cases = [c for c in metafunc.module.BENCHMARK.cases if c.device == settings.device]
+        chosen = [c for c in cases if c.quick or not settings.quick]
+        metafunc.parametrize("case", chosen, ids=[c.name for c in chosen])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,49 +62,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not item.name.endswith("[NOTSET]")]
 
 
-def machine(config: pytest.Config) -> dict[str, Any]:
-    """The environment, measured once and before everything else."""
-    if MACHINE_KEY not in config.stash:
-        config.stash[MACHINE_KEY] = environment.describe(settings_of(config).device)
-    return config.stash[MACHINE_KEY]
-
-
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["fairtat"] = machine(config)
+    machine_info["fairtat"] = records.describe(settings_of(config).place)
 
 
 @pytest.fixture
-def compare(request: pytest.FixtureRequest) -> Callable[[CaseSpec], None]:
+def compare(request: pytest.FixtureRequest) -> Callable[[Case[Any]], None]:
     """Prove that a case's contestants agree, then time them in turn, round by round."""
-    config, benchmark = request.config, request.module.BENCHMARK
-    settings = settings_of(config)
+    config, settings = request.config, settings_of(request.config)
     options = config._benchmarksession.options  # type: ignore[attr-defined]
-    effort = Effort.quick() if settings.quick else Effort(float(options["max_time"]), options["min_rounds"])
-    keep_going = config.getoption("keep_going")
-    machine(config)
+    effort = QUICK if settings.quick else Effort(float(options["max_time"]), options["min_rounds"])
 
-    def run(spec: CaseSpec) -> None:
-        result: dict[str, Any] = {"name": spec.name, "headline": spec.headline}
+    def run(case: Case[Any]) -> None:
+        result: dict[str, Any] = {"name": case.name, "headline": case.headline}
         try:
-            result, timed = run_case(spec, settings, effort, config.getoption("skip"), keep_going=keep_going)
-            add_entries(request, result, timed, asdict(effort))
-        except (ModuleNotFoundError, Unavailable) as error:
+            result, timed = run_case(request.module.BENCHMARK, case, settings, effort, config.getoption("skip"))
+            add_entries(request, result, timed, effort)
+        except ModuleNotFoundError as error:
             result["missing"] = str(error)
             pytest.skip(str(error))
         except Exception as error:
             result["failed"] = f"{type(error).__name__}: {error}"
             raise
         finally:
-            keep(config, benchmark, effort, result)
+            keep(request, effort, result)
+        for row in result["contestants"]:
+            if "missing" in row:
+                warnings.warn(f"{case.name}: {row['name']} is left out: {row['missing']}", stacklevel=1)
         if wrong := failures(result):
             pytest.fail("\n".join(wrong), pytrace=False)
 
     return run
 
 
-def add_entries(
-    request: pytest.FixtureRequest, case: dict[str, Any], timed: Measurement, effort: dict[str, Any]
-) -> None:
+def add_entries(request: pytest.FixtureRequest, case: dict[str, Any], timed: Measurement, effort: Effort) -> None:
     """Hand each contestant's rounds to pytest-benchmark."""
     session = request.config._benchmarksession  # type: ignore[attr-defined]
     for row in case["contestants"]:
@@ -127,40 +107,27 @@ def add_entries(
             disabled=False, group=f"{request.module.BENCHMARK.name}: {case['name']}", **session.options,
         )  # fmt: skip
         fixture.name, fixture.fullname = row["name"], f"{request.node.nodeid}::{row['name']}"
-        fixture.params = None  # the case itself is no JSON value
+        fixture.params = None  # the case itself is not a JSON value
         fixture.extra_info = {key: value for key, value in row.items() if key not in ("name", "seconds")}
-        entry = Metadata(fixture, iterations=row["calls"], options=effort)
+        entry = Metadata(fixture, iterations=row["calls"], options=asdict(effort))
         for seconds in timed.seconds[row["name"]]:
             entry.update(seconds * row["calls"])
         session.benchmarks.append(entry)
 
 
-def keep(config: pytest.Config, benchmark: Benchmark, effort: Effort, case: dict[str, Any]) -> None:
+def keep(request: pytest.FixtureRequest, effort: Effort, case: dict[str, Any]) -> None:
     """Add a case to its script's results; the file is written at once, since a long run may be cut off."""
+    config, benchmark = request.config, request.module.BENCHMARK
     settings = settings_of(config)
     result = config.stash[RESULTS_KEY].setdefault(
         benchmark.name,
         {
-            "format": FORMAT, "benchmark": benchmark.name, "question": benchmark.question, "cases": [],
-            "device": device_of(config), "quick": settings.quick, "environment": machine(config),
+            "format": records.FORMAT, "benchmark": benchmark.name, "question": benchmark.question, "cases": [],
+            "device": settings.device, "quick": settings.quick, "environment": records.describe(settings.place),
             "effort": asdict(effort), "settings": benchmark.settings,
         },
     )  # fmt: skip
     result["cases"].append(case)
     folder = config.getoption("results")
     if folder is not None:
-        write_json(result_path(folder, benchmark.name, result["device"]), result)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Targets, met or not met: they are stated and never enforced."""
-    for result in config.stash[RESULTS_KEY].values():
-        for case in result["cases"]:
-            for target in case.get("targets", ()):
-                figure = target.get("ratio") or target["seconds"]
-                shown = "{median:.3g} ({q1:.3g}-{q3:.3g})".format(**figure)
-                verdict = "met" if target["met"] else "NOT MET"
-                terminalreporter.write_line(f"{verdict}: {case['name']}: {target['text']}: {shown}")
-            for name, row in {row["name"]: row for row in case.get("contestants", ())}.items():
-                if "missing" in row:
-                    terminalreporter.write_line(f"left out: {case['name']}: {name}: {row['missing']}")
+        records.write_json(records.result_path(folder, benchmark.name, result["device"]), result)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 
+T = TypeVar("T")
 # Whose code a contestant is. The README compares fairtat with the fastest contestant of each role.
 Role = Literal["fairtat", "eager", "compile", "published", "peer", "floor"]
-
+Device = Literal["cpu", "cuda"]
 Outcome = Mapping[str, Tensor]  # the named results that a contestant is judged by
 Verify = Callable[[str, Outcome], dict[str, float]]  # (contestant, outcome) -> figures; raises Mismatch
-Device = Literal["cpu", "cuda"]
 
 
 class Unavailable(Exception):
@@ -24,9 +24,14 @@ class Unavailable(Exception):
 class Settings:
     """What the command line asks of every case."""
 
+    device: Device = "cpu"  # whose cases are run
     quick: bool = False
-    device: Device = "cpu"  # where the tensors are
-    rehearsal: bool = False  # a GPU's case on a CPU, small, to see that it runs
+    rehearsal: bool = False  # a GPU's cases on a CPU, small, to see that they run
+
+    @property
+    def place(self) -> Device:
+        """Where the tensors are."""
+        return "cpu" if self.rehearsal else self.device
 
 
 @dataclass(frozen=True)
@@ -38,60 +43,45 @@ class Entrant:
     share: float = 1.0  # of the work that is asked for, what one run does: 100 calls in a graph, or 0.1 of an epoch
 
 
+def answers(name: str, run: Callable[[], Tensor]) -> Entrant:
+    """An entrant whose run returns its answer, and begins afresh each time."""
+    return Entrant(run, lambda: {name: run()})
+
+
 @dataclass(frozen=True)
-class Contestant:
-    """One way to compute a case. Built only when it takes part, so that a peer costs its import only then."""
+class Contestant(Generic[T]):
+    """One way to compute a case. Made only when it takes part, so that a peer costs its import only then."""
 
     name: str
     role: Role
-    build: Callable[[], Entrant]  # ModuleNotFoundError and Unavailable report the contestant as missing
-    note: str = ""
+    make: Callable[[T], Entrant]  # from a case's inputs; ModuleNotFoundError and Unavailable report it as missing
+    on: tuple[Device, ...] = ("cpu", "cuda")
+    when: Callable[[Settings, T], bool] = lambda settings, inputs: True
+    graph: bool = False  # on a GPU, whether its calls are timed inside a CUDA graph
 
 
 @dataclass(frozen=True)
-class Target:
-    """A goal for a ratio of times, or for a time, reported as met or not met, never enforced.
-
-    ``faster``: every one of ``others`` takes at least ``limit`` times as long as ``subject``.
-    ``within``: ``subject`` takes at most ``limit`` times as long as every one of ``others``.
-    ``seconds``: ``subject`` takes at most ``limit`` seconds; there are no others.
-    """
-
-    subject: str
-    others: tuple[str, ...]
-    kind: Literal["faster", "within", "seconds"]
-    limit: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """One input on which all contestants compute the same thing."""
-
-    contestants: tuple[Contestant, ...]
-    baseline: str  # the contestant that ratios are taken to
-    verify: Verify
-    rule: str  # in words, what ``verify`` demands
-    bytes_moved: int | None = None  # that any implementation must read and write
-    targets: tuple[Target, ...] = ()
-    observe: Callable[[Mapping[str, Entrant]], dict[str, Any]] | None = None  # further facts, after timing
-
-
-@dataclass(frozen=True)
-class CaseSpec:
-    """A case by name, built when it is run."""
+class Case(Generic[T]):
+    """Inputs on which all contestants compute the same thing."""
 
     name: str
-    build: Callable[[Settings], Case]
-    headline: bool = False  # shown in the README
+    inputs: Callable[[Settings, int], T]  # from a seed
+    headline: bool = False  # shown in the README or in docs/performance.md
     quick: bool = False  # part of a smoke run
-    device: Device = "cpu"  # whose case it is
+    device: Device = "cpu"
+    cold: bool | None = None  # on a GPU, whether inputs rotate through more than its L2 cache; None: from 8 MiB on
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """One script: a question and the cases that answer it."""
+class Benchmark(Generic[T]):
+    """One script: a question, those who compete, and the cases that answer it."""
 
     name: str
     question: str
-    cases: tuple[CaseSpec, ...]
+    contestants: tuple[Contestant[T], ...]
+    baseline: Mapping[Device, str]  # the contestant that ratios are taken to
+    verify: Callable[[T], Verify]
+    rule: str | Callable[[T], str]  # in words, what ``verify`` demands
+    cases: tuple[Case[T], ...]
+    bytes_moved: Callable[[T], int] | None = None  # that any implementation must read and write
     settings: dict[str, Any] = field(default_factory=dict)  # constants of the script, for the record

@@ -1,10 +1,10 @@
-"""Equality comes first: a benchmark times nothing before its contestants agree."""
+"""Equality comes first: a contestant that does not compute the same thing is not timed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
 from harness.case import Outcome, Verify
 
@@ -15,43 +15,38 @@ class Mismatch(Exception):
 
 def equal_to(expected: Outcome) -> Verify:
     """Equal to the last bit in everything that a contestant returns (0 and -0 count as equal)."""
-
-    def verify(contestant: str, outcome: Outcome) -> dict[str, float]:
-        for name, (value, wanted) in _pairs(expected, outcome).items():
-            differing = int((value != wanted).sum())
-            if differing:
-                raise Mismatch(f"{differing} of {wanted.numel()} elements of {name} differ")
-        return {}
-
-    return verify
+    return close_to(expected, {})
 
 
 def close_to(expected: Outcome, tolerance: Mapping[str, float]) -> Verify:
-    """Within ``tolerance[name] * max(1, |expected|)``; names that have none must be equal."""
+    """Within ``tolerance[name] * max(1, |expected|)``; names that have none must be equal.
+
+    A contestant may compute less (a peer without losses), never nothing.
+    """
 
     def verify(contestant: str, outcome: Outcome) -> dict[str, float]:
+        if not outcome:
+            raise Mismatch("there is no result to compare")
         errors: dict[str, float] = {}
-        for name, (value, wanted) in _pairs(expected, outcome).items():
+        for name, value in outcome.items():
+            wanted = expected[name]
+            if value.shape != wanted.shape:
+                raise Mismatch(f"{name} has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}")
+            if name not in tolerance:
+                if differing := int((value != wanted).sum()):
+                    raise Mismatch(f"{differing} of {wanted.numel()} elements of {name} differ")
+                continue
             error = (value.double() - wanted.double()).abs() / wanted.double().abs().clamp_min(1.0)
             worst = float(error.max()) if error.numel() else 0.0
-            allowed = tolerance.get(name, 0.0)
-            if not worst <= allowed:
-                raise Mismatch(f"{name} is off by {worst:.3g}, more than {allowed:.3g}")
-            if name in tolerance:
-                errors[f"error_{name}"] = worst
+            if not worst <= tolerance[name]:
+                raise Mismatch(f"{name} is off by {worst:.3g}, more than {tolerance[name]:.3g}")
+            errors[f"error_{name}"] = worst
         return errors
 
     return verify
 
 
-def _pairs(expected: Outcome, outcome: Outcome) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What came beside what was wanted. A contestant may compute less (a peer without losses), never nothing."""
-    if not outcome:
-        raise Mismatch("there is no result to compare")
-    pairs = {}
-    for name, value in outcome.items():
-        wanted = expected[name]
-        if value.shape != wanted.shape:
-            raise Mismatch(f"{name} has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}")
-        pairs[name] = (value, wanted)
-    return pairs
+def in_ball(x_adv: Tensor, x: Tensor, eps: float) -> None:
+    """Raises Mismatch unless x_adv is in the Linf ball around x and in [0, 1]."""
+    if float((x_adv - x).abs().max()) > eps + 1e-6 or float(x_adv.min()) < 0.0 or float(x_adv.max()) > 1.0:
+        raise Mismatch("x_adv leaves the ball or the bounds")

@@ -1,187 +1,252 @@
-"""Runs a case: builds the contestants, proves that they agree, times them, and says what came out."""
+"""Runs a case: makes the contestants, proves that they agree, and times them interleaved.
+
+Absolute times drift between processes and minutes, ratios within a round do not.
+
+On a GPU these are CUDA events around replays of CUDA graphs, over inputs that the L2 cache has forgotten.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
-from records import duration
 
-from harness.case import Case, CaseSpec, Entrant, Settings, Target, Unavailable
+from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Unavailable, Verify
 from harness.equality import Mismatch
-from harness.gpu import clock
-from harness.timing import Measurement, Spread, measure
+
+T = TypeVar("T")
+Sample = Callable[[Callable[[], object], int], float]  # (run, calls) -> seconds a call
+
+WARM_BELOW = 0.05  # seconds: beyond it, what a neighbor left in the caches does not count
+WARM_UP = 3  # calls before calibration or capture: allocators, caches and thread pools settle
+CALLS = 200  # in one graph: enough that the start of a replay does not count
+LARGE, CALLS_OF_LARGE = 64 << 20, 10  # bytes moved: what takes long even when called once
+COLD = 2.5  # times the L2 cache: what the inputs of a rotation add up to
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median with its quartiles, to five digits."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {name: float(f"{value:.5g}") for name, value in zip(("q1", "median", "q3"), quartiles, strict=True)}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds for the whole of the work, by contestant and round."""
+
+    seconds: dict[str, list[float]]
+    calls: dict[str, int]  # calls behind each of those figures
+
+    def row(self, name: str, baseline: str) -> dict[str, Any]:
+        """A contestant's times, and how many times as long as the baseline it takes within a round."""
+        ours, theirs = self.seconds[name], self.seconds[baseline]
+        ratio = spread([a / b for a, b in zip(ours, theirs, strict=True)])
+        return {"seconds": spread(ours), "ratio": ratio, "calls": self.calls[name]}
 
 
 @dataclass(frozen=True)
 class Effort:
     """How long to measure a case."""
 
-    budget: float
-    min_rounds: int
+    budget: float  # seconds
+    min_rounds: int  # whatever they cost
     max_rounds: int = 200
-    sample_seconds: float = 1e-3
+    sample_seconds: float = 1e-3  # a fast contestant is called so often that a sample lasts about this long
 
-    @classmethod
-    def quick(cls) -> Effort:
-        """Two rounds: does it run at all?"""
-        return cls(0.0, 2, 2, 0.0)
+
+QUICK = Effort(0.0, 2, 2, 0.0)  # does it run at all?
 
 
 def run_case(
-    spec: CaseSpec, settings: Settings, effort: Effort, skip: Sequence[str] = (), *, keep_going: bool = False
+    benchmark: Benchmark[T], case: Case[T], settings: Settings, effort: Effort, skip: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Measurement]:
     """One case as a JSON object, and the rounds behind it.
 
-    With ``keep_going`` a contestant that fails or computes something else leaves the case, and its row says why; the
-    baseline may not.
-
-    Raises:
-        Mismatch: two contestants disagree; the message names the case, the contestant and the difference.
+    A contestant that fails or computes something else is not timed, and its row says why; the baseline may not.
     """
     torch.compiler.reset()  # each case compiles for itself, and must not run into another's recompilation limit
-    case = spec.build(settings)
-    entrants, missing, failed = enter(case, skip, keep_going=keep_going)
-    facts, wrong = prove_equal(spec.name, case, entrants, keep_going=keep_going)
-    failed |= wrong
-    entrants = {name: entrant for name, entrant in entrants.items() if name not in wrong}
-    if case.baseline not in entrants:
-        why = failed.get(case.baseline) or missing.get(case.baseline)
-        raise RuntimeError(
-            f"{spec.name}: the baseline {case.baseline!r} must take part"
-            + (f": {why}" if why else "; drop the --skip that matches it")
-        )
-    timed = measure(
-        {name: entrant.run for name, entrant in entrants.items()},
-        budget=effort.budget,
-        min_rounds=effort.min_rounds,
-        max_rounds=effort.max_rounds,
-        sample_seconds=effort.sample_seconds,
-        sample=clock(settings.device),
-    ).per({name: entrant.share for name, entrant in entrants.items()})
-    rows = []
-    for contestant in case.contestants:
-        row: dict[str, Any] = {"name": contestant.name, "role": contestant.role}
-        if contestant.note:
-            row["note"] = contestant.note
-        if contestant.name in missing:
-            row["missing"] = missing[contestant.name]
-        elif contestant.name in failed:
-            row["failed"] = failed[contestant.name]
-        elif contestant.name in entrants:
-            row |= _timing(contestant.name, case, timed)
-            row |= facts.get(contestant.name, {})
-        else:
-            continue
-        rows.append(row)
-    targets = () if settings.rehearsal else case.targets  # a rehearsal's times mean nothing
-    result: dict[str, Any] = {
-        "name": spec.name,
-        "headline": spec.headline,
-        "baseline": case.baseline,
-        "equality": case.rule,
-        "rounds": timed.rounds,
-        "contestants": rows,
-        "targets": [verdict for target in targets if (verdict := judge(target, timed)) is not None],
-    }
-    if case.bytes_moved is not None:
-        result["bytes_moved"] = case.bytes_moved
-    if case.observe is not None:
-        result["observed"] = case.observe(entrants)
-    return result, timed
+    first = case.inputs(settings, 0)
+    moved = None if benchmark.bytes_moved is None else benchmark.bytes_moved(first)
+    sets = [first]
+    if settings.device == "cuda":
+        sets += [case.inputs(settings, k) for k in range(1, rotation_size(moved, settings.place, case.cold))]
+    verify = benchmark.verify(first)
 
+    def build(contestant: Contestant[T]) -> Entrant:
+        made = [contestant.make(one) for one in sets]
+        graph = settings.place == "cuda" and contestant.graph
+        return in_turn(made, moved, graph=graph) if graph or len(made) > 1 else made[0]
 
-def enter(
-    case: Case, skip: Sequence[str], *, keep_going: bool = False
-) -> tuple[dict[str, Entrant], dict[str, str], dict[str, str]]:
-    """The contestants that take part, why others are not there, and how others failed."""
+    rows: list[dict[str, Any]] = []
     entrants: dict[str, Entrant] = {}
-    missing: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    for contestant in case.contestants:
+    for contestant in benchmark.contestants:
+        if settings.device not in contestant.on or not contestant.when(settings, first):
+            continue
         if any(fnmatch.fnmatchcase(contestant.name, pattern) for pattern in skip):
             continue
-        try:
-            entrants[contestant.name] = contestant.build()
-        except ModuleNotFoundError as error:
-            missing[contestant.name] = f"not installed: {error.name}"
-        except Unavailable as error:
-            missing[contestant.name] = str(error)
-        except Exception as error:  # whatever a contestant's library or a compiler may raise
-            if not keep_going:
-                raise
-            failed[contestant.name] = _summary(error)
-    return entrants, missing, failed
-
-
-def prove_equal(
-    name: str, case: Case, entrants: Mapping[str, Entrant], *, keep_going: bool = False
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Compare every answer with what the case expects; the figures found on the way, and who was wrong."""
-    facts: dict[str, dict[str, float]] = {}
-    wrong: dict[str, str] = {}
-    for contestant, entrant in entrants.items():
-        if entrant.outcome is None:
-            continue
-        try:
-            facts[contestant] = case.verify(contestant, entrant.outcome())
-        except Mismatch as difference:
-            if not keep_going:
-                raise Mismatch(
-                    f"{name}: {contestant!r} does not compute the same thing, so nothing was timed: {difference} "
-                    f"(the rule: {case.rule})"
-                ) from difference
-            wrong[contestant] = f"does not compute the same thing: {difference}"
-        except Exception as error:
-            if not keep_going:
-                raise
-            wrong[contestant] = _summary(error)
-    return facts, wrong
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def judge(target: Target, timed: Measurement) -> dict[str, Any] | None:
-    """A target's verdict, or None where one of its contestants did not run."""
-    if target.subject not in timed.seconds or any(other not in timed.seconds for other in target.others):
-        return None
-    if target.kind == "seconds":
-        spread = timed.spread(target.subject)
-        text = f"{target.subject} in at most {duration(target.limit)}"
-        return {"text": text, "limit": target.limit, "seconds": spread.rounded(), "met": spread.median <= target.limit}
-    if target.kind == "faster":
-        ratio = min((timed.ratio(other, target.subject) for other in target.others), key=lambda spread: spread.median)
-        met = ratio.median >= target.limit
-        text = f"{target.subject} at least {target.limit:g}x as fast as {_any_of(target.others)}"
-    else:
-        ratio = max((timed.ratio(target.subject, other) for other in target.others), key=lambda spread: spread.median)
-        met = ratio.median <= target.limit
-        text = f"{target.subject} at most {target.limit:g}x the time of {_any_of(target.others)}"
-    return {"text": text, "limit": target.limit, "ratio": ratio.rounded(), "met": met}
-
-
-def _any_of(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"the faster of {' and '.join(names)}"
-
-
-def _timing(name: str, case: Case, timed: Measurement) -> dict[str, Any]:
-    spread: Spread = timed.spread(name)
-    row: dict[str, Any] = {
-        "seconds": spread.rounded(),
-        "ratio": timed.ratio(name, case.baseline).rounded(),
-        "calls": timed.calls[name],
+        rows.append({"name": contestant.name, "role": contestant.role})
+        enter(rows[-1], entrants, partial(build, contestant), verify)
+    baseline = benchmark.baseline[settings.device]
+    if baseline not in entrants:
+        row = next((row for row in rows if row["name"] == baseline), {})
+        why = row.get("failed") or row.get("missing") or "drop the --skip that matches it"
+        raise RuntimeError(f"{case.name}: the baseline {baseline!r} must take part: {why}")
+    timed = measure(entrants, effort, clock(settings.place))
+    for row in rows:
+        if row["name"] in entrants:
+            row |= timed.row(row["name"], baseline)
+            if moved is not None:
+                row["gb_per_s"] = round(moved / row["seconds"]["median"] / 1e9, 2)
+    result: dict[str, Any] = {
+        "name": case.name,
+        "headline": case.headline,
+        "baseline": baseline,
+        "equality": benchmark.rule if isinstance(benchmark.rule, str) else benchmark.rule(first),
+        "rounds": len(timed.seconds[baseline]),
+        "contestants": rows,
     }
-    if case.bytes_moved is not None:
-        row["gb_per_s"] = round(case.bytes_moved / spread.median / 1e9, 2)
-    return row
+    return result | ({} if moved is None else {"bytes_moved": moved}), timed
+
+
+def enter(row: dict[str, Any], entrants: dict[str, Entrant], make: Callable[[], Entrant], verify: Verify) -> None:
+    """Make a contestant and judge its answer; ``row`` gets what was found, ``entrants`` those to be timed."""
+    name = row["name"]
+    try:
+        entrant = make()
+        if entrant.outcome is not None:
+            row |= verify(name, entrant.outcome())
+        entrants[name] = entrant
+    except ModuleNotFoundError as error:
+        row["missing"] = f"not installed: {error.name}"
+    except Unavailable as error:
+        row["missing"] = str(error)
+    except Mismatch as error:
+        row["failed"] = f"does not compute the same thing: {error}"
+    except Exception as error:  # whatever a contestant's library or a compiler may raise
+        row["failed"] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def failures(case: Mapping[str, Any]) -> list[str]:
-    """What went wrong in a case that was told to keep going."""
+    """Which contestants failed or disagreed."""
     rows = case.get("contestants", ())
     return [f"{case['name']}: {row['name']}: {row['failed']}" for row in rows if "failed" in row]
+
+
+def measure(entrants: Mapping[str, Entrant], effort: Effort, sample: Sample | None = None) -> Measurement:
+    """Time every contestant once a round, in rotating order, until the budget is spent.
+
+    One more call, untimed, goes ahead of a sample: what is timed is a loop that runs, not the caches that a neighbor
+    left behind. ``sample`` is the clock: the host's, unless another is given.
+    """
+    runs = {name: entrant.run for name, entrant in entrants.items()}
+    names = list(runs)
+    sample = sample or wall_clock
+    calls = {name: _calls_for(runs[name], effort.sample_seconds, sample) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    was_collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would be charged to the contestant that runs when it is due
+    try:
+        begin = time.perf_counter()
+        for number in range(effort.max_rounds):
+            if number >= effort.min_rounds and time.perf_counter() - begin > effort.budget:
+                break
+            shift = number % len(names)
+            order = names[shift:] + names[:shift]
+            # Backwards in every other round, so that none always follows the same neighbor's cache.
+            for name in reversed(order) if number % 2 else order:
+                if calls[name] > 1 or (seconds[name] and seconds[name][-1] < WARM_BELOW):
+                    runs[name]()
+                seconds[name].append(sample(runs[name], calls[name]))
+    finally:
+        if was_collecting:
+            gc.enable()
+    return Measurement({name: [s / entrants[name].share for s in taken] for name, taken in seconds.items()}, calls)
+
+
+def _calls_for(run: Callable[[], object], sample_seconds: float, sample: Sample) -> int:
+    """Calls that take about ``sample_seconds``, found by doubling after a warm-up; 1 for what takes longer."""
+    if sample(run, 1) >= sample_seconds:
+        return 1
+    sample(run, WARM_UP)
+    calls = 1
+    while (taken := sample(run, calls) * calls) < sample_seconds / 2:
+        calls *= 2
+    return max(1, round(calls * sample_seconds / taken))
+
+
+def clock(device: str) -> Sample:
+    return event_clock if device == "cuda" else wall_clock
+
+
+def wall_clock(run: Callable[[], object], calls: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - begin) / calls
+
+
+def event_clock(run: Callable[[], object], calls: int) -> float:
+    """Seconds a call by CUDA events, from an idle device to the last kernel's end."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds * 1e-3 / calls
+
+
+def in_turn(entrants: Sequence[Entrant], bytes_moved: int | None, *, graph: bool = False) -> Entrant:
+    """Each of them once, or many calls in one CUDA graph, in rotation: they differ in their inputs alone.
+
+    The answer is the first one's.
+    """
+    in_graph = CALLS if bytes_moved is None or bytes_moved < LARGE else CALLS_OF_LARGE
+    calls = in_graph if graph else len(entrants)
+    turns = [entrants[k % len(entrants)].run for k in range(calls)]
+
+    def run_all() -> None:
+        for turn in turns:
+            turn()
+
+    run = captured(run_all) if graph else run_all
+    return Entrant(run, entrants[0].outcome, share=calls * entrants[0].share)
+
+
+def captured(run: Callable[[], object]) -> Callable[[], object]:
+    """``run`` as a CUDA graph, after a warm-up on a stream of its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = run()  # what the graph writes must not be handed to others
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def rotation_size(bytes_moved: int | None, device: str, cold: bool | None) -> int:
+    """How many inputs it takes that none is left in the L2 cache when its turn comes again."""
+    if bytes_moved is None or not (bytes_moved >= 8 << 20 if cold is None else cold):
+        return 1
+    if device != "cuda":
+        return 2  # a rehearsal
+    cache: int = torch.cuda.get_device_properties("cuda").L2_cache_size
+    return max(1, round(COLD * cache / bytes_moved) + 1)

@@ -1,7 +1,7 @@
 """The order in which ``backend="auto"`` tries the backends.
 
 On a CPU the compiled core goes first. For GPU tensors ``auto.json`` holds an order for each op, with the GPU on which
-it was measured; ``benchmarks/auto_table.py`` writes it. It is read once, with the package: choosing stays a lookup
+it was measured; ``benchmarks/gpu_check.py`` writes it. It is read once, with the package: choosing stays a lookup
 that torch.compile can trace.
 """
 

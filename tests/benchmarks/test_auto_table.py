@@ -20,7 +20,7 @@ def check(**cases: list[dict[str, Any]]) -> dict[str, Any]:
     usual = [case(cuda=1.0, triton=2.0, reference=9.0)]
     phases = [{"name": op, "result": {"cases": cases.get(op, usual)}} for op in auto.OPS]
     return {
-        "format": 1, "kind": "gpu-check", "rehearsal": False, "device": "Some GPU", "phases": phases,
+        "format": 1, "kind": "gpu-check", "device": "Some GPU", "phases": phases,
         "environment": {"date": "2026-01-02", "commit": "abc"},
     }  # fmt: skip
 
@@ -57,8 +57,8 @@ def test_no_order_is_made_of_nothing() -> None:
         gpu_check.table_from(check(logit_loss=[{"name": "a case", "failed": "out of memory"}]))
 
 
-def test_a_rehearsal_makes_no_table(tmp_path: Path) -> None:
+def test_another_file_makes_no_table(tmp_path: Path) -> None:
     results = tmp_path / "check.json"
-    results.write_text(json.dumps(check() | {"rehearsal": True}))
+    results.write_text(json.dumps(check() | {"kind": "benchmark"}))
     with pytest.raises(SystemExit, match="not the result of a GPU check"):
         gpu_check.main(["--apply", str(results)])

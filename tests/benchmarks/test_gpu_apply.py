@@ -15,7 +15,7 @@ from fairtat.backends import auto
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A page and a table to write to."""
     page, table = tmp_path / "performance.md", tmp_path / "auto.json"
-    page.write_text(f"Before.\n{readme_table.begin_of('gpu')}\n{readme_table.end_of('gpu')}\nAfter.\n")
+    page.write_text("Before.\n<!-- gpu: begin -->\n<!-- gpu: end -->\nAfter.\n")
     monkeypatch.setattr(gpu_check, "PAGE", page)
     monkeypatch.setattr(auto, "PATH", table)
     return page, table
@@ -28,7 +28,7 @@ def check(**kernels: float) -> dict[str, Any]:
     ]
     environment = dict.fromkeys(("driver", "cuda", "torch", "triton", "python", "commit"), "x")
     return {
-        "format": 1, "kind": "gpu-check", "rehearsal": False, "device": "Some GPU",
+        "format": 1, "kind": "gpu-check", "device": "Some GPU",
         "environment": environment | {"date": "2026-01-02"},
         "phases": [
             {"name": op, "result": {"cases": [{"name": readme_table.gpu_cases(op)[0], "contestants": rows}]}}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_check import SKIP, Phase, groups, run_phases
+from harness.phases import SKIP, Phase, groups, run_phases
 
 
 def python(program: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_after_the_deadline_only_what_always_runs_is_begun(tmp_path: Path) -> No
 
 
 def test_a_phase_gets_no_more_than_the_deadline_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_check.TOO_LITTLE", 0.1)
+    monkeypatch.setattr("harness.phases.TOO_LITTLE", 0.1)
     begin = time.monotonic()
     (outcome,) = run(tmp_path, Phase("long", python("import time; time.sleep(60)"), 50.0), deadline=1.0)
     assert outcome["outcome"] == "timed out"

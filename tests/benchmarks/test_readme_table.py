@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import readme_table
-from records import write_json
+from harness.records import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     "cpu": "Chip", "threads": 2, "isa": "avx2", "torch": "2.13", "python": "3.11", "fairtat": "0.1.0",
     "commit": "abc", "date": "2026-01-02",
@@ -45,6 +44,9 @@ def results(tmp_path: Path) -> Path:
     engines = [row("fairtat, eager", "fairtat", 3.0, 1.0), row("fairtat, compiled", "fairtat", 2.7, 0.907)]
     case = {"name": "ResNet", "headline": True, "baseline": "fairtat, eager", "contestants": engines}
     write_json(folder / "engines-cpu.json", {**shared, "benchmark": "engines", "cases": [case]})
+    training = [row("Trainer, eager", "fairtat", 4.2, 1.04), row("sum of the parts, eager", "floor", 4.0, 1.0)]
+    case = {"name": "digits", "headline": True, "baseline": "sum of the parts, eager", "contestants": training}
+    write_json(folder / "training-cpu.json", {**shared, "benchmark": "training", "question": "?", "cases": [case]})
     return folder
 
 
@@ -65,11 +67,11 @@ def gpu_check(folder: Path, *, date: str = "2026-02-03", **more: Any) -> Path:
     ]
     cases = {
         "pgd_step": {"name": "(448, 3, 224, 224), 257 MiB tensors", "contestants": step},
-        "attack_gpu": {"name": "PreActResNet-18, 128x3x32x32", "contestants": attack},
+        "attack": {"name": "PreActResNet-18, 128x3x32x32", "contestants": attack},
     }
     path = folder / f"some-gpu-{date}.json"
     check = {
-        "format": 1, "kind": "gpu-check", "rehearsal": False, "device": "Some GPU",
+        "format": 1, "kind": "gpu-check", "device": "Some GPU",
         "environment": {
             "driver": "580", "cuda": "13.0", "torch": "2.11", "triton": "3.6", "python": "3.12", "commit": "abc",
             "date": date,
@@ -132,10 +134,10 @@ def test_a_gpu_check_fills_its_rows_and_leaves_the_others(results: Path) -> None
     assert "`some-gpu-2026-02-03.json`" in text
 
 
-def test_the_newest_check_counts_and_a_rehearsal_does_not(results: Path) -> None:
+def test_the_newest_check_counts(results: Path) -> None:
     gpu_check(results, date="2026-02-03")
     newest = gpu_check(results, date="2026-03-01")
-    gpu_check(results, date="2026-04-01", rehearsal=True)
+    gpu_check(results, date="2026-04-01", kind="another")
     assert readme_table.newest_check(results) == newest
 
 
@@ -151,10 +153,9 @@ def test_without_cuda_kernels_triton_is_what_others_are_compared_with(results: P
 
 def test_write_then_check(results: Path, tmp_path: Path) -> None:
     performance = pages(tmp_path)
-    arguments = ["--results", str(results), "--root", str(tmp_path)]
-    assert readme_table.main([*arguments, "--check"]) == 1
-    assert readme_table.main([*arguments, "--write"]) == 0
-    assert readme_table.main([*arguments, "--check"]) == 0
+    assert readme_table.main([], results, tmp_path) == 1
+    assert readme_table.main(["--write"], results, tmp_path) == 0
+    assert readme_table.main([], results, tmp_path) == 0
     for page in (performance, tmp_path / "README.md"):
         text = page.read_text()
         assert text.startswith("# Title\n\n<!--")
@@ -164,7 +165,7 @@ def test_write_then_check(results: Path, tmp_path: Path) -> None:
 
 def test_the_readme_has_a_case_of_each_op_and_the_engines(results: Path, tmp_path: Path) -> None:
     pages(tmp_path)
-    readme_table.main(["--results", str(results), "--root", str(tmp_path), "--write"])
+    readme_table.main(["--write"], results, tmp_path)
     text = (tmp_path / "README.md").read_text()
     for op in readme_table.OPS:
         assert cells(text, f"`{op}`") == ["(128, 3, 32, 32)", "47.0 us", "9.45x", "2.13x"]
@@ -179,12 +180,11 @@ def test_one_changed_figure_fails_the_check(
 ) -> None:
     pages(tmp_path)
     gpu_check(results)
-    arguments = ["--results", str(results), "--root", str(tmp_path)]
-    assert readme_table.main([*arguments, "--write"]) == 0
+    assert readme_table.main(["--write"], results, tmp_path) == 0
     text = (tmp_path / page).read_text()
     assert figure in text
     (tmp_path / page).write_text(text.replace(figure, "12.34x", 1))
-    assert readme_table.main([*arguments, "--check"]) == 1
+    assert readme_table.main([], results, tmp_path) == 1
     assert "12.34x" in capsys.readouterr().err
 
 
@@ -192,15 +192,16 @@ def test_a_gpu_check_is_put_into_its_own_block(tmp_path: Path) -> None:
     page = pages(tmp_path)
     readme_table.write_gpu(page, gpu_check(tmp_path / "elsewhere"))
     text = page.read_text()
-    assert readme_table.block_of(text, "page", "benchmarks") == "an old table"
-    assert "470 us" in readme_table.block_of(text, "page", "gpu")
+    before, _, inside = text.partition("<!-- gpu: begin -->")
+    assert "<!-- benchmarks: begin -->\nan old table\n<!-- benchmarks: end -->" in before
+    assert "470 us" in inside.partition("<!-- gpu: end -->")[0]
 
 
 def test_a_page_without_markers_is_refused(results: Path, tmp_path: Path) -> None:
     pages(tmp_path)
     (tmp_path / "README.md").write_text("nothing here")
     with pytest.raises(SystemExit, match=r"README\.md: no ops block"):
-        readme_table.main(["--results", str(results), "--root", str(tmp_path), "--check"])
+        readme_table.main([], results, tmp_path)
 
 
 def test_a_quick_run_or_a_missing_file_makes_no_table(results: Path) -> None:
@@ -209,10 +210,9 @@ def test_a_quick_run_or_a_missing_file_makes_no_table(results: Path) -> None:
     with pytest.raises(SystemExit, match="--quick"):
         readme_table.render(results)
     step.unlink()
-    with pytest.raises(SystemExit, match=r"missing; run python benchmarks/bench_pgd_step\.py"):
+    with pytest.raises(SystemExit, match=r"missing; run pytest benchmarks/bench_pgd_step\.py"):
         readme_table.render(results)
 
 
-@pytest.mark.skipif(not list((ROOT / "benchmarks" / "results").glob("*.json")), reason="nothing measured yet")
 def test_the_pages_state_what_was_measured() -> None:
-    assert readme_table.main(["--check"]) == 0
+    assert readme_table.main([]) == 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import duration, read_json, write_json
+from harness.records import duration, read_json, write_json
 
 
 def test_a_result_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

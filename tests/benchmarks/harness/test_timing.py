@@ -2,22 +2,37 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from itertools import pairwise
 
+import numpy as np
 import pytest
-from harness.timing import Measurement, Spread, measure
+import torch
+from harness.case import Entrant
+from harness.runner import (
+    CALLS,
+    CALLS_OF_LARGE,
+    Effort,
+    Measurement,
+    captured,
+    clock,
+    event_clock,
+    in_turn,
+    measure,
+    rotation_size,
+    spread,
+    wall_clock,
+)
 
 
 def test_every_round_runs_everyone_once_and_starts_with_another() -> None:
     order: list[str] = []
     runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    timed = measure(runs, budget=0.0, min_rounds=6, max_rounds=6, sample_seconds=0.0)
+    timed = measure({name: Entrant(run) for name, run in runs.items()}, Effort(0.0, 6, 6, 0.0))
     # From the second round on, each is called once more, untimed, before its sample.
     first, later = order[-33:-30], order[-30:]
     assert later[::2] == later[1::2]
     rounds = ["".join(first), *("".join(later[i : i + 6 : 2]) for i in range(0, 30, 6))]
     assert rounds == ["abc", "acb", "cab", "cba", "bca", "bac"]
-    assert timed.rounds == 6
+    assert {len(seconds) for seconds in timed.seconds.values()} == {6}
     assert timed.calls == {"a": 1, "b": 1, "c": 1}
 
 
@@ -39,31 +54,32 @@ class Clock:
 
 def test_a_fast_contestant_is_called_many_times_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("harness.timing.time", clock)
-    runs = {"fast": clock.takes(2.0**-20), "slow": clock.takes(2.0**-8)}
-    timed = measure(runs, budget=0.0, min_rounds=2, max_rounds=2, sample_seconds=2.0**-10)
+    monkeypatch.setattr("harness.runner.time", clock)
+    runs = {"fast": Entrant(clock.takes(2.0**-20)), "slow": Entrant(clock.takes(2.0**-8))}
+    timed = measure(runs, Effort(0.0, 2, 2, 2.0**-10))
     assert timed.calls == {"fast": 1024, "slow": 1}
     assert timed.seconds == {"fast": [2.0**-20] * 2, "slow": [2.0**-8] * 2}
 
 
 def test_the_budget_ends_the_rounds() -> None:
-    timed = measure({"a": lambda: None}, budget=0.0, min_rounds=3, max_rounds=50, sample_seconds=0.0)
-    assert timed.rounds == 3
-    timed = measure({"a": lambda: None}, budget=60.0, min_rounds=3, max_rounds=5, sample_seconds=0.0)
-    assert timed.rounds == 5
+    runs = {"a": Entrant(lambda: None)}
+    assert len(measure(runs, Effort(0.0, 3, 50, 0.0)).seconds["a"]) == 3
+    assert len(measure(runs, Effort(60.0, 3, 5, 0.0)).seconds["a"]) == 5
 
 
 def test_the_ratio_is_taken_within_rounds() -> None:
     # The machine slows down tenfold halfway: times spread, ratios do not.
     timed = Measurement({"ours": [1.0, 1.0, 10.0, 10.0], "theirs": [3.0, 3.0, 30.0, 30.0]}, {"ours": 1, "theirs": 1})
-    assert timed.ratio("theirs", "ours") == Spread(3.0, 3.0, 3.0)
-    assert timed.spread("ours") == Spread(5.5, 1.0, 10.0)
+    row = timed.row("theirs", "ours")
+    assert row["ratio"] == {"q1": 3.0, "median": 3.0, "q3": 3.0}
+    assert row["seconds"] == {"q1": 3.0, "median": 16.5, "q3": 30.0}
 
 
-def test_quartiles_are_ordered() -> None:
-    spread = Spread.of([5.0, 1.0, 3.0, 2.0, 4.0])
-    assert spread == Spread(3.0, 2.0, 4.0)
-    assert all(a < b for a, b in pairwise((spread.q1, spread.median, spread.q3)))
+def test_quartiles_are_those_of_numpy() -> None:
+    values = [5.0, 1.0, 3.0, 2.0, 4.5, 0.25]
+    q1, median, q3 = np.quantile(values, (0.25, 0.5, 0.75))
+    assert spread(values) == pytest.approx({"q1": q1, "median": median, "q3": q3}, rel=1e-4)
+    assert spread([2.0]) == {"q1": 2.0, "median": 2.0, "q3": 2.0}
 
 
 def test_garbage_collection_is_off_in_the_rounds_and_on_again_after_an_error() -> None:
@@ -73,5 +89,56 @@ def test_garbage_collection_is_off_in_the_rounds_and_on_again_after_an_error() -
 
     assert gc.isenabled()
     with pytest.raises(RuntimeError, match="in a round"):
-        measure({"a": fail}, budget=0.0, min_rounds=1, max_rounds=1, sample_seconds=0.0)
+        measure({"a": Entrant(fail)}, Effort(0.0, 1, 1, 0.0))
     assert gc.isenabled()
+
+
+def test_a_rotation_runs_every_entrant_and_answers_as_the_first() -> None:
+    ran: list[str] = []
+    entrants = [Entrant(lambda n=n: ran.append(n), lambda n=n: {"name": torch.tensor(ord(n))}) for n in "abc"]
+    turns = in_turn(entrants, None)
+    turns.run()
+    assert ran == ["a", "b", "c"]
+    assert turns.share == 3
+    assert turns.outcome is not None
+    assert chr(int(turns.outcome()["name"])) == "a"
+
+
+def test_a_graph_holds_many_calls_in_rotation_fewer_of_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runner.captured", lambda run: run)
+    ran: list[int] = []
+    entrants = [Entrant(lambda n=n: ran.append(n)) for n in range(3)]
+    assert in_turn(entrants, None, graph=True).share == in_turn(entrants, 1 << 20, graph=True).share == CALLS
+    large = in_turn(entrants, 1 << 30, graph=True)
+    large.run()
+    assert large.share == CALLS_OF_LARGE
+    assert ran == [k % 3 for k in range(CALLS_OF_LARGE)]
+
+
+def test_cold_inputs_are_more_than_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        L2_cache_size = 50 << 20
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    each = 6 << 20
+    assert rotation_size(each, "cuda", cold=True) * each > 2 * Properties.L2_cache_size
+    assert rotation_size(1 << 30, "cuda", cold=True) == 1
+    assert rotation_size(each, "cuda", cold=False) == rotation_size(each, "cuda", cold=None) == 1
+    assert rotation_size(8 << 20, "cuda", cold=None) > 1
+    assert rotation_size(None, "cuda", cold=True) == 1
+    assert rotation_size(each, "cpu", cold=True) == 2
+
+
+def test_each_device_has_its_clock() -> None:
+    assert clock("cpu") is wall_clock
+    assert clock("cuda") is event_clock
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_events_measure_the_kernels_and_not_their_launch() -> None:
+    x = torch.rand(64 << 20, device="cuda")
+    y = torch.empty_like(x)
+    seconds = event_clock(captured(lambda: y.copy_(x)), 3)
+    assert torch.equal(x, y)
+    assert 2 * x.numel() * 4 / seconds < 20e12  # bytes a second: faster than any memory would mean nothing ran

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import json
 import os
 import random
+import subprocess
 import sys
 import time
 import weakref
@@ -20,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import ROOT, commit, write_json
 from torch import nn
 
 import fairtat
 from fairtat.engines.cache import MAX_FAMILIES, MAX_SIZES, record_of
 
+ROOT = Path(__file__).resolve().parents[1]
 CALLS, MODELS, SIZES = 20_000, 30, 64
-PROGRAMS_A_MODEL = 5  # so that more are made than are kept; the batch sizes take turns from model to model
+PROGRAMS_PER_MODEL = 5  # so that more are made than are kept; the batch sizes take turns from model to model
 WARM_UP = 1 / 3  # of the run: PyTorch's compiler and allocator fill caches of their own
 SETTLING = 8  # calls of a batch size, in which its program is built
 MAX_GROWTH = 0.05  # of the memory after warm-up, until the end
@@ -75,6 +77,11 @@ def allocated() -> int:
     gc.collect()
     info = mallinfo2()
     return int(info.uordblks + info.hblkhd)
+
+
+def commit() -> str | None:
+    head = ("git", "rev-parse", "--short=12", "HEAD")
+    return subprocess.run(head, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def programs_of(model: nn.Module) -> int:
@@ -130,7 +137,7 @@ def run(calls: int, models: int, out: Path) -> dict[str, Any]:
     samples: list[dict[str, Any]] = []
     for index in range(models):
         share = calls * (index + 1) // models - made
-        sizes = [order[(index * PROGRAMS_A_MODEL + k) % SIZES] for k in range(PROGRAMS_A_MODEL)]
+        sizes = [order[(index * PROGRAMS_PER_MODEL + k) % SIZES] for k in range(PROGRAMS_PER_MODEL)]
         gone, most, settled, added = attack_one(index, share, sizes)
         made += share
         gc.collect()
@@ -152,13 +159,13 @@ def run(calls: int, models: int, out: Path) -> dict[str, Any]:
             "date": time.strftime("%Y-%m-%d"),
             "calls": calls,
             "models": models,
-            "batch_sizes": min(SIZES, models * PROGRAMS_A_MODEL),
+            "batch_sizes": min(SIZES, models * PROGRAMS_PER_MODEL),
             "complete": made == calls,
             "all_dropped": all(sample["dropped"] for sample in samples),
             "samples": samples,
             **verdict(samples),
         }
-        write_json(out, result)
+        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         print(
             f"model {index + 1:3d} of {models}  {made:6d} calls  {sample['rss_bytes'] / 2**20:7.1f} MiB  "
             f"{sample['seconds']:7.0f} s  {most} programs",
