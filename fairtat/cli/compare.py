@@ -12,24 +12,16 @@ import jsonargparse
 from rich.console import Console
 from rich.padding import Padding
 
-from fairtat.cli.parser import Parser
-from fairtat.cli.runs import (
-    AttackArguments,
-    EvaluationOptions,
-    Job,
-    answers_line,
-    comma_separated,
-    examine,
-    job_of_run,
-    load_trained,
-)
+from fairtat.cli.parser import Parser, comma_separated, number
+from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run
+from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
 from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
-from fairtat.training import Number, Run
+from fairtat.training import Run, load_run
 
 SWEEP = (0.25, 0.5, 1.0, 1.5)
 """Radii of a report's accuracy curves, as shares of the attack's."""
@@ -84,9 +76,9 @@ def run(options: jsonargparse.Namespace) -> int:
     folder, file = _outputs(options)
     _check(options, folder, file)
     names = display_names(options.runs)
-    checkpoint = options.checkpoint
+    device, checkpoint = resolve_device(options.device), options.checkpoint
     runs = {
-        name: load_trained(path, options.device, checkpoint, trust_model=options.trust_model)
+        name: load_run(path, device=device, weights=checkpoint, trust_model=options.trust_model)
         for name, path in zip(names, options.runs, strict=True)
     }
     jobs = {name: job_of_run(run, options.split, checkpoint) for name, run in runs.items()}
@@ -172,7 +164,7 @@ def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bo
     elif options.eps_sweep is None:
         sweep = [share * defaults.eps for share in SWEEP]
     else:
-        sweep = [_radius(text) for text in asked]
+        sweep = [number("eps_sweep", text) for text in asked]
     return {
         "attacks": attacks,
         "eps_sweep": sweep,
@@ -180,13 +172,6 @@ def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bo
         # A page is passed on: what speaks against its figures has to be in it.
         "check_sanity": paged,
     }
-
-
-def _radius(text: str) -> float:
-    try:
-        return float(Number(text))
-    except ValueError as error:
-        raise UserError(f"--eps_sweep: {error}") from None
 
 
 def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, Any], batch_size: int) -> Evaluation:

@@ -11,17 +11,15 @@ from rich.console import Console
 from rich.padding import Padding
 
 from fairtat import models
-from fairtat.cli.parser import Parser
+from fairtat.cli.parser import Parser, comma_separated, number
 from fairtat.cli.runs import (
     AttackArguments,
     EvaluationOptions,
     Job,
     answers_line,
-    comma_separated,
     examine,
     job_of_run,
     job_on_data,
-    load_trained,
     shortened,
 )
 from fairtat.cli.weights import load_weights
@@ -32,7 +30,7 @@ from fairtat.evaluation import Evaluation
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
-from fairtat.training import Number
+from fairtat.training import Number, load_run
 
 RENAMED = {
     "--model": "--model.name",
@@ -168,10 +166,10 @@ def run(options: jsonargparse.Namespace) -> int:
         defaults,
         options.batch_size,
         attacks=attacks,
-        eps_sweep=[_number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
+        eps_sweep=[number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
         targeted=options.targeted or False,
         corruptions=corruptions,
-        severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
+        severities=[int(number("severities", text)) for text in comma_separated(options.severities)],
         corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
@@ -209,7 +207,8 @@ def _job(options: jsonargparse.Namespace) -> Job:
             if value is not None:
                 raise UserError(f"--{name} goes with --model.name, not with a run folder ({options.run})")
         trust = options.trust_model or model.name or False
-        trained = load_trained(options.run, options.device, options.checkpoint, trust_model=trust)
+        device = resolve_device(options.device)
+        trained = load_run(options.run, device=device, weights=options.checkpoint, trust_model=trust)
         if data.name is None:
             return job_of_run(trained, options.split, options.checkpoint)
         as_trained = trained.config.data
@@ -289,17 +288,10 @@ def _normalize(
 
 
 def _numbers(option: str, given: list[Number] | str, channels: int) -> list[float]:
-    numbers = [_number(option, text) for text in comma_separated(given)] if isinstance(given, str) else given
+    numbers = [number(option, text) for text in comma_separated(given)] if isinstance(given, str) else given
     if len(numbers) not in (1, channels):
         raise UserError(f"--{option} has {len(numbers)} numbers, but the images have {channels} channels")
     return [float(number) for number in numbers]
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(Number(text))
-    except ValueError as error:
-        raise UserError(f"--{option}: {error}") from None
 
 
 def _baseline(path: str, job: Job) -> Evaluation:

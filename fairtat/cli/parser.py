@@ -97,6 +97,23 @@ class Parser(jsonargparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
 
+def comma_separated(text: str | None) -> list[str]:
+    """The parts of ``a,b, c``; none of an empty text."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def number(option: str, text: str) -> float:
+    """The number or fraction that was given for an option.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        return float(Number(text))
+    except ValueError as error:
+        raise UserError(f"--{option}: {error}") from None
+
+
 def _underscored(word: str) -> str:
     if not word.startswith("--"):
         return word

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from fairtat._version import __version__
 from fairtat.data import CORRUPTED, ImageData, load_corrupted
 from fairtat.data.stream import Data
-from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
 from fairtat.files import refuse_links
-from fairtat.training import Number, Run, load_run
+from fairtat.training import Number, Run
 
 EXAMPLE = "8/255"
 LISTED = 8
@@ -143,13 +142,6 @@ class Job:
         return self.data.name in CORRUPTED and self.split == "test"
 
 
-def load_trained(
-    path: str, device: str, checkpoint: Literal["last", "best"] = "last", *, trust_model: bool | str = False
-) -> Run:
-    """The run in folder ``path``, its model on ``device``."""
-    return load_run(path, device=resolve_device(device), weights=checkpoint, trust_model=trust_model)
-
-
 def job_of_run(run: Run, split: str | None = None, checkpoint: str = "last") -> Job:
     """A run's model and its own data, split as it was for its training."""
     split = split or "test"
@@ -257,8 +249,3 @@ def examine(
             **questions,
         )
     return replace(evaluation, source={**job.source, **evaluation.source, "fairtat": __version__})
-
-
-def comma_separated(text: str | None) -> list[str]:
-    """The parts of ``a,b, c``; none of an empty text."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.cli.runs import AttackArguments, Job, comma_separated, examine
+from fairtat.cli.parser import comma_separated
+from fairtat.cli.runs import AttackArguments, Job, examine
 from fairtat.data import image_data
 from fairtat.errors import UserError
 from fairtat.training import Number
