@@ -22,7 +22,7 @@ __all__ = ["Data", "MemorySource", "Placement", "Reader", "Source", "StreamData"
 
 Placement = Literal["auto", "device", "stream"]
 
-# Of the device's free memory, what `auto` lets one part of a data set take: model and attack need the rest.
+# The share of the device's free memory that `auto` lets one set take: model and attack need the rest.
 _SHARE_OF_MEMORY = 0.25
 _ROWS_A_READ = 256
 _GROUPS_WITHOUT_WORKERS = 4  # headers that are read in less time than processes take to start
@@ -133,7 +133,7 @@ class Reader:
     """Worker processes that read a source. They start with the first group and live as long as this object.
 
     There are ``workers`` of them, one a core at most; none means that the caller reads.
-    Iterators may overlap: each has workers of its own, which later ones take over.
+    Iterators may overlap: each has its own workers, which later ones reuse.
     """
 
     def __init__(self, name: str, source: Source, workers: int) -> None:
@@ -196,11 +196,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class StreamData:
-    """Labelled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
+    """Labeled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
 
     Decoded images stay on the device from the first epoch on if ``placement`` is ``device``, or ``auto`` and they take
     at most a quarter of the device's free memory; otherwise they are read again in every epoch. Both give the same
-    batches to the last bit. Processes are shared by all parts that `take` makes.
+    batches to the last bit. All sets that `take` makes share their processes.
     """
 
     name: str

@@ -16,7 +16,7 @@ from fairtat.evaluation.cache.fingerprint import tensor_bytes
 
 
 class Images:
-    """N labelled images, drawn by index as floats in [0, 1].
+    """N labeled images, drawn by index as floats in [0, 1].
 
     Images stay as they are stored (uint8 in a quarter of the memory of floats), on their device; a batch is cast and
     moved when it is drawn.

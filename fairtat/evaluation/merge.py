@@ -1,4 +1,4 @@
-"""Results added to those that a file holds already: only what was asked again is replaced."""
+"""Results added to those that a file already holds: only results for the same question are replaced."""
 
 from __future__ import annotations
 

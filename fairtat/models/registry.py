@@ -89,7 +89,7 @@ def check_options(options: Mapping[str, Any], name: str = "options") -> None:
 
 
 def code_of(name: str, options: Mapping[str, Any]) -> str | None:
-    """What a model of this name and these options would run beyond fairtat's and timm's own code, in words, or None.
+    """The code outside fairtat and timm that a model of this name and options would run, in words, or None.
 
     A name that comes out of a file must not choose what is imported, nor an option of timm a file that is unpickled.
     """

@@ -18,7 +18,7 @@ N = 12
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """A model and 12 images that pass for the test part of CIFAR-10, with its corrupted form on disk."""
+    """A model and 12 images that pass for the test set of CIFAR-10, with its corrupted form on disk."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (N, 3, 4, 4), np.uint8)
     labels = np.arange(N) % 3
@@ -55,7 +55,7 @@ def test_published_corrupted_images_are_those_that_are_judged(job: Job, tmp_path
 
 def test_corrupted_images_of_other_labels_are_refused(job: Job, tmp_path: Path) -> None:
     np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.arange(5 * N) % 2)
-    with pytest.raises(UserError, match="labels are not those of the test part of cifar10"):
+    with pytest.raises(UserError, match="labels are not those of the test set of cifar10"):
         job.corrupted("fog", 1)
 
 

@@ -10,8 +10,7 @@ import hashlib
 import tarfile
 import warnings
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,7 +93,6 @@ class _Layout:
     archive: str
     format: _Format
     files: tuple[str, ...]  # the train set's, then the test set's, then the one with the class names
-    md5: Mapping[str, str] = field(default_factory=dict)  # of the single files, where they are known
 
 
 _CIFAR10 = (
@@ -103,15 +101,6 @@ _CIFAR10 = (
         archive="cifar-10-python.tar.gz",
         format=_Python(),
         files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
-        md5={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-        },
     ),
     _Layout(
         folder="cifar-10-batches-bin",
@@ -126,11 +115,6 @@ _CIFAR100 = (
         archive="cifar-100-python.tar.gz",
         format=_Python("fine_"),
         files=("train", "test", "meta"),
-        md5={
-            "train": "16019d7e3df5f24257cddd939b257f8d",
-            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-            "meta": "7973b15100ade9c7d40fb424638fde48",
-        },
     ),
     _Layout(
         folder="cifar-100-binary",
@@ -139,6 +123,20 @@ _CIFAR100 = (
         files=("train.bin", "test.bin", "fine_label_names.txt"),
     ),
 )
+
+# MD5 sums of the published files, where they are known.
+_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
 
 
 def load_cifar10(root: str | Path | None = None, *, download: bool = False) -> PublishedSplits:
@@ -178,7 +176,7 @@ def _load(name: str, layouts: tuple[_Layout, ...], root: str | Path | None, down
     layout, place = found
     contents = _archive_contents(place, layout) if place.is_file() else _folder_contents(place, layout)
     for file, content in contents.items():
-        _compare(layout.md5.get(file), content, str(place / file))
+        _compare(_MD5.get(file), content, str(place / file))
     *train, test, names_file = layout.files
     names = layout.format.class_names(contents[names_file], str(place / names_file))
 

@@ -21,7 +21,7 @@ _LABELS = ("label", "labels")
 
 
 class _ColumnSource(ImageSource):
-    """The images of one part."""
+    """The images of one split."""
 
     def __init__(
         self, table: Any, column: str, name: str, *, channels: int | None, image_size: int | None, exif: Exif
@@ -65,8 +65,8 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
     """The set ``name`` of the hub (or of its cache), or of a folder that ``save_to_disk`` wrote.
 
     Takes the first column of images, and the first of class labels or else the column ``label`` or ``labels`` of
-    integers, bools or text. Parts are recognised by their usual names; where there is a validation part and no test
-    part, it is the test part.
+    integers, bools or text. Splits are recognized by their usual names; where there is a validation split and no
+    test split, it is the test set.
 
     Args:
         name: for example ``uoft-cs/cifar10``, or a folder.
@@ -85,7 +85,7 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
     if not isinstance(tables, dict):
         tables = {"train": tables}
     if "train" not in tables:
-        raise UserError(f"hf:{name}: has the parts {', '.join(tables)}; expected train among them")
+        raise UserError(f"hf:{name}: has the splits {', '.join(tables)}; expected train among them")
     image_column, label_column = _columns(library, tables["train"], name)
     class_names = _class_names(tables["train"], label_column)
     channels: int | None = None
@@ -99,7 +99,7 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
                     f"{where}: has the columns {', '.join(table.features)}; expected {column!r} as in train"
                 )
         if _class_names(table, label_column) not in (None, class_names):
-            raise UserError(f"{where}: its classes are not those of the train part, in the same order")
+            raise UserError(f"{where}: its classes are not those of the train split, in the same order")
         stored = table[label_column][:]
         if any(label is None or label == -1 for label in stored):
             raise UserError(f"{where}: has rows without a label; expected one for each in {label_column!r}")

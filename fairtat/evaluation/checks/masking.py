@@ -1,8 +1,8 @@
 """Signs of gradient masking, which makes robust accuracy look too good.
 
 They are those of Athalye et al. 2018 (arXiv:1802.00420) and Carlini et al. 2019 (arXiv:1902.06705): gradients that
-vanish, one step that beats many, no gradient that beats one, and a model that survives a radius at which every image
-can be turned into any other.
+vanish, one step that beats many, an attack without gradients that beats one with them, and a model that survives a
+radius at which every image can be turned into any other.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fairtat.evaluation.evaluator import Evaluator
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.samples import Predictions
 
-PROBED = 64  # images that the model gets right, on which the signs are looked for
+PROBED = 64  # correctly classified images on which the signs are looked for
 QUERIES = 60  # of the random search
-MANY = 0.1  # share of probed images from which a sign is told
+MANY = 0.1  # share of probed images from which a sign is reported
 CHANCE = 0.01  # one-sided: how often a weaker attack may look stronger by luck
 FOUND, LONGEST = 8, 2000  # findings of the probe, and letters of one, that a kept answer has room for
 
@@ -141,16 +141,16 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
     if without >= MANY:
         text = (
             f"On {without:.0%} of {len(y)} images the gradient was zero everywhere in most steps, so gradient attacks "
-            "saw nothing to follow and the robust accuracy is no evidence of robustness. Quantised inputs, saturated "
-            "softmax (very large logits) and detached layers do this; attack with square, or through a smooth stand-in."
+            "had nothing to follow, and the robust accuracy is not evidence of robustness. Quantized inputs, saturated "
+            "softmax (very large logits) and detached layers do this; attack with square, or a smooth approximation."
         )
         findings.append(Finding("gradient-masking:zero-gradients", "warning", text))
     findings += _FGSM_WINS.found(by_fgsm, by_pgd) + _BLACK_BOX_WINS.found(by_search, by_pgd)
     if survived >= MANY:
         text = (
-            f"{survived:.0%} of {len(y)} images were still classified right at {defaults.norm} radius {largest:.3g}, "
-            "where any image can be turned into plain grey and robust accuracy has to be about 0. The attack fails for "
-            "another reason than robustness."
+            f"{survived:.0%} of {len(y)} images were still right at {defaults.norm} radius {largest:.3g}, "
+            "where any image can be turned into plain gray, so robust accuracy must be about 0. The attack fails, but "
+            "not because the model is robust."
         )
         findings.append(Finding("gradient-masking:survives-large-eps", "warning", text))
     return findings
@@ -158,7 +158,7 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
 
 _RANDOM = (
     "The model's logits differ from call to call on the same images. Attack it with gradients averaged over many "
-    "calls, and judge it by many calls, or its robustness is that of its luck."
+    "calls, and average its predictions over many calls; otherwise its robustness is luck."
 )
 
 

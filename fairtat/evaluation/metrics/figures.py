@@ -23,7 +23,7 @@ class ClassFigures:
 
     ``confusion`` is (C, C) int64, [label, prediction]. ``nonfinite`` counts apart, for each class, the samples for
     which the model named no class because its logits were not finite: they belong to ``n`` and are wrong; () if there
-    are none. A class without samples has accuracy NaN, interval (0, 1), and takes no part in ``worst``, ``std``,
+    are none. A class without samples has accuracy NaN, interval (0, 1), and is not counted in ``worst``, ``std``,
     ``gap`` and ``worst_fifth``.
     """
 

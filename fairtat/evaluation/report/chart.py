@@ -1,4 +1,4 @@
-"""Line charts as coordinates; the template turns them into SVG, whose colours follow the reader's scheme."""
+"""Line charts as coordinates; the template turns them into SVG, whose colors follow the reader's scheme."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def make_gallery(
 
 @dataclass(frozen=True)
 class _Look:
-    """One model on the chosen images: predictions (n,) and images (n, C, H, W), all on the CPU but ``target``."""
+    """One model on the chosen images: predictions (n,) and images (n, C, H, W), all on the CPU except ``target``."""
 
     clean: Tensor
     adversarial: Tensor
@@ -201,7 +201,7 @@ def _stand_in(settings: AttackSettings) -> AttackSettings:
 
 
 def _amplified(delta: Tensor, settings: AttackSettings) -> Tensor:
-    """The perturbation around grey; in linf eps is black or white, in l2 the largest change is."""
+    """The perturbation around gray; in linf eps is black or white, in l2 the largest change is."""
     full = settings.eps if settings.norm == "linf" else float(delta.abs().max())
     return 0.5 + delta / (2 * max(full, 1e-12))
 

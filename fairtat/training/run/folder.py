@@ -1,7 +1,7 @@
 """The files of a run while it is being written.
 
 Order makes a crash harmless: of an epoch, the line in metrics.jsonl comes first, then best.*, then model.safetensors,
-and the checkpoint last. Whoever resumes starts from the checkpoint, drops what lies past it, and writes it again.
+and the checkpoint last. A resumed run starts from the checkpoint, drops what lies past it, and writes it again.
 """
 
 from __future__ import annotations
