@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.cli.parser import comma_separated
 from fairtat.cli.runs import AttackArguments, Job, examine
 from fairtat.data import image_data
 from fairtat.errors import UserError
@@ -70,8 +69,3 @@ def test_work_is_announced_once_and_only_where_there_is_some(job: Job) -> None:
     for _ in range(2):
         examine(job, AttackArguments(steps=1).defaults(job), 5, on_work=lambda: calls.append(1), attacks=["pgd"])
     assert calls == [1]
-
-
-def test_lists_are_split_at_commas() -> None:
-    assert comma_separated("a, b,,c ") == ["a", "b", "c"]
-    assert comma_separated(None) == comma_separated("") == []
