@@ -39,7 +39,7 @@ def starts_at_1(first: int, last: int, classes: int) -> str:
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn of what the caller of fairtat does, at the line where it is called."""
+    """Warn about the call of fairtat, at the line of the caller."""
     ours = ("fairtat", "dataclasses")  # which runs __post_init__ for us
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ours:
@@ -48,7 +48,7 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module in which old names (the keys) go on for a release, with a warning."""
+    """The ``__getattr__`` of a module in which old names (the keys) work for one more release, with a warning."""
 
     def attribute(name: str) -> Any:
         if name not in names:

@@ -1,4 +1,4 @@
-"""Whether a radius can be meant: to write 8 for 8/255 is an easy slip, and the attack that follows proves nothing."""
+"""Whether a radius is plausible: writing 8 for 8/255 is an easy mistake, and such an attack proves nothing."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class ImageData:
         )
 
     def check(self, *, decode: bool = False) -> int:
-        """As `StreamData.check`: nothing is left to find in images that were read."""
+        """As `StreamData.check`: images in memory were checked when they were read."""
         return 0
 
     def floats(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The images under evaluation, whatever they came as: tensors, an `ImageData`, a loader."""
+"""The images under evaluation, from tensors, an `ImageData` or a loader."""
 
 from __future__ import annotations
 

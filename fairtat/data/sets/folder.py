@@ -31,7 +31,7 @@ def load_folder(path: str | Path, *, image_size: int | None = None, exif: Exif =
 
     Args:
         path: the folder.
-        image_size: scale each image until it covers this square and cut out the middle; None expects one size.
+        image_size: scale each image until it covers this square and crop its center; None expects images of one size.
         exif: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves them as they are stored.
 
     Raises:

@@ -27,7 +27,7 @@ class _ColumnSource(ImageSource):
         self, table: Any, column: str, name: str, *, channels: int | None, image_size: int | None, exif: Exif
     ) -> None:
         self._feature = table.features[column]
-        # Undecoded: the library would read the pixels to show a header, and turn images without being asked.
+        # Undecoded: the library would read the pixels to show a header, and apply the EXIF orientation.
         self._table = table.select_columns([column]).cast_column(column, replace(self._feature, decode=False))
         self._column = column
         self._name = name
@@ -53,7 +53,7 @@ class _ColumnSource(ImageSource):
         return image if self._feature.mode in (None, image.mode) else self._from_library(stored, row)
 
     def _from_library(self, stored: dict[str, Any], row: int) -> Any:
-        """What only the library can do: find images in archives and on the network, convert them as declared."""
+        """Let the library find images in archives and on the network, and convert them as declared."""
         try:
             return self._feature.decode_example(stored)
         except Exception as error:  # whatever a network or a decoder raises
@@ -70,7 +70,7 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
 
     Args:
         name: for example ``uoft-cs/cifar10``, or a folder.
-        image_size: scale each image until it covers this square and cut out the middle; None expects one size.
+        image_size: scale each image until it covers this square and crop its center; None expects images of one size.
         exif: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves them as they are stored.
 
     Raises:
@@ -128,6 +128,6 @@ def _columns(library: Any, table: Any, name: str) -> tuple[str, str]:
 
 
 def _class_names(table: Any, column: str) -> tuple[str, ...] | None:
-    """Those that the column declares, if it does."""
+    """The class names that the column declares, if any."""
     names = getattr(table.features[column], "names", None)
     return None if names is None else tuple(names)

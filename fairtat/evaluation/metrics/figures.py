@@ -143,7 +143,7 @@ class ClassFigures:
 
 
 def rho(before: ClassFigures, after: ClassFigures) -> float:
-    """What the worst class gained, as a share, and what the average gained or paid for it.
+    """The relative gain of the worst class plus the relative gain or loss of the average.
 
     ``rho = (W' - W) / W + (A' - A) / A`` with W the worst class's accuracy and A the average, primed after. NaN when
     either is 0 before. Lee et al. 2024 (DAFA), arXiv:2401.12532.

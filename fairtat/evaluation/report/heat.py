@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Cells of one unit each, as one SVG path a shade."""
+    """Cells of one unit each, as one SVG path per shade."""
 
     width: int
     height: int
@@ -156,7 +156,7 @@ def corruption_map(record: RunRecord) -> HeatMap | None:
 
 
 def radius_strip(run: int, record: RunRecord) -> Strip | None:
-    """The attack radius of each class over the epochs, in the unit of the run's eps; None when all radii are one."""
+    """The attack radius of each class over the epochs, in the unit of the run's eps; None when all radii are equal."""
     found = [(epoch, values) for epoch, values in record.series("class_eps") if _row_of_numbers(values)]
     if not found:
         return None
