@@ -1,6 +1,6 @@
 """Files that are either written whole or not at all, and that say whether they are still what was written.
 
-The digest of a file is kept in the file itself, so that no crash can separate them, where its format allows it:
+The digest is kept in the file itself, at a place that its format allows, so that no crash can separate the two:
 ``fairtat_digest: sha256:HEX``, where HEX is the SHA-256 of the whole file with zeros in the place of HEX. It finds what
 a disk, a memory or a copy has changed. It is not a signature: anyone who can write the file can write its digest.
 """

@@ -129,7 +129,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "evaluate",
         "Measure a model's accuracy on clean, attacked and corrupted images, class by class.\n"
         "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Results are kept:\n"
-        "the same question to the same model is not computed twice, and an interrupted evaluation resumes where it\n"
+        "the same attack on the same model is not computed twice, and an interrupted evaluation resumes where it\n"
         "stopped. Before a kept result is reused, the model must give the same logits as before on a few images.",
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
