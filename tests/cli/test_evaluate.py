@@ -190,7 +190,7 @@ def test_a_baseline_gives_rho_and_the_gain_of_the_worst_class(fairtat: Command, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name a run folder, or --model.name"),
+        ((), "expected a run folder, or --model.name"),
         (("--model.name", "mlp"), "--model.name needs --data.name"),
         (("runs/at", "--model.name", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
         (("runs/at", "--weights", "w.pt"), "--weights goes with --model.name, not with a run folder"),
