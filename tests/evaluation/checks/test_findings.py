@@ -187,7 +187,7 @@ def test_classes_of_few_images_show() -> None:
     few, none = inputs.check_counts([2, 0, *[1] * 7], ["a\x1b", "b", *names[2:]])
     assert few.text.startswith("8 of 9 classes have fewer than 5 images (kind 2: 1, ")
     assert "and 3 more). One image is 50 points" in few.text
-    assert none.text == "1 of 9 classes has no images (b), so no figure says anything of them."
+    assert none.text == "1 of 9 classes has no images (b), so no figure says anything about them."
     assert inputs.check_counts([5] * 9, names) == []
 
 
