@@ -32,7 +32,7 @@ def in_memory(name: str, t: Tensor) -> Tensor:
     """``t`` as :func:`fairtat.backends.kernel` wants it: a tensor whose memory holds its values; a copy where it must.
 
     Raises:
-        TypeError: a tensor without memory of its own (a FakeTensor, a DTensor, a functional or a sparse tensor).
+        TypeError: a tensor without its own memory (a FakeTensor, a DTensor, a functional or a sparse tensor).
     """
     check_tensor(name, t)
     if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:

@@ -45,7 +45,7 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def slow_bf16(device: torch.device) -> str | None:
-    """What to say of bfloat16 on a device that only emulates it; None: nothing."""
+    """A warning for a device that only emulates bfloat16, else None."""
     if has_native_bf16(device):
         return None
     what = "this CPU" if device.type == "cpu" else str(device)

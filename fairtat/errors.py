@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
-__all__ = ["UserError", "did_you_mean", "first_time", "nearest", "starts_at_1", "warn_caller", "warn_once"]
+__all__ = ["UserError", "did_you_mean", "first_time", "nearest", "renamed", "starts_at_1", "warn_caller", "warn_once"]
 
 
 class UserError(Exception):
@@ -38,12 +39,24 @@ def starts_at_1(first: int, last: int, classes: int) -> str:
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn of what the caller of fairtat does, at the line where it is called."""
+    """Warn about the call of fairtat, at the line of the caller."""
     ours = ("fairtat", "dataclasses")  # which runs __post_init__ for us
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ours:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module in which old names (the keys) work for one more release, with a warning."""
+
+    def attribute(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_caller(f"{module}.{name} is now {names[name]}", DeprecationWarning)
+        return getattr(sys.modules[module], names[name])
+
+    return attribute
 
 
 _SAID: set[Hashable] = set()

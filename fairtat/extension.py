@@ -1,7 +1,7 @@
-"""Code of the user's own, named as ``module:function``.
+"""The user's own code, named as ``module:function``.
 
-A name like this runs whatever module it names: where it comes out of a file, `fairtat.training.require_trust` asks
-for the person's consent first.
+Importing such a name runs the module it names, so a name from a file needs the user's consent first
+(`fairtat.training.require_trust`).
 """
 
 from __future__ import annotations

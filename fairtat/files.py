@@ -1,6 +1,6 @@
 """Files that are either written whole or not at all, and that say whether they are still what was written.
 
-The digest of a file is kept in the file itself, so that no crash can part the two, at a place that its format allows:
+The digest is kept in the file itself, at a place that its format allows, so that no crash can separate the two:
 ``fairtat_digest: sha256:HEX``, where HEX is the SHA-256 of the whole file with zeros in the place of HEX. It finds what
 a disk, a memory or a copy has changed. It is not a signature: anyone who can write the file can write its digest.
 """
@@ -114,7 +114,7 @@ def parse_json(
     ``parse_constant`` is what `json.loads` does with NaN and infinities, which `sealed_json` never writes.
 
     Raises:
-        DamagedFile: its digest is wrong, or it is no JSON object.
+        DamagedFile: its digest is wrong, or it is not a JSON object.
     """
     check_digest(content, name)
     try:
@@ -184,7 +184,7 @@ def _digest_of(content: bytes, start: int, end: int) -> bytes:
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, keep: Path | None = None) -> None:
     """Call ``write`` on a temporary file beside ``path``, then put it in the place of ``path`` in one step.
 
-    A reader, even after a crash, finds the old content or the new, never a part; when this returns, the
+    A reader, even after a crash, finds the old content or the new, never a fragment; when this returns, the
     new content is on disk under its name. With ``keep`` the old content stays there, in the same folder, replacing what
     that name held: only once the new content is safe, so that a failure loses neither.
     """
@@ -254,7 +254,7 @@ def _read_line(
 
 def _write_all(stream: Any, data: bytes) -> None:
     rest = memoryview(data)
-    while rest:  # a raw file may take a part only, for example the last free bytes of a disk
+    while rest:  # a raw write may be partial, for example on a disk that is almost full
         rest = rest[stream.write(rest) :]
 
 

@@ -1,4 +1,4 @@
-"""Whether a radius can be meant: to write 8 for 8/255 is an easy slip, and the attack that follows proves nothing."""
+"""Whether a radius is plausible: writing 8 for 8/255 is an easy mistake, and such an attack proves nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_radius(
     *,
     error: type[Exception] = ValueError,
 ) -> None:
-    """Refuse a radius in Linf above the range of the bounds; warn once above half of it, where all images meet in grey.
+    """Refuse a radius in Linf above the range of the bounds; warn once above half of it, where all images meet in gray.
 
     Radii in L2 grow with the number of pixels, so none is too large.
 
@@ -32,6 +32,6 @@ def check_radius(
         raise error(f"{name} must be at most {extent:g} in linf, the range of bounds {bounds}, got {eps:g}{meant}")
     warn_once(
         f"{name} is {eps:g}, more than half of the range of bounds {bounds}: in linf every image can become plain "
-        f"grey, so no class can be told from another{meant}",
+        f"gray, so no class can be told from another{meant}",
         key=("radius", eps, extent),
     )

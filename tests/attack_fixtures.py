@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fairtat import fast_targeted_pgd
 from fairtat.attacks import EngineFallback
 from fairtat.engines.compiled import program
 from fairtat.engines.graph import runtime
@@ -37,6 +38,21 @@ def both(engine, attack, model, *data, calls=1, **options):
     for _ in range(calls):
         results = [attack(m, *data, engine=e, **options) for m, e in zip(models, ("eager", engine), strict=True)]
     return *results, *models
+
+
+def train(model, batches, *, engine, momentum=0.0, **options):
+    """A step of SGD on each batch (x, y, target) after attacking it; the losses. Dropout draws alike in each call."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=momentum)
+    torch.manual_seed(3)
+    losses = []
+    for x, y, target in batches:
+        x_adv = fast_targeted_pgd(model, x, target, engine=engine, **{**SIX_STEPS, **options})
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x_adv), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def cnn(dtype=torch.float32, seed=0):
@@ -121,6 +137,17 @@ def snapshot(model):
         "buffers": [b.clone() for b in model.buffers()],
         "parameters": [p.detach().clone() for p in model.parameters()],
     }
+
+
+def counting(model):
+    """The model as a function that is not a module, and the list to which it adds the size of each batch."""
+    sizes = []
+
+    def call(images):
+        sizes.append(len(images))
+        return model(images)
+
+    return call, sizes
 
 
 def same(a, b):
@@ -222,8 +249,10 @@ class Helpers:
     classes = CLASSES
     cnn = staticmethod(cnn)
     images = staticmethod(images)
+    train = staticmethod(train)
     loss_value = staticmethod(loss_value)
     textbook_pgd = staticmethod(textbook_pgd)
+    counting = staticmethod(counting)
     snapshot = staticmethod(snapshot)
     same = staticmethod(same)
 

@@ -1,4 +1,4 @@
-"""``fairtat compare RUN RUN``: who gained, who paid, and a page, or a picture, of it."""
+"""``fairtat compare RUN RUN``: which classes gained and which lost, as a table, a page or a picture."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ import jsonargparse
 from rich.console import Console
 from rich.padding import Padding
 
-from fairtat.cli.parser import Parser
-from fairtat.cli.runs import (
-    AttackArguments,
-    EvaluationOptions,
-    Job,
-    answers_line,
-    comma_separated,
-    examine,
-    job_of_run,
-    load_trained,
-)
+from fairtat.cli.parser import Parser, comma_separated, number
+from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run
+from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
 from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
-from fairtat.training import Number, Run
+from fairtat.training import Run, load_run
 
 SWEEP = (0.25, 0.5, 1.0, 1.5)
 """Radii of a report's accuracy curves, as shares of the attack's."""
@@ -49,14 +41,15 @@ class CompareOptions(EvaluationOptions):
     run is enough for a file."""
 
     out: str | None = None
-    """The former name of --output FILE, which goes with the next release."""
+    """The former name of --output FILE; removed in the next release."""
 
     eps_sweep: str | None = None
     """Radii of the main attack for accuracy curves, separated by commas, or none; by default 1/4, 1/2, 1 and 3/2 of its
     radius with a page or its figures, else none."""
 
     targeted: str | None = None
-    """Also attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
+    """Also attack every image towards every other class, with pgd or cw-20, ...: which classes can be turned into
+    which."""
 
     images: int = 6
     """AttackedView images in the page."""
@@ -67,8 +60,8 @@ def parser() -> jsonargparse.ArgumentParser:
     parser = Parser(
         "compare",
         "Compare runs class by class under one attack; differences are against the first run.\n"
-        "A run that has no evaluation with these settings yet is evaluated first. Prints a table and who gained and\n"
-        "who paid; writes a page to read and pass on (--output report.html), or a folder with a bar chart and figures.",
+        "A run that has no evaluation with these settings yet is evaluated first. Prints a table and which classes\n"
+        "gained and lost; writes a page to share (--output report.html), or a folder with a bar chart and figures.",
         "  fairtat compare runs/at runs/fairtat --output report.html\n"
         "  fairtat compare runs/at runs/trades runs/fairtat --attack.eps 8/255 --output figures\n"
         "  fairtat compare runs/fairtat --output fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
@@ -84,9 +77,9 @@ def run(options: jsonargparse.Namespace) -> int:
     folder, file = _outputs(options)
     _check(options, folder, file)
     names = display_names(options.runs)
-    checkpoint = options.checkpoint
+    device, checkpoint = resolve_device(options.device), options.checkpoint
     runs = {
-        name: load_trained(path, options.device, checkpoint, trust_model=options.trust_model)
+        name: load_run(path, device=device, weights=checkpoint, trust_model=options.trust_model)
         for name, path in zip(names, options.runs, strict=True)
     }
     jobs = {name: job_of_run(run, options.split, checkpoint) for name, run in runs.items()}
@@ -172,21 +165,14 @@ def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bo
     elif options.eps_sweep is None:
         sweep = [share * defaults.eps for share in SWEEP]
     else:
-        sweep = [_radius(text) for text in asked]
+        sweep = [number("eps_sweep", text) for text in asked]
     return {
         "attacks": attacks,
         "eps_sweep": sweep,
         "targeted": options.targeted or False,
-        # A page is passed on: what speaks against its figures has to be in it.
+        # A page is shared: doubts about its figures must be on it.
         "check_sanity": paged,
     }
-
-
-def _radius(text: str) -> float:
-    try:
-        return float(Number(text))
-    except ValueError as error:
-        raise UserError(f"--eps_sweep: {error}") from None
 
 
 def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, Any], batch_size: int) -> Evaluation:
@@ -197,7 +183,7 @@ def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, An
 
 
 def _differences(runs: dict[str, Run]) -> list[str]:
-    """What makes runs hard to compare, a sentence each."""
+    """What makes runs hard to compare, one sentence for each."""
     found = []
     trained_with = {name: f"{run.config.attack.norm}, eps {run.config.attack.eps}" for name, run in runs.items()}
     if len(set(trained_with.values())) > 1:

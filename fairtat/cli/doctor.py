@@ -29,12 +29,12 @@ def parser() -> jsonargparse.ArgumentParser:
     """Arguments and help of the subcommand."""
     parser = Parser(
         "doctor",
-        "Show versions, backends and threads, try whether each optional package loads, and check every op on every\n"
+        "Show versions, backends and threads, check whether each optional package loads, and test every op on every\n"
         "backend that is present against known answers and the reference. The exit code is 1 if such a check fails:\n"
         "put this output into a bug report.",
         "  fairtat doctor\n  fairtat doctor --json > doctor.json",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
 
@@ -107,7 +107,7 @@ def _print(report: dict[str, Any], checks: list[Check]) -> None:
                 facts.add_row("", f"{name}: {entry['error']}", style="red")
         missing = [entry["install"] for entry in of_extra.values() if entry["version"] is None]
         if missing:
-            facts.add_row("", missing[0])  # on a line of its own, to be copied
+            facts.add_row("", missing[0])  # on a separate line, to be copied
     console.print(facts)
     console.print()
     console.print(kernels)
@@ -128,7 +128,7 @@ def _state(package: dict[str, Any]) -> str:
 
 def _core(info: dict[str, Any] | None) -> str:
     if info is None:
-        return "not there (see backends): ops run as plain PyTorch"
+        return "not available (see backends): ops run as plain PyTorch"
     openmp = "with OpenMP" if info["openmp"] else "without OpenMP: one thread"
     return f"{info['compiler']}, {openmp}; {info['isa']} in use, built for {', '.join(info['isas'])}"
 

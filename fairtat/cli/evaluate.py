@@ -11,17 +11,15 @@ from rich.console import Console
 from rich.padding import Padding
 
 from fairtat import models
-from fairtat.cli.parser import Parser
+from fairtat.cli.parser import Parser, comma_separated, number
 from fairtat.cli.runs import (
     AttackArguments,
     EvaluationOptions,
     Job,
     answers_line,
-    comma_separated,
     examine,
     job_of_run,
     job_on_data,
-    load_trained,
     shortened,
 )
 from fairtat.cli.weights import load_weights
@@ -32,7 +30,7 @@ from fairtat.evaluation import Evaluation
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
-from fairtat.training import Number
+from fairtat.training import Number, load_run
 
 RENAMED = {
     "--model": "--model.name",
@@ -44,7 +42,7 @@ RENAMED = {
     "--data_layout": "--data.layout",
     "--data_exif": "--data.exif",
 }
-"""Names of before, which `fairtat train` never knew."""
+"""Former names, which `fairtat train` never had."""
 
 
 @dataclass
@@ -59,7 +57,7 @@ class ModelArguments:
     """Keyword arguments for that model, for example {width: 64}."""
 
     mean: list[Number] | str | None = None
-    """Per channel, or one number, of a model that takes (x - mean) / std: 0.491,0.482,0.447."""
+    """For a model that takes (x - mean) / std: one number per channel, or one for all, such as 0.491,0.482,0.447."""
 
     std: list[Number] | str | None = None
     """See mean."""
@@ -71,14 +69,14 @@ class DataArguments:
 
     name: str | None = None
     """A name that `fairtat train` knows, a folder of images or a .npz file. With a run: other images of the same
-    classes and shape than those of its own data."""
+    classes and shape than its own."""
 
     root: str | None = None
-    """Where the files of that data set lie."""
+    """The folder with the files of that data set."""
 
     image_size: int | None = None
-    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
-    out its middle. By default as the run was trained; for a model that comes with --model.name, all images must have
+    """Scale the images of folders and Hugging Face sets until they cover a square with sides of this many pixels, and
+    crop its center. By default as the run was trained; for a model that comes with --model.name, all images must have
     one size."""
 
     layout: Layout = "auto"
@@ -97,23 +95,23 @@ class EvaluateOptions(EvaluationOptions):
     """Radii of the main attack for an accuracy curve, separated by commas: 2/255,4/255,8/255."""
 
     targeted: str | None = None
-    """Attack every image towards every other class, with pgd or cw-20, ...: who can be turned into whom."""
+    """Attack every image towards every other class, with pgd or cw-20, ...: which classes can be turned into which."""
 
     corruptions: str | None = None
-    """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from data.root for the test part of
-    cifar10 and cifar100; others are made here (needs kornia)."""
+    """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from data.root for the test set of
+    cifar10 and cifar100; others are generated (needs kornia)."""
 
     severities: str = "1,2,3,4,5"
     """Severities of the corruptions."""
 
     sanity: bool = True
-    """Look for signs that the robust accuracy is too good, such as gradient masking."""
+    """Look for signs that the robust accuracy is overestimated, such as gradient masking."""
 
     baseline: str | None = None
-    """Another run folder or evaluation (.json) to measure rho, mCE and the worst class's gain against."""
+    """Another run folder or evaluation (.json), against which rho, mCE and the worst class's gain are measured."""
 
     model: ModelArguments = field(default_factory=ModelArguments)
-    """Instead of a run."""
+    """A model instead of a run."""
 
     weights: str | None = None
     """Weights of that model: a .safetensors file or a PyTorch checkpoint of tensors."""
@@ -129,10 +127,10 @@ def parser() -> jsonargparse.ArgumentParser:
     """Arguments and help of the subcommand."""
     parser = Parser(
         "evaluate",
-        "Count, class by class, what a model gets right on clean, attacked and corrupted images.\n"
-        "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Answers are kept:\n"
-        "the same question to the same model is not computed twice, and an interrupted evaluation resumes where it\n"
-        "stopped. Before a kept answer is trusted the model has to answer a few images as it did then.",
+        "Measure a model's accuracy on clean, attacked and corrupted images, class by class.\n"
+        "Prints tables and warnings; writes the figures (.json) and every image's outcome (.npz). Results are kept:\n"
+        "the same attack on the same model is not computed twice, and an interrupted evaluation resumes where it\n"
+        "stopped. Before a kept result is reused, the model must give the same logits as before on a few images.",
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
         "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
@@ -144,8 +142,8 @@ def parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="Work everything out anew and forget the folder's earlier results. Without it results are added to them, "
-        "and only the same question to the same model on the same images replaces its answer.",
+        help="Compute everything again and discard the folder's earlier results. Without it, results are added to "
+        "them, and a result is replaced only by the same attack on the same model and images.",
     )
     parser.add_class_arguments(EvaluateOptions, sub_configs=False)
     return parser
@@ -168,10 +166,10 @@ def run(options: jsonargparse.Namespace) -> int:
         defaults,
         options.batch_size,
         attacks=attacks,
-        eps_sweep=[_number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
+        eps_sweep=[number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
         targeted=options.targeted or False,
         corruptions=corruptions,
-        severities=[int(_number("severities", text)) for text in comma_separated(options.severities)],
+        severities=[int(number("severities", text)) for text in comma_separated(options.severities)],
         corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
@@ -209,7 +207,8 @@ def _job(options: jsonargparse.Namespace) -> Job:
             if value is not None:
                 raise UserError(f"--{name} goes with --model.name, not with a run folder ({options.run})")
         trust = options.trust_model or model.name or False
-        trained = load_trained(options.run, options.device, options.checkpoint, trust_model=trust)
+        device = resolve_device(options.device)
+        trained = load_run(options.run, device=device, weights=options.checkpoint, trust_model=trust)
         if data.name is None:
             return job_of_run(trained, options.split, options.checkpoint)
         as_trained = trained.config.data
@@ -217,7 +216,7 @@ def _job(options: jsonargparse.Namespace) -> Job:
         found, split = _data(options, as_trained.exif, image_size)
         return job_on_data(trained, data.name, found, split, options.checkpoint)
     if model.name is None:
-        raise UserError("what is to be evaluated? Name a run folder, or --model.name with --weights and --data.name")
+        raise UserError("expected a run folder, or --model.name with --weights and --data.name")
     if data.name is None:
         raise UserError("--model.name needs --data.name, the images to judge it on")
     return _foreign(options)
@@ -252,7 +251,7 @@ def _foreign(options: jsonargparse.Namespace) -> Job:
 
 
 def _data(options: jsonargparse.Namespace, exif: Exif, image_size: int | None) -> tuple[Data, str]:
-    """The images that --data.name names, and which part of them; ``exif`` and ``image_size`` are the defaults."""
+    """The images that --data.name names, and which split of them; ``exif`` and ``image_size`` are the defaults."""
     data = options.data
     split: str = options.split or ("all" if data.name.endswith(".npz") else "test")
     reading: dict[str, Any] = {
@@ -289,17 +288,10 @@ def _normalize(
 
 
 def _numbers(option: str, given: list[Number] | str, channels: int) -> list[float]:
-    numbers = [_number(option, text) for text in comma_separated(given)] if isinstance(given, str) else given
+    numbers = [number(option, text) for text in comma_separated(given)] if isinstance(given, str) else given
     if len(numbers) not in (1, channels):
         raise UserError(f"--{option} has {len(numbers)} numbers, but the images have {channels} channels")
     return [float(number) for number in numbers]
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(Number(text))
-    except ValueError as error:
-        raise UserError(f"--{option}: {error}") from None
 
 
 def _baseline(path: str, job: Job) -> Evaluation:

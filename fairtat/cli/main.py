@@ -12,12 +12,12 @@ from fairtat._version import __version__
 from fairtat.errors import UserError, did_you_mean
 from fairtat.text import escaped
 
-# Subcommand -> what the overview says of it. A module is imported only when its command runs: `fairtat --help` and
+# Subcommand -> its line in the overview. A module is imported only when its command runs: `fairtat --help` and
 # `fairtat doctor` need none of the optional packages, and start no slower for them.
 COMMANDS = {
     "train": "train a classifier adversarially, from a YAML file and options",
     "evaluate": "clean, robust and corrupted accuracy of any model, class by class",
-    "compare": "two or more runs side by side: who gained and who paid",
+    "compare": "two or more runs side by side: which classes gained and which lost",
     "study": "several ways of training over seeds and radii, compared with intervals",
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone is dealt with
+        sys.stdout.flush()  # here, where a closed pipe is handled
         return code
     except SystemExit as leave:  # argparse leaves this way after --help
         return leave.code if isinstance(leave.code, int) else OK
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted{_goes_on(arguments)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone; point stdout elsewhere so that the flush at exit does not complain.
+        # The reader (`| head`) has closed the pipe; point stdout elsewhere so that the flush at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (UserError, ValueError, OSError) as error:

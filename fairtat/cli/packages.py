@@ -42,13 +42,13 @@ class Package:
 
 
 def look() -> dict[str, Package]:
-    """Every package of `OPTIONAL`, imported in a process of its own: one may fail in ways that no exception shows."""
+    """Every package of `OPTIONAL`, imported in a separate process: it may crash without raising an exception."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(OPTIONAL, pool.map(_look, OPTIONAL), strict=True))
 
 
 def version_of(distribution: str) -> str | None:
-    """As the installed metadata have it."""
+    """The version in the installed metadata."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -24,9 +24,9 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHe
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser that raises ``UserError`` where argparse would print its usage and leave.
+    """A parser that raises ``UserError`` where argparse would print its usage and exit.
 
-    ``renamed`` maps old names of options to the present ones; an old name still works, with a warning.
+    ``renamed`` maps old names of options to the current ones; an old name still works, with a warning.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Parser(jsonargparse.ArgumentParser):
         return super().parse_args(words, **kwargs)
 
     def _present(self, word: str) -> str:
-        """``word`` with the present name of its option."""
+        """``word`` with the current name of its option."""
         name, separator, value = word.partition("=")
         old = name if name in self._renamed else name.partition(".")[0]
         if old not in self._renamed or (old != name and any(n.startswith(f"{old}.") for n in self._option_names())):
@@ -58,7 +58,7 @@ class Parser(jsonargparse.ArgumentParser):
         return f"{new}{name.removeprefix(old)}{separator}{value}"
 
     def add_trust_model(self) -> None:
-        """The option without which no file may name code to run."""
+        """Add the option that allows files to name code to run."""
         self.add_argument(
             "--trust_model",
             action="store_true",
@@ -78,12 +78,12 @@ class Parser(jsonargparse.ArgumentParser):
         if option is None:
             return f"unexpected argument {given[0]!r}"
         option = option.partition("=")[0]
-        # Somebody who writes --steps means --attack.steps, which has few letters in common with it.
+        # A user who writes --steps means --attack.steps, which has few letters in common with it.
         same_end = [name for name in self._option_names() if name.endswith("." + option.lstrip("-"))]
         return f"unknown option {option}{did_you_mean(option, same_end or self._option_names())}"
 
     def _with_choices(self, message: str) -> str:
-        """jsonargparse expects a bool where a Literal has other values too: all of them, in its place."""
+        """List all values of a Literal where jsonargparse's message names only the bool among them."""
         key = re.match(r'\s*Parser key "([^"]*)":', message)
         hint = next(
             (getattr(action, "_typehint", None) for action in self._actions if key and action.dest == key[1]), None
@@ -95,6 +95,23 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _option_names(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+
+def comma_separated(text: str | None) -> list[str]:
+    """The parts of ``a,b, c``; none of an empty text."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def number(option: str, text: str) -> float:
+    """The number or fraction that was given for an option.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        return float(Number(text))
+    except ValueError as error:
+        raise UserError(f"--{option}: {error}") from None
 
 
 def _underscored(word: str) -> str:

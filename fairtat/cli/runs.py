@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from fairtat._version import __version__
 from fairtat.data import CORRUPTED, ImageData, load_corrupted
 from fairtat.data.stream import Data
-from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
 from fairtat.files import refuse_links
-from fairtat.training import Number, Run, load_run
+from fairtat.training import Number, Run
 
 EXAMPLE = "8/255"
 LISTED = 8
@@ -28,10 +27,10 @@ LISTED = 8
 
 @dataclass
 class AttackArguments:
-    """what an attack's name leaves open; radii in pixel units (images lie in [0, 1]), fractions like 8/255 are fine"""
+    """what an attack's name does not say; radii in pixel units (images lie in [0, 1]), also as fractions like 8/255"""
 
     eps: Number | None = None
-    """Radius; by default the one of the training (for compare: of the first run's training)."""
+    """Radius; by default that of the training (for compare: the first run's training)."""
 
     step_size: Number | None = None
     """Length of one step of pgd and cw; by default eps / 4."""
@@ -40,10 +39,10 @@ class AttackArguments:
     """Number of steps of pgd and cw."""
 
     norm: Literal["linf", "l2"] | None = None
-    """Norm of the radius; by default the one of the training."""
+    """Norm of the radius; by default that of the training."""
 
     restarts: int = 1
-    """Attacks from different starts, of which the strongest counts (pgd and cw)."""
+    """Number of random starts (pgd and cw); the strongest result counts."""
 
     seed: int = 0
     """Seed of starts and corruptions."""
@@ -87,19 +86,19 @@ class EvaluationOptions:
     attacks: str = "pgd"
     """Attacks, separated by commas; the first is the main one. fgsm, pgd-20, cw-20, noise-20, and AutoAttack's apgd-ce,
     apgd-dlr, apgd-t, fab-t, square, autoattack. cw-20+square is the worst of both; pgd-50x5 has 5 restarts;
-    pgd-20@4/255 and pgd-20:l2@0.5 have a radius of their own."""
+    pgd-20@4/255 and pgd-20:l2@0.5 state their own radius."""
 
     attack: AttackArguments = field(default_factory=AttackArguments)
-    """What the names leave open."""
+    """What the attacks' names do not say."""
 
     active_set: bool = True
     """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
 
     split: Literal["test", "val", "all"] | None = None
-    """Part of the data; by default test, and all of a .npz file that is given with --data.name."""
+    """Which images; by default the test set, and all of a .npz file that is given with --data.name."""
 
     checkpoint: Literal["last", "best"] = "last"
-    """Weights of a run: after its last epoch, or of its best one on the validation part."""
+    """Weights of a run: those after its last epoch, or of its best epoch on the validation set."""
 
     batch_size: int = 256
     """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
@@ -130,11 +129,11 @@ class Job:
         return self.folder / f"{self.split}.json"
 
     def corrupted(self, corruption: str, severity: int) -> Tensor:
-        """CIFAR-10-C's or CIFAR-100-C's images for the whole test part."""
+        """CIFAR-10-C's or CIFAR-100-C's images for the whole test set."""
         found = load_corrupted(self.data.name, corruption, severity, root=self.data_root)
         labels = self.data.labels.cpu()
         if found.labels.shape != labels.shape or not bool((found.labels == labels).all()):
-            raise UserError(f"{found.name}: its labels are not those of the {self.split} part of {self.data.name}")
+            raise UserError(f"{found.name}: its labels are not those of the {self.split} set of {self.data.name}")
         return found.images
 
     @property
@@ -143,18 +142,11 @@ class Job:
         return self.data.name in CORRUPTED and self.split == "test"
 
 
-def load_trained(
-    path: str, device: str, checkpoint: Literal["last", "best"] = "last", *, trust_model: bool | str = False
-) -> Run:
-    """The run in folder ``path``, its model on ``device``."""
-    return load_run(path, device=resolve_device(device), weights=checkpoint, trust_model=trust_model)
-
-
 def job_of_run(run: Run, split: str | None = None, checkpoint: str = "last") -> Job:
     """A run's model and its own data, split as it was for its training."""
     split = split or "test"
     if split == "all":
-        raise UserError(f"{run.path}: split is 'all', but the run was trained on a part of that; expected test or val")
+        raise UserError(f"{run.path}: split is 'all', but the run was trained on some of that; expected test or val")
     config, folder = run.config, run.path / "evaluation"
     refuse_links(folder, folder / "parts")
     return Job(
@@ -206,9 +198,9 @@ def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "
 
 
 def answers_line(evaluation: Evaluation) -> str:
-    """What was read of kept answers, and what was worked out."""
-    reused = f"reused, as the model still answers as it did then: {shortened(evaluation.reused)}"
-    worked_out = f"worked out: {shortened(evaluation.worked_out)}"
+    """Which results were reused, and which were computed."""
+    reused = f"reused, since the model still answers as it did: {shortened(evaluation.reused)}"
+    worked_out = f"computed: {shortened(evaluation.worked_out)}"
     return "; ".join([reused] * bool(evaluation.reused) + [worked_out] * bool(evaluation.worked_out))
 
 
@@ -226,10 +218,10 @@ def examine(
     on_work: Callable[[], object] | None = None,
     **questions: Any,
 ) -> Evaluation:
-    """Evaluate, with a progress bar on stderr; answers are kept in the job's folder and read from there.
+    """Evaluate, with a progress bar on stderr; results are kept in the job's folder and reused from there.
 
     Args:
-        on_work: called once, when something has to be worked out.
+        on_work: called once, when something has to be computed.
         questions: attacks, eps_sweep, targeted, corruptions, ... of :func:`fairtat.evaluation.evaluate`.
     """
     console = Console(stderr=True)
@@ -257,8 +249,3 @@ def examine(
             **questions,
         )
     return replace(evaluation, source={**job.source, **evaluation.source, "fairtat": __version__})
-
-
-def comma_separated(text: str | None) -> list[str]:
-    """The parts of ``a,b, c``; none of an empty text."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -1,7 +1,7 @@
 """Every op on every backend present, against known answers and the reference.
 
 The repository's tests go much further; this runs where something looks wrong, in well under a second, with nothing
-installed but fairtat.
+installed except fairtat.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ USAGE = 2
 # Options beside the fields of TrainConfig.
 _NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
 
-# Settings that may name code, which is trusted where a person types it.
+# Settings that may name code, which is trusted when the user types it.
 _NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights")
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
@@ -61,13 +61,13 @@ def parser() -> ArgumentParser:
         "--resume",
         type=str,
         metavar="RUN",
-        help="Go on with the run in this folder, to the same bits as if it had never stopped. Other options may change "
-        "only where and how fast it computes, such as --device.",
+        help="Resume the run in this folder, bit-for-bit as if it had never stopped. Other options may change only "
+        "where and how fast it computes, such as --device.",
     )
     made.add_argument(
         "--dry_run",
         action="store_true",
-        help="Build everything, decode every image, time a few steps, tell what the run would cost and write, and "
+        help="Build everything, decode every image, time a few steps, report what the run would cost and write, and "
         "write nothing.",
     )
     made.add_trust_model()
@@ -80,12 +80,12 @@ def run(namespace: Namespace) -> int:
 
     Raises:
         UserError: a wrong input or a loss that is not finite, as `fairtat.training.train`.
-        SystemExit: the same in a process of a job that is not the first: only that one speaks.
+        SystemExit: the same in any process of a job except the first, which alone prints.
     """
     try:
         return _run(namespace)
     except LostProcess:
-        # The second process speaks as well, for the first may be the one that has gone.
+        # The second process prints too, because the first may be the one that died.
         if env_rank() > 1:
             raise SystemExit(USAGE) from None
         raise
@@ -161,7 +161,7 @@ class _ConfigFile(ActionConfigFile):  # type: ignore[misc, unused-ignore]
 
 
 class _Parser(Parser):
-    """Checks all values together as soon as they are parsed, so that every mistake is one line of ours."""
+    """Checks all values together as soon as they are parsed, so that every mistake gets one line from fairtat."""
 
     def parse_args(self, args: Any = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
@@ -195,10 +195,10 @@ def _typed(option: str, words: Sequence[str]) -> str | None:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that turns true at the first SIGINT or SIGTERM; a second one ends the process as usual.
+    """A function that returns true after the first SIGINT or SIGTERM; a second one ends the process as usual.
 
-    Not so under torchrun, which passes on a Ctrl-C that its processes have had already, and itself kills whatever
-    takes longer than half a minute.
+    Under torchrun a second one is ignored: torchrun forwards a Ctrl-C that its processes have already received, and
+    kills any process that takes longer than half a minute.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in signals}

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: one line per epoch, and on a terminal a live line below them."""
+"""The output while a model trains: one line per epoch, and on a terminal a live line below them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def observe() -> Iterator[Observer]:
 
 
 def live_line(console: Console) -> Progress:
-    """The running epoch's line; where it does not fit, the bar goes first, and no figure does."""
+    """The running epoch's line; where it does not fit, the bar is dropped first, and figures never are."""
     bar = [BarColumn(bar_width=BAR)] if console.width >= _LINE + BAR + 1 + NAME else []
     return Progress(
         TextColumn("{task.description}"),

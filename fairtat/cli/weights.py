@@ -19,7 +19,7 @@ from fairtat.files import read_checked
 
 __all__ = ["load_weights"]
 
-# Under which training scripts put the weights beside other things, and what wrappers put before their names.
+# Keys under which training scripts store the weights, and prefixes that wrappers add to their names.
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -27,14 +27,14 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a .safetensors file or a PyTorch checkpoint into ``model``; no code in the file is run.
 
-    Names may begin with what DataParallel, torch.compile and Lightning put before them.
+    Prefixes that DataParallel, torch.compile and Lightning add to names are removed.
 
     Raises:
         UserError: the file is missing or damaged, or holds the weights of another model.
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{file}: no such file of weights")
+        raise UserError(f"{file}: no such weights file")
     weights = _read(file)
     expected = model.state_dict()
     while weights and not set(weights) & set(expected):

@@ -1,4 +1,4 @@
-"""Labelled images: data sets, stratified splits, batches from memory or from a stream."""
+"""Labeled images: data sets, stratified splits, batches from memory or from a stream."""
 
 from fairtat.data.augment import AUGMENTATIONS, Augment, make_augment
 from fairtat.data.batches import Batch, Batches, batches, num_batches

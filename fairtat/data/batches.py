@@ -59,7 +59,7 @@ def batches(
     augment: Augment | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Batches:
-    """Draw every sample once: in order, or in the permutation that ``seed`` gives (one seed an epoch).
+    """Draw every sample once: in order, or in the permutation that ``seed`` gives (one seed per epoch).
 
     Permutation and augmentation are drawn on the CPU for the whole epoch, so every device sees the same; how an image
     is augmented depends on the seed and its row in ``data``, not on the batch or the process that it falls to.
@@ -76,7 +76,7 @@ def batches(
             processes.
 
     Raises:
-        ValueError: ``batch_size`` below 1, ``augment`` without ``seed``, or a ``shard`` that is none.
+        ValueError: ``batch_size`` below 1, ``augment`` without ``seed``, or an invalid ``shard``.
         UserError: images too small for the augmentation; while drawing, one that cannot be read.
     """
     if batch_size < 1:
@@ -131,7 +131,7 @@ def _streamed(data: StreamData, spans: Sequence[slice], order: Tensor) -> Iterat
     if data.device.type != "cuda":
         yield from data.reader.read(groups)
         return
-    # One batch ahead, on a stream of its own: the copy runs beside the step that uses the batch before.
+    # One batch ahead, on a separate stream: the copy overlaps the step that uses the batch before.
     copies = torch.cuda.Stream(data.device)
     waiting: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 

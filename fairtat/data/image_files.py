@@ -63,9 +63,9 @@ class ImageSource:
     """Images that Pillow opens, all brought to the size of the first, or to ``image_size`` squared.
 
     Args:
-        channels: 1, 3, or None: 1 if all of about a hundred images are grey. Grey images become colour ones where 3
+        channels: 1, 3, or None: 1 if all of about a hundred images are gray. Gray images become color ones where 3
             are asked for.
-        image_size: scale each image until it covers this square, then cut out the middle; None expects one size.
+        image_size: scale each image until it covers this square, then crop its center; None expects images of one size.
         exif: ``apply`` turns an image as its EXIF orientation says, ``ignore`` leaves it as it is stored. TIFF images
             are always turned: there the orientation is part of the format.
 
@@ -83,7 +83,7 @@ class ImageSource:
         else:
             with self.open(0) as image:
                 height, width = _size(image, self._orientation(image))
-        self.image_shape = (self._look_for_colour() if channels is None else channels, height, width)
+        self.image_shape = (self._look_for_color() if channels is None else channels, height, width)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -104,7 +104,7 @@ class ImageSource:
         """The images (len(rows), C, H, W) in these rows.
 
         Raises:
-            UserError: a damaged image, more than 8 bits a channel, another size, or colour where grey is expected.
+            UserError: a damaged image, more than 8 bits per channel, another size, or color where gray is expected.
         """
         images = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8)
         for number, row in enumerate(rows):
@@ -130,7 +130,7 @@ class ImageSource:
                 self.read([row])
         return turned
 
-    def _look_for_colour(self) -> int:
+    def _look_for_color(self) -> int:
         for row in range(0, len(self), max(1, len(self) // _LOOKED_AT)):
             with self.open(row) as image:
                 if image.mode not in _GREY:
@@ -149,7 +149,7 @@ class ImageSource:
             )
         if channels == 1 and image.mode not in _GREY:
             raise UserError(
-                f"{self.name(row)}: is in colour (mode {image.mode}); expected grey, as the images looked at first are"
+                f"{self.name(row)}: is in color (mode {image.mode}); expected gray, as the images looked at first are"
             )
         self._check_size(*_size(image, orientation), row)
         return orientation

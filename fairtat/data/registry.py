@@ -37,7 +37,7 @@ _FETCHED = ("cifar10", "cifar100")
 def load(name: str | Path, *, image_size: int | None = None, layout: Layout = "auto", exif: Exif = "apply") -> Data:
     """A data set by name (see `load_splits`).
 
-    Of a set that comes with a test part of its own, this is the part to train on. ``image_size``, ``layout`` and
+    For data with its own test set, this is the training set. ``image_size``, ``layout`` and
     ``exif`` are those of `load_splits`.
 
     Raises:
@@ -61,19 +61,19 @@ def load_splits(
     placement: Placement = "auto",
     workers: int = 4,
 ) -> Splits:
-    """Train, validation and test parts: the same for the same arguments, on every machine.
+    """Training, validation and test sets: the same for the same arguments, on every machine.
 
-    A set's own test part stays the test part, its own validation part the validation part; what it lacks is a share of
-    each class of its train part. Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
+    Published test and validation sets are kept; where one is missing, it is a share of each class of the training set.
+    Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
 
     Args:
         name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images per class, a ``.npz`` file, or
             ``module:function`` of your own, called with the options, which returns the images (`image_data`,
-            `stream_data`), all parts (`Splits`), or those that are fixed (`PublishedSplits`).
+            `stream_data`), all three sets (`Splits`), or those that are published (`PublishedSplits`).
         options: keyword arguments of that function.
         val: share of each class for validation; the published protocol of CIFAR-10 takes 0.02.
-        test: share of each class for testing, where the set has no test part of its own.
-        seed: of the shares.
+        test: share of each class for testing, where there is no published test set.
+        seed: of the split.
         root: the folder where the files of cifar10, cifar100 and tinyimagenet lie; by default ``data``.
         download: fetch cifar10 or cifar100 into ``root`` if they are not there.
         image_size: of folders and ``hf:`` sets: scale all images to this square.
@@ -82,8 +82,8 @@ def load_splits(
         exif: of folders and ``hf:`` sets: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves
             them as they are stored.
         placement: ``device`` keeps all images on the device as uint8; ``stream`` reads them batch by batch; ``auto``
-            keeps sets that are one file, and folders and ``hf:`` sets part by part if they take at most a quarter
-            of the device's free memory when they are first drawn from.
+            keeps data that are one file, and each set of folders and ``hf:`` data if it takes at most a quarter
+            of the device's free memory when it is first drawn from.
         workers: processes that read images from folders and ``hf:`` sets.
 
     Raises:
@@ -102,7 +102,7 @@ def load_splits(
 
 
 def code_of(name: str) -> str | None:
-    """What a data set of this name would run beyond fairtat's own code, in words, or None."""
+    """The code outside fairtat that a data set of this name would run, in words, or None."""
     return f"data set {name} would be imported and run" if _is_code(name) else None
 
 
@@ -165,7 +165,7 @@ def _from_code(name: str, options: Mapping[str, Any]) -> PublishedSplits:
 
 
 def _placed(data: Data, placement: Placement, workers: int) -> Data:
-    """The same images, kept or read as ``placement`` says; see `load_splits`."""
+    """The same images, kept on the device or streamed as ``placement`` says; see `load_splits`."""
     if isinstance(data, StreamData):
         return replace(data, placement=placement, reader=Reader(data.name, data.reader.source, workers))
     if placement != "stream":

@@ -21,7 +21,7 @@ _LOG = logging.getLogger("fairtat")
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint parts of one data set, with the same classes in the same order."""
+    """Disjoint sets of one data set, with the same classes in the same order."""
 
     train: Data
     val: Data
@@ -32,14 +32,14 @@ class Splits:
 
 
 class PublishedSplits(NamedTuple):
-    """A data set as it is published: some come with a test part, few with a validation part."""
+    """A data set as it is published: some come with a test set, few with a validation set."""
 
     train: Data
     val: Data | None = None
     test: Data | None = None
 
     def map(self, change: Callable[[Data], Data]) -> PublishedSplits:
-        """``change`` applied to each part that is there."""
+        """``change`` applied to each set that is present."""
         return PublishedSplits(
             change(self.train),
             None if self.val is None else change(self.val),
@@ -48,7 +48,7 @@ class PublishedSplits(NamedTuple):
 
 
 def check_images(*parts: Data, decode: bool = False) -> None:
-    """Look at every image now, so that a damaged one in the test part does not end a run that is otherwise done.
+    """Look at every image now, so that a damaged one in the test set does not end a run that is otherwise finished.
 
     Reads headers and the ends of files, or with ``decode`` all pixels; images in memory have been checked before. A
     notice goes to the log where images get turned.
@@ -65,7 +65,7 @@ def check_images(*parts: Data, decode: bool = False) -> None:
 
 
 def number_parts(parts: PublishedSplits) -> PublishedSplits:
-    """Ids that run on from part to part, so that no two images of a set share one."""
+    """Number ids consecutively over the sets, so that no two images share one."""
     first = 0
 
     def number(part: Data) -> Data:
@@ -81,7 +81,7 @@ def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> S
     """Split each class separately: ``round(share * n_k)`` samples, at least one, to validation and to test.
 
     Which samples go where depends on ``seed`` and on the class only, so adding a class leaves the others alone.
-    Within a part the samples keep the order of ``data``.
+    Within a set, samples keep the order of ``data``.
 
     Raises:
         UserError: shares outside (0, 1) or leaving nothing to train on; a class with fewer than three samples.
@@ -93,7 +93,7 @@ def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> S
 
 
 def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
-    """The training and validation parts of a set whose test part lies elsewhere, drawn as in `stratified_split`.
+    """The training and validation sets of data whose test set is published, drawn as in `stratified_split`.
 
     Raises:
         UserError: a share outside (0, 1) or leaving nothing to train on; a class with fewer than two samples.
@@ -105,7 +105,7 @@ def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
 
 
 def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:
-    """One part for each share, and the rest."""
+    """One set for each share, and the rest."""
     labels = data.labels.cpu()
     chosen: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
     for label, class_name in enumerate(data.class_names):

@@ -1,4 +1,4 @@
-"""Images that are read while they are needed: by worker processes, in the order that an epoch asks for."""
+"""Images that worker processes read when they are needed, in the order of an epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Data", "MemorySource", "Placement", "Reader", "Source", "StreamData"
 
 Placement = Literal["auto", "device", "stream"]
 
-# Of the device's free memory, what `auto` lets one part of a data set take: model and attack need the rest.
+# The share of the device's free memory that `auto` lets one set take: model and attack need the rest.
 _SHARE_OF_MEMORY = 0.25
 _ROWS_A_READ = 256
 _GROUPS_WITHOUT_WORKERS = 4  # headers that are read in less time than processes take to start
@@ -132,8 +132,8 @@ class _Workers:
 class Reader:
     """Worker processes that read a source. They start with the first group and live as long as this object.
 
-    There are ``workers`` of them, one a core at most; none means that the caller reads.
-    Iterators may overlap: each has workers of its own, which later ones take over.
+    There are ``workers`` of them, at most one per core; with none, the caller reads.
+    Iterators may overlap: each has its own workers, which later ones reuse.
     """
 
     def __init__(self, name: str, source: Source, workers: int) -> None:
@@ -196,11 +196,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class StreamData:
-    """Labelled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
+    """Labeled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
 
     Decoded images stay on the device from the first epoch on if ``placement`` is ``device``, or ``auto`` and they take
     at most a quarter of the device's free memory; otherwise they are read again in every epoch. Both give the same
-    batches to the last bit. Processes are shared by all parts that `take` makes.
+    batches to the last bit. All sets that `take` makes share their processes.
     """
 
     name: str
@@ -266,7 +266,7 @@ class StreamData:
         """Look at the header and the end of every image, or ``decode`` them all; how many get turned (see ``exif``).
 
         Raises:
-            UserError: an image cannot be used, as far as was looked; the message names it.
+            UserError: an image cannot be used, as far as it was checked; the message names it.
         """
         groups = self.rows.split(_ROWS_A_READ)
         workers = self.reader.workers if decode or len(groups) > _GROUPS_WITHOUT_WORKERS else 0
@@ -310,12 +310,12 @@ def stream_data(
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a new tensor on this device may take before something has to give way."""
+    """Bytes that are free for a new tensor on this device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -324,4 +324,4 @@ def free_memory(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return 0  # unknown: what is read again and again at least works
+    return 0  # unknown: reading images again in every epoch works everywhere

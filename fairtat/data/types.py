@@ -24,7 +24,7 @@ _DARK = 1 / 8
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images on one device, kept as stored: a batch is cast when it is drawn.
+    """Labeled images on one device, kept as stored: a batch is cast when it is drawn.
 
     An image's id is its row in the full data set. It survives splitting and shuffling, so random numbers that
     depend on the id (attack starts, targets) do not depend on the batch that a sample falls in.
@@ -68,7 +68,7 @@ class ImageData:
         )
 
     def check(self, *, decode: bool = False) -> int:
-        """As `StreamData.check`: nothing is left to find in images that were read."""
+        """As `StreamData.check`: images in memory were checked when they were read."""
         return 0
 
     def floats(self, images: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _no_range(name: str, images: Tensor) -> str:
 
 
 def _warn_of_dark(name: str, brightest: float, white: int) -> None:
-    """Images of 0 and 1 or of 17 grey levels, stored as if 255 were white, leave radii far too large."""
+    """Images of 0 and 1 or of 17 gray levels, stored as if 255 were white, make radii far too large."""
     if brightest < _DARK * white:
         _LOG.warning(
             "notice: %s: the brightest value of all images is %g, and %g is taken for white; scale them if it is not",

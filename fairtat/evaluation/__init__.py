@@ -1,8 +1,6 @@
 """Class-wise evaluation of a classifier under attack, and the comparison of several."""
 
-import warnings
-from typing import Any
-
+from fairtat.errors import renamed
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
 from fairtat.evaluation.attacks.settings import AttackSettings
@@ -42,12 +40,4 @@ __all__ = [
     "wilson",
 ]
 
-# Names of before, for one release.
-_RENAMED = {"CORRUPTIONS": "SYNTHETIC_CORRUPTIONS", "Outcome": "Predictions"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"fairtat.evaluation.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-    return globals()[_RENAMED[name]]
+__getattr__ = renamed(__name__, {"CORRUPTIONS": "SYNTHETIC_CORRUPTIONS", "Outcome": "Predictions"})

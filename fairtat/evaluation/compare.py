@@ -1,4 +1,4 @@
-"""Two or more evaluations side by side: who gained, who paid, and what is only noise."""
+"""Two or more evaluations side by side: which classes gained or lost, and what is only noise."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Comparison:
         return self.average_change(name) if figure == "average" else self.bootstraps(name)[figure]
 
     def bootstraps(self, name: str) -> dict[str, Bootstrap]:
-        """The changes of `CHOOSING`, worked out once."""
+        """The changes of `CHOOSING`, computed once."""
         if name not in self._bootstraps:
             found = paired_bootstraps(self.baseline, self.evaluations[name], "robust", CHOOSING)
             self._bootstraps[name] = dict(zip(CHOOSING, found, strict=True))
@@ -122,7 +122,7 @@ class Comparison:
         return {}
 
     def summary(self, name: str) -> list[str]:
-        """Sentences on robust accuracy: who gained, who paid, what is noise, and what became of the worst class."""
+        """Sentences on robust accuracy: which classes gained or lost, what is noise, how the worst class changed."""
         return against_baseline(self, name).plain
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _check_comparable(name_a: str, a: Evaluation, name_b: str, b: Evaluation) ->
 
 
 def check_same_images(a: EvaluationSet, b: EvaluationSet) -> None:
-    """Refuse to compare what was, or would be, judged on other classes or images; ``ValueError`` that names both."""
+    """Refuse to compare runs on different classes or images, with a ``ValueError`` that names both."""
     (name_a, classes_a, ids_a, label_a), (name_b, classes_b, ids_b, label_b) = a, b
     pair = f"{name_a} and {name_b} cannot be compared"
     if classes_a != classes_b:

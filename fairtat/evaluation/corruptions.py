@@ -4,7 +4,7 @@ The families and severities follow CIFAR-10-C (Hendrycks and Dietterich 2019, ar
 for images of 32 pixels, grow with larger images. Pixels are not those of the published files: compare with published
 figures on CIFAR-10-C and CIFAR-100-C themselves. Filters, warps and JPEG are kornia's: it works on batches of tensors
 of any size and number of channels, where imagecorruptions asks for OpenCV, scikit-image and 32 x 32 pixels or more.
-Snow, frost, glass and spatter are left out: they are made of photographs or of shuffles one pixel at a time.
+Snow, frost, glass and spatter are left out: they need photographs, or shuffle one pixel at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fairtat.data import SEVERITIES
 from fairtat.errors import UserError, did_you_mean
 from fairtat.optional import optional_import
 
-BLOCK = 256  # images whose random numbers are drawn together, so that a batch size changes nothing
+BLOCK = 256  # images whose random numbers are drawn together, so that results do not depend on the batch size
 
 Corrupt = Callable[[Tensor, int, torch.Generator], Tensor]  # images (n, C, H, W), severity - 1, randomness
 
@@ -146,7 +146,7 @@ def _motion_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     reach = math.ceil(2.5 * sigma)
     angle = 90 * torch.rand(len(x), generator=generator) - 45
     kernel = torch.zeros(len(x), 2 * reach + 1, 2 * reach + 1)
-    # Weights that fade along a line through the centre, spread over the pixels next to each of its points.
+    # Weights that fade along a line through the center, spread over the pixels next to each of its points.
     for step in range(-4 * reach, 4 * reach + 1):
         weight = math.exp(-((step / 4) ** 2) / (2 * sigma**2))
         row = reach + step / 4 * torch.sin(torch.deg2rad(angle))
@@ -206,10 +206,10 @@ def _pixelate(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 
 def _jpeg_compression(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     quality = torch.full((len(x),), float((80, 65, 58, 50, 40)[level]))
-    grey = x.shape[1] == 1
-    colour = x.expand(-1, 3, -1, -1) if grey else x
-    coded: Tensor = _kornia("enhance").jpeg_codec_differentiable(colour, quality)
-    return coded.mean(1, keepdim=True) if grey else coded
+    gray = x.shape[1] == 1
+    color = x.expand(-1, 3, -1, -1) if gray else x
+    coded: Tensor = _kornia("enhance").jpeg_codec_differentiable(color, quality)
+    return coded.mean(1, keepdim=True) if gray else coded
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:

@@ -67,7 +67,7 @@ def evaluate(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Count, class by class, what a classifier gets right on images as they are, attacked and corrupted.
+    """Measure, class by class, a classifier's accuracy on clean, attacked and corrupted images.
 
     ``right[i] = (argmax model(x'_i) == y_i)``, with x' the image itself, the worst point that an attack found in the
     eps-ball around it, or a corrupted version of it. The model is judged in eval mode and left as it was found.
@@ -89,20 +89,20 @@ def evaluate(
         active_set: An image that is fooled already is left alone: one that the model gets wrong as it is, one that a
             step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
             all steps and the last one counts, as in the loops of most papers.
-        check_sanity: Also look for signs that the figures are too good, on a few dozen images (`masking`).
+        check_sanity: Also look for signs of overestimated robustness, on a few dozen images (`masking`).
         batch_size: Images at a time. Results do not depend on it, except for the random starts of AutoAttack's
             attacks.
         seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
         normalize: (mean, std) for a model that takes ``(x - mean) / std``.
-        class_names: One name a class; default the data's, or their numbers.
+        class_names: One name per class; default the data's, or their numbers.
         sample_ids: (N,) integers; default the data's, or ``arange(N)``.
         device: Where to work; default where the model is.
         backend, engine: As in :func:`fairtat.fast_pgd`.
-        cache: A folder that keeps every answer. The same question to the same model on the same images is then read
-            from there, and an interrupted evaluation resumes. The same model: the same weights, buffers, attributes,
+        cache: A folder that keeps every result. The same attack on the same model and images is then read from
+            there, and an interrupted evaluation resumes. The same model: the same weights, buffers, attributes,
             hooks and code, the same logits to the bit on a few images and on a few that the kept attack has moved, and
-            the same gradients; each time that is looked at anew. A callable that is not a module is not kept.
-        fresh: Work everything out, whatever the cache holds, and replace that.
+            the same gradients; this is checked each time. Results of a callable that is not a module are not kept.
+        fresh: Compute everything, whatever the cache holds, and replace its contents.
         progress: Called with (condition, done, total) after each batch.
 
     Returns:

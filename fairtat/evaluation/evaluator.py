@@ -1,4 +1,4 @@
-"""Runs the attacks and corruptions of an evaluation on every image, each once, and keeps the answers."""
+"""Runs the attacks and corruptions of an evaluation on every image, each once, and keeps the results."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CLEAN = {"kind": "clean"}
 
 
 class Evaluator:
-    """Puts questions to a model about every image, a batch at a time.
+    """Runs every attack and corruption on all images, one batch at a time.
 
-    A kept answer is read, not computed again; a partly kept answer is completed.
+    A kept result is read, not computed again; a partial one is completed.
     """
 
     def __init__(self, classifier: Classifier, images: Images, answers: Answers, batch_size: int) -> None:
@@ -49,15 +49,15 @@ class Evaluator:
         return self._known[()]
 
     def corrupted(self, settings: CorruptionSettings, make: Callable[[], Images], pixels: str) -> Predictions:
-        """The predictions on corrupted images, which ``make`` returns; ``pixels`` tells them from any others."""
+        """The predictions on corrupted images, which ``make`` returns; ``pixels`` identifies them."""
         question = {"kind": "corruption", "settings": settings.to_dict(), "pixels": pixels}
         return self._judged(question, settings.name, make)
 
     def attacked(self, stages: Sequence[AttackSettings], name: str) -> Predictions:
         """The worst of several attacks, in their order.
 
-        With an active set a stage meets only the images that all before it left right, starting with those that the
-        model gets right as they are. So stages that two questions begin with are answered once.
+        With an active set, a stage attacks only the images that are still classified correctly after the stages before
+        it. Stages that two suites begin with are computed once.
         """
         stages = tuple(stages)
         if not stages:
@@ -70,7 +70,7 @@ class Evaluator:
         stage = stages[-1]
         predictions = replace(base.copy(), attacked=np.zeros(len(self.images), bool))
         pending = np.flatnonzero(base.pred == self.label) if stage.active_set else np.arange(len(self.images))
-        # Without an active set the attack's own last step counts, even where the image itself was the worse.
+        # Without an active set the attack's last step counts, even where the clean image was worse.
         keep_worse = stage.active_set or len(stages) > 1
 
         def attack(rows: np.ndarray) -> Tensor:

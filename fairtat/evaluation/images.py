@@ -1,4 +1,4 @@
-"""The images under evaluation, whatever they came as: tensors, an `ImageData`, a loader."""
+"""The images under evaluation, from tensors, an `ImageData` or a loader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fairtat.evaluation.cache.fingerprint import tensor_bytes
 
 
 class Images:
-    """N labelled images, drawn by index as floats in [0, 1].
+    """N labeled images, drawn by index as floats in [0, 1].
 
     Images stay as they are stored (uint8 in a quarter of the memory of floats), on their device; a batch is cast and
     moved when it is drawn.

@@ -1,4 +1,4 @@
-"""Results added to those that a file holds already: only what was asked again is replaced."""
+"""Results added to those that a file already holds: only results for the same question are replaced."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Added(NamedTuple):
 
     Attributes:
         evaluation: both.
-        kept: names of what only the older one had.
-        replaced: what of the older one gave way to an answer to another question.
-        lost: why nothing of the older one could be kept; empty if there is nothing to say.
+        kept: names of the results that only the older one has.
+        replaced: names of older results that a new one of the same kind replaced.
+        lost: why none of the older results could be kept; empty otherwise.
     """
 
     evaluation: Evaluation
@@ -54,7 +54,7 @@ def added_to(path: Path, new: Evaluation) -> Added:
 
 
 def _otherwise(older: Evaluation, new: Evaluation) -> str:
-    """What makes results no neighbors; empty where nothing does."""
+    """Why two evaluations cannot share a file; empty if they can."""
     was, now = _samples(older), _samples(new)
     if older.class_names != new.class_names:
         return "the earlier results are of other classes"
@@ -74,7 +74,7 @@ def _merged(older: Evaluation, new: Evaluation) -> Added:
     asked = {_question(condition) for condition in new.conditions}
     conditions = {condition.name: condition for condition in new.conditions if condition.kind != WORST}
     outcomes = {name: _outcome(new, name) for name in conditions}
-    kept: dict[str, str] = {}  # the older name to the one it has now
+    kept: dict[str, str] = {}  # the older name to its current one
     for condition in older.conditions:
         if condition.kind != WORST and _question(condition) not in asked:
             name = _free_name(condition, conditions)

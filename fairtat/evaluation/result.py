@@ -89,7 +89,7 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class TargetedSweep:
-    """Who can be turned into whom: every other class tried as the target for every image.
+    """Which classes can be turned into which: every other class tried as the target for every image.
 
     ``reached`` (C, C) int64, [label, target]: images of the label for which a point of the ball was found that is
     classified as the target; an image that is so classified as it is counts. The diagonal is 0.
@@ -127,7 +127,7 @@ class Evaluation:
         targeted: the targeted sweep, if one was asked for.
         findings: reasons to doubt the figures.
         source: where the model and the data came from, in plain JSON values; "fingerprint" tells models apart.
-        reused, worked_out: names of the conditions whose answers were kept, and of those that were worked out just now
+        reused, worked_out: names of the conditions whose answers were kept, and of those that were computed just now
             (and "sanity checks"); one that had been interrupted is in both. Not stored.
     """
 

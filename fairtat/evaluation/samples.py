@@ -36,11 +36,11 @@ class Predictions:
 
     @classmethod
     def blank(cls, samples: int) -> Predictions:
-        """Nothing asked yet."""
+        """Without any condition yet."""
         return cls(np.full(samples, NONE, np.int32), np.full(samples, np.nan, np.float32), np.zeros(samples, bool))
 
     def copy(self) -> Predictions:
-        """The same, in arrays of its own."""
+        """A copy with its own arrays."""
         return Predictions(self.pred.copy(), self.margin.copy(), self.attacked.copy())
 
 

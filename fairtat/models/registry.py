@@ -1,4 +1,4 @@
-"""Models by name, the user's own among them."""
+"""Models by name, including the user's own."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def check_options(options: Mapping[str, Any], name: str = "options") -> None:
 
 
 def code_of(name: str, options: Mapping[str, Any]) -> str | None:
-    """What a model of this name and these options would run beyond fairtat's and timm's own code, in words, or None.
+    """The code outside fairtat and timm that a model of this name and options would run, in words, or None.
 
-    A name that comes out of a file must not choose what is imported, nor an option of timm a file that is unpickled.
+    A name from a file must not choose what is imported, nor may an option of timm choose a file to unpickle.
     """
     if name.startswith("timm:"):
         loads = next((key for key in _TIMM_FILES if key in options), None)
@@ -127,7 +127,7 @@ def _built(
 
 
 def _taken(builder: Callable[..., object], given: dict[str, Any]) -> dict[str, Any]:
-    """What the builder's signature takes of ``given``: a model of one's own may fix what it likes."""
+    """What the builder's signature takes of ``given``: a user's model may leave any of them out."""
     try:
         parameters = inspect.signature(builder).parameters
     except (TypeError, ValueError):  # a builtin, which does not say

@@ -25,7 +25,7 @@ def build_timm(
 ) -> nn.Module:
     """``timm.create_model`` for these data; models that are made for one image size are made for this one.
 
-    With ``pretrained`` the weights are timm's, from the network or its cache, and the images are normalised as those
+    With ``pretrained`` the weights are timm's, from the network or its cache, and the images are normalized as those
     weights expect; otherwise the model sees images in [0, 1] as they are. ``fetch=False`` builds the same modules
     with random weights, for others to be loaded into.
 
@@ -51,7 +51,7 @@ def build_timm(
         return model
     published: Any = model.pretrained_cfg
     mean, std = published["mean"], published["std"]
-    if in_channels != len(mean):  # timm folds the colour weights; the average color is what gray means
+    if in_channels != len(mean):  # timm folds the color weights; the average color is what gray means
         mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
     return Normalized(model, mean, std)
 

@@ -23,7 +23,7 @@ class WideResNet(PreActResNet):
     Args:
         num_classes: C.
         in_channels: C_in.
-        depth: convolutions on the longest path, 6 n + 4 for n blocks a stage.
+        depth: convolutions on the longest path, 6 n + 4 for n blocks per stage.
         widen: k.
 
     Raises:

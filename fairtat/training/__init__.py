@@ -1,8 +1,6 @@
 """Fair adversarial training from a configuration: trainer, run folders, and reading runs back."""
 
-from typing import Any
-
-from fairtat.errors import warn_caller
+from fairtat.errors import renamed
 from fairtat.training.api import TrainResult, default_output, resume, train
 from fairtat.training.build import load_data, require_trust
 from fairtat.training.config import (
@@ -72,9 +70,4 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Outcome":  # its name until version 0.1; goes with 0.3
-        warn_caller("fairtat.training.Outcome is now called TrainResult", DeprecationWarning)
-        return TrainResult
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = renamed(__name__, {"Outcome": "TrainResult"})  # goes with 0.3

@@ -24,20 +24,8 @@ def load_data(config: DataConfig) -> Splits:
     Raises:
         UserError: no such data set, or data that cannot be used.
     """
-    return load_splits(
-        config.name,
-        options=config.options,
-        val=config.val,
-        test=config.test,
-        seed=config.seed,
-        root=config.root,
-        download=config.download,
-        image_size=config.image_size,
-        layout=config.layout,
-        exif=config.exif,
-        placement=config.placement,
-        workers=config.workers,
-    )
+    of_training = ("augment", "pad")  # what it does to batches of these images
+    return load_splits(**{key: value for key, value in vars(config).items() if key not in of_training})
 
 
 def build_model(

@@ -31,7 +31,7 @@ class ClassAccuracy:
 
     @classmethod
     def of(cls, stats: ClassStats, class_names: tuple[str, ...]) -> ClassAccuracy:
-        """Reads the statistics back from the device: once an epoch."""
+        """Reads the statistics back from the device: once per epoch."""
         worst_class, worst = stats.worst()
         return cls(
             average=float(stats.overall_accuracy),
@@ -63,7 +63,7 @@ class EpochMetrics:
     val_clean: ClassAccuracy  # of the weights that are trained
     val_robust: ClassAccuracy
     class_eps: list[float | None]  # (C,) radii that this epoch attacked with, in pixel units
-    target_weight: list[Any] | None  # (C,) or (C, C) by [label, target], normalised; None for untargeted attacks
+    target_weight: list[Any] | None  # (C,) or (C, C) by [label, target], normalized; None for untargeted attacks
     class_weight: list[float | None] | None = None  # (C,) weights of the cross-entropy; None: 1 for all
     averaged: AveragedAccuracy | None = None  # None without weight averaging
     data_seconds: float = 0.0  # of `seconds`, how long training has waited for images
@@ -71,7 +71,7 @@ class EpochMetrics:
     @property
     def score(self) -> float:
         """What `best` is chosen by: robust validation accuracy, average plus worst class, of the averaged weights if
-        there are any, as CFA and FAIR-TAT choose (but on validation data, never on the test part)."""
+        there are any, as CFA and FAIR-TAT choose (but on validation data, never on the test set)."""
         robust = self.val_robust if self.averaged is None else self.averaged.robust
         return robust.average + robust.worst
 

@@ -101,7 +101,7 @@ class Precision:
         return loss if self._scaler is None else self._scaler.scale(loss)
 
     def step(self, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
-        """One optimiser step with gradients of an L2 norm of at most ``clip``.
+        """One optimizer step with gradients of an L2 norm of at most ``clip``.
 
         A float16 step whose gradients overflowed is left out, and the scale halved.
         """

@@ -19,8 +19,7 @@ from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
 from fairtat.training.objectives import Objective
 from fairtat.training.optim.averaging import make_averaging
-from fairtat.training.optim.schedule import learning_rate
-from fairtat.training.optim.step import TrainingStep, make_optimizer
+from fairtat.training.optim.step import TrainingStep, learning_rate, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
 from fairtat.training.validation import Validation, validate
 
@@ -47,7 +46,7 @@ class Trainer:
         splits: the data; the training pass sees ``splits.train``, validation ``splits.val``, nothing sees
             ``splits.test``.
         model: maps (N, C_in, H, W) in [0, 1] to logits; trained in place.
-        objective: what a step minimises, in place of the configuration's.
+        objective: what a step minimizes, in place of the configuration's.
         weights: the rule that weights classes, in place of the configuration's.
         world: the processes that train together, each with a `Trainer` of its own; by default there is one.
     """
@@ -136,7 +135,7 @@ class Trainer:
             val_clean=ClassAccuracy.of(plain.clean, names),
             val_robust=val_robust,
             class_eps=numbers(class_eps),
-            target_weight=None if target_weight is None else numbers(_normalised(target_weight)),
+            target_weight=None if target_weight is None else numbers(_normalized(target_weight)),
             class_weight=None if class_weight is None else numbers(class_weight),
             averaged=averaged,
             data_seconds=round(self._waited, 3),
@@ -168,7 +167,7 @@ class Trainer:
             yield StepProgress(self.epoch + 1, step + 1, self.steps_per_epoch, self.fair.stats)
 
     def _train(self, observer: Observer, stop: StopVote) -> float:
-        """One pass over the training part; returns the mean loss. Reads from the device once, at its end."""
+        """One pass over the training set; returns the mean loss. Reads from the device once, at its end."""
         if stop():
             raise Interrupted
         for progress in self.train_steps():
@@ -255,6 +254,6 @@ def _reached(stats: ClassStats) -> float | None:
     return int(stats.reached.sum()) / targeted if targeted else None
 
 
-def _normalised(weight: Tensor) -> Tensor:
+def _normalized(weight: Tensor) -> Tensor:
     """Target weights as the probabilities that they give before the own label is left out."""
     return weight / weight.sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Class-wise accuracy on held-out data while training runs: cheap figures to watch, not the final judgement."""
+"""Class-wise accuracy on held-out data while training runs: cheap figures to watch, not the final judgment."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_every_question_has_its_table_and_the_second_call_shows_the_model_a_few_
     assert (code, err) == (0, "")
     for text in ("every condition", "FGSM, linf, eps 0.1", "worst case over all"):
         assert text in " ".join(out.split())
-    assert "who can be turned into whom: PGD-1" in out
+    assert "which classes can be turned into which: PGD-1" in out
     assert "Mean corruption error" in out
     evaluation = Evaluation.load("runs/at/evaluation/test.json")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
@@ -152,11 +152,11 @@ def test_every_question_has_its_table_and_the_second_call_shows_the_model_a_few_
     monkeypatch.setattr(torch.nn.Linear, "forward", counted)
     again = fairtat("evaluate", "runs/at", *options).out
     assert set(shown) == {CANARIES}
-    assert "worked out: clean, pgd-2, fgsm, cw-2," in out
-    assert "reused, as the model still answers as it did then: clean, pgd-2, fgsm, cw-2," in again
-    assert "worked out" not in again
+    assert "computed: clean, pgd-2, fgsm, cw-2," in out
+    assert "reused, since the model still answers as it did: clean, pgd-2, fgsm, cw-2," in again
+    assert "computed" not in again
     assert [line for line in again.splitlines() if "reused" not in line] == [
-        line for line in out.splitlines() if "worked out" not in line
+        line for line in out.splitlines() if "computed" not in line
     ]
 
 
@@ -190,7 +190,7 @@ def test_a_baseline_gives_rho_and_the_gain_of_the_worst_class(fairtat: Command, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name a run folder, or --model.name"),
+        ((), "expected a run folder, or --model.name"),
         (("--model.name", "mlp"), "--model.name needs --data.name"),
         (("runs/at", "--model.name", "digits_cnn"), "runs/at/checkpoint.pt: its model is 'mlp', not 'digits_cnn'"),
         (("runs/at", "--weights", "w.pt"), "--weights goes with --model.name, not with a run folder"),
@@ -295,7 +295,7 @@ def test_an_interruption_tells_how_to_go_on(fairtat: Command, runs: Path, monkey
     again = "evaluate runs/at --attacks pgd-2,fgsm --batch-size 60"
     assert err == f"interrupted; what is computed is kept, resume with: fairtat {again}\n"
     out = fairtat(*again.split()).out
-    assert "reused, as the model still answers as it did then: clean" in out
+    assert "reused, since the model still answers as it did: clean" in out
     resumed = Evaluation.load("runs/at/evaluation/test.json")
     assert fairtat(*again.split(), "--output", "whole").code == 0
     assert resumed.to_dict() == Evaluation.load("whole/test.json").to_dict()

@@ -128,7 +128,7 @@ def test_turned_images_are_told_and_turned_or_not_as_asked(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--weights", "nowhere.pt"), "error: nowhere.pt: no such file of weights"),
+        (("--weights", "nowhere.pt"), "error: nowhere.pt: no such weights file"),
         (("--data.name", "nowhere.npz"), "error: nowhere.npz: no such file"),
         (("--model.name", "mpl"), "did you mean 'mlp'?"),
         (("--attacks", "pdg-20"), "no attack is called 'pdg'; did you mean 'pgd'?"),

@@ -46,7 +46,7 @@ def test_no_command_is_a_mistake_that_shows_the_overview(fairtat: Command) -> No
     [
         (["evalute"], "error: unknown command 'evalute'; did you mean 'evaluate'?"),
         (["--vresion"], "error: unknown option '--vresion'; did you mean '--version'?"),
-        (["evaluate"], "error: what is to be evaluated? Name a run folder, or --model"),
+        (["evaluate"], "error: expected a run folder, or --model"),
         (["evaluate", "r", "--splt", "val"], "unknown option --splt; did you mean '--split'?"),
         (["evaluate", "r", "--steps", "3"], "unknown option --steps; did you mean '--attack.steps'?"),
         (["evaluate", "r", "--attack.stps=3"], "unknown option --attack.stps; did you mean '--attack.steps'?"),

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from fairtat.cli.parser import Parser
+from fairtat.cli.parser import Parser, comma_separated, number
 from fairtat.errors import UserError
 from fairtat.training import Number
 
@@ -51,3 +51,14 @@ def test_mistakes_raise_one_line(parser: Parser, words: list[str], message: str)
     with pytest.raises(UserError) as caught:
         parser.parse_args(words)
     assert str(caught.value) == message
+
+
+def test_lists_are_split_at_commas() -> None:
+    assert comma_separated("a, b,,c ") == ["a", "b", "c"]
+    assert comma_separated(None) == comma_separated("") == []
+
+
+def test_numbers_and_fractions_in_lists() -> None:
+    assert [number("eps_sweep", text) for text in ("8/255", "0.5")] == [8 / 255, 0.5]
+    with pytest.raises(UserError, match=r"^--eps_sweep: "):
+        number("eps_sweep", "many")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.cli.runs import AttackArguments, Job, comma_separated, examine
+from fairtat.cli.runs import AttackArguments, Job, examine
 from fairtat.data import image_data
 from fairtat.errors import UserError
 from fairtat.training import Number
@@ -17,7 +17,7 @@ N = 12
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """A model and 12 images that pass for the test part of CIFAR-10, with its corrupted form on disk."""
+    """A model and 12 images that pass for the test set of CIFAR-10, with its corrupted form on disk."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (N, 3, 4, 4), np.uint8)
     labels = np.arange(N) % 3
@@ -54,7 +54,7 @@ def test_published_corrupted_images_are_those_that_are_judged(job: Job, tmp_path
 
 def test_corrupted_images_of_other_labels_are_refused(job: Job, tmp_path: Path) -> None:
     np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.arange(5 * N) % 2)
-    with pytest.raises(UserError, match="labels are not those of the test part of cifar10"):
+    with pytest.raises(UserError, match="labels are not those of the test set of cifar10"):
         job.corrupted("fog", 1)
 
 
@@ -69,8 +69,3 @@ def test_work_is_announced_once_and_only_where_there_is_some(job: Job) -> None:
     for _ in range(2):
         examine(job, AttackArguments(steps=1).defaults(job), 5, on_work=lambda: calls.append(1), attacks=["pgd"])
     assert calls == [1]
-
-
-def test_lists_are_split_at_commas() -> None:
-    assert comma_separated("a, b,,c ") == ["a", "b", "c"]
-    assert comma_separated(None) == comma_separated("") == []

@@ -77,5 +77,5 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.pt").write_bytes(b"PK not a checkpoint")
     with pytest.raises(UserError, match=r"t\.pt: "):
         load_weights(network(), tmp_path / "t.pt")
-    with pytest.raises(UserError, match="no such file of weights"):
+    with pytest.raises(UserError, match="no such weights file"):
         load_weights(network(), tmp_path / "nowhere.pt")

@@ -19,7 +19,7 @@ from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
 from fairtat.training import TrainConfig, train
 from fairtat.training.config import from_dict, to_dict
-from fairtat.training.optim.schedule import learning_rate
+from fairtat.training.optim.step import learning_rate
 
 ROOT = Path(__file__).parents[2] / "configs"
 DATA = ("digits", "mnist5k", "cifar10")

@@ -34,10 +34,10 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
 
 
 def test_modes(tmp_path: Path) -> None:
-    grey = pixels(channels=1)
-    file = save(tmp_path / "grey.png", grey)
-    assert torch.equal(FileSource([file], channels=3).read([0])[0], torch.from_numpy(grey).expand(3, 6, 9))
-    assert torch.equal(FileSource([file], channels=1).read([0])[0, 0], torch.from_numpy(grey))
+    gray = pixels(channels=1)
+    file = save(tmp_path / "gray.png", gray)
+    assert torch.equal(FileSource([file], channels=3).read([0])[0], torch.from_numpy(gray).expand(3, 6, 9))
+    assert torch.equal(FileSource([file], channels=1).read([0])[0, 0], torch.from_numpy(gray))
     transparent = np.concatenate([pixels(), np.full((6, 9, 1), 128, np.uint8)], axis=2)
     read = FileSource([save(tmp_path / "rgba.png", transparent)], channels=3).read([0])
     np.testing.assert_array_equal(read[0].numpy(), pixels().transpose(2, 0, 1))
@@ -60,7 +60,7 @@ def test_scaling_covers_the_square_and_keeps_the_middle(tmp_path: Path) -> None:
         assert FileSource([file], channels=3, image_size=16).read([0]).shape == (1, 3, 16, 16)
 
 
-def test_grey_or_colour_is_decided_by_all_that_are_looked_at(tmp_path: Path) -> None:
+def test_gray_or_color_is_decided_by_all_that_are_looked_at(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{n}.png", pixels(channels=1)) for n in range(4)]
     assert FileSource(files).image_shape == (1, 6, 9)
     files.append(save(tmp_path / "4.png", pixels()))
@@ -92,8 +92,8 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     )
     save(tmp_path / "deep.png", np.zeros((64, 64), np.uint16))
     bad("deep.png", None, "has pixels of mode I;16; expected 8 bits a channel")
-    save(tmp_path / "colour.png", pixels(64, 64))
-    bad("colour.png", None, "is in colour (mode RGB); expected grey", channels=1)
+    save(tmp_path / "color.png", pixels(64, 64))
+    bad("color.png", None, "is in color (mode RGB); expected gray", channels=1)
 
 
 # What undoes each orientation, on an array: the EXIF standard says where row 0 and column 0 of the stored pixels lie.
@@ -152,7 +152,7 @@ def test_a_check_reads_no_pixels_of_whole_files(tmp_path: Path, monkeypatch: pyt
     assert read == [2]
 
 
-def test_cmyk_and_sixteen_bits_a_channel_in_colour(tmp_path: Path) -> None:
+def test_cmyk_and_sixteen_bits_a_channel_in_color(tmp_path: Path) -> None:
     inks = Image.fromarray(pixels(64, 64)).convert("CMYK")
     inks.save(tmp_path / "inks.tiff")
     read = FileSource([str(tmp_path / "inks.tiff")], channels=3).read([0])

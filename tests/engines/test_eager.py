@@ -72,12 +72,7 @@ def test_early_stopping_equals_stopping_one_by_one(h, norm, targeted, return_inf
 
 def test_the_batch_shrinks_and_the_attack_ends_with_the_last_sample(h):
     model, (x, _, target) = h.cnn().eval(), h.images(16)
-    sizes = []
-
-    def counting(images):
-        sizes.append(len(images))
-        return model(images)
-
+    counting, sizes = h.counting(model)
     result = fast_targeted_pgd(counting, x, target, early_stop=True, return_info=True, **{**STRONG, "steps": 50})
     at_work = [16 - int((result.steps < k).sum()) for k in range(51)]
     assert sizes == [n for n in at_work if n]
@@ -182,12 +177,7 @@ def test_with_early_stopping_the_first_restart_at_its_goal_is_kept(h, chunk_size
 
 def test_a_restart_attacks_only_those_whom_none_before_it_brought_to_their_goal(h):
     model, (x, _, target) = h.cnn().eval(), h.images(16)
-    sizes = []
-
-    def counting(images):
-        sizes.append(len(images))
-        return model(images)
-
+    counting, sizes = h.counting(model)
     options = {"early_stop": True, "steps": 0, "eps": 0.3, "seed": 3}
     per_start = torch.stack([model(ops.pgd_init(x, 0.3, seed=3, stream=r)).argmax(1) == target for r in range(4)])
     left = [16 - int(per_start[:r].any(0).sum()) for r in range(4)]

@@ -106,13 +106,8 @@ def test_which_restart_wins_untargeted(second, wins):
 
 
 def test_no_pass_is_larger_than_the_chunk(h):
-    sizes = []
-    model, (x, _, target) = h.cnn().eval(), h.images(7)
-
-    def counting(images):
-        sizes.append(len(images))
-        return model(images)
-
+    x, _, target = h.images(7)
+    counting, sizes = h.counting(h.cnn().eval())
     fast_targeted_pgd(counting, x, target, steps=1, chunk_size=3)
     assert sizes == [3, 3, 1]
     sizes.clear()

@@ -45,7 +45,7 @@ def test_every_corruption_grows_with_severity_and_gives_eight_bit_images(name: s
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 1, 28, 28), (2, 3, 40, 30), (1, 3, 96, 96)])
-def test_small_grey_and_oblong_images_are_served(shape: tuple[int, ...]) -> None:
+def test_small_gray_and_oblong_images_are_served(shape: tuple[int, ...]) -> None:
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     for name in SYNTHETIC_CORRUPTIONS:
         made = corrupt(x, name, 5)
@@ -70,27 +70,27 @@ def test_blocks_have_noise_of_their_own() -> None:
 
 
 def test_noise_has_the_published_strength() -> None:
-    grey = torch.full((40, 1, 32, 32), 0.5)
-    samples = grey.numel()
+    gray = torch.full((40, 1, 32, 32), 0.5)
+    samples = gray.numel()
     for severity, sigma in enumerate((0.04, 0.06, 0.08, 0.09, 0.10), start=1):
         # The sample's deviation scatters by sigma / sqrt(2 n); 8-bit rounding adds (1/255)^2 / 12 to the variance.
         expected = math.sqrt(sigma**2 + (1 / 255) ** 2 / 12)
-        assert float(corrupt(grey, "gaussian_noise", severity).std()) == pytest.approx(
+        assert float(corrupt(gray, "gaussian_noise", severity).std()) == pytest.approx(
             expected, abs=5 * sigma / math.sqrt(2 * samples)
         )
     for severity, photons in enumerate((500, 250, 100, 75, 50), start=1):
-        variance = float(corrupt(grey, "shot_noise", severity).var())
+        variance = float(corrupt(gray, "shot_noise", severity).var())
         assert variance == pytest.approx(0.5 / photons, rel=0.05)
-    hit = corrupt(grey, "impulse_noise", 5)
+    hit = corrupt(gray, "impulse_noise", 5)
     assert float(((hit == 0) | (hit == 1)).double().mean()) == pytest.approx(0.07, abs=5 * math.sqrt(0.07 / samples))
 
 
 def test_blurs_leave_a_constant_image_and_spread_a_point(photos: Tensor) -> None:
-    grey = torch.full((2, 3, 32, 32), 0.6)
+    gray = torch.full((2, 3, 32, 32), 0.6)
     point = torch.zeros(1, 1, 33, 33)
     point[..., 16, 16] = 1.0
     for name in ("gaussian_blur", "defocus_blur", "motion_blur", "zoom_blur"):
-        torch.testing.assert_close(corrupt(grey, name, 5), grey, atol=0.5 / 255 + 1e-6, rtol=0)
+        torch.testing.assert_close(corrupt(gray, name, 5), gray, atol=0.5 / 255 + 1e-6, rtol=0)
         if name != "zoom_blur":  # which magnifies; the others only move light about
             assert float(corrupt(point, name, 4).sum()) == pytest.approx(1.0, abs=0.25)
             assert float(corrupt(point, name, 5).max()) < 0.9

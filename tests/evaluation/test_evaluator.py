@@ -153,7 +153,7 @@ def test_a_damaged_part_is_named_and_made_again(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == len(paths)
     for path in paths:
-        assert any(f"{path}: damaged" in line and "worked out again" in line for line in said)
+        assert any(f"{path}: damaged" in line and "computed again" in line for line in said)
 
 
 @pytest.mark.parametrize(

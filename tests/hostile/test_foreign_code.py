@@ -42,14 +42,36 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     return (tmp_path / "it-ran").exists
 
 
-def foreign(folder: Path, section: str, changes: dict[str, Any]) -> Path:
-    """The run in ``folder`` as if a section of its settings had these; checkpoints and config.yaml agree."""
+@pytest.fixture
+def forged(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Path:
+    """A copy of a run as if a (section, its changes) of its settings had come from elsewhere, beside code to run."""
+    section, changes = request.param
+    folder = shutil.copytree(finished, tmp_path / "run")
     for file in ("checkpoint.pt", "checkpoint.previous.pt", "best.pt"):
         state = load_checkpoint(folder / file, keys=frozenset())
         state["config"][section].update(changes)
         save_checkpoint(folder / file, state)
     (folder / "config.yaml").write_text(yaml.safe_dump(state["config"]))
+    for file in ("theirs.py", "hubconf.py"):
+        (tmp_path / file).write_text(OWN)
     return folder
+
+
+@pytest.fixture
+def assert_refused(
+    tmp_path: Path, ran: Callable[[], bool], capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], None]:
+    """That a command ends with one line which says what to type, has run no foreign code and has made no copy."""
+
+    def check(words: list[str]) -> None:
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "; if you trust it, add --trust-model (in Python" in error
+        assert error.count("\n") == 1
+        assert not ran()
+        assert not (tmp_path / "copy").exists()
+
+    return check
 
 
 CODE: list[tuple[str, dict[str, Any]]] = [
@@ -71,25 +93,15 @@ CODE_OF_TRAINING: list[tuple[str, dict[str, Any]]] = [
     "a run folder from elsewhere names code to run",
     "evaluate, compare and resume refuse it, and say what to type if you trust it",
 )
-@pytest.mark.parametrize(("section", "changes"), CODE)
-def test_a_run_folder_names_no_code(
-    finished: Path,
-    tmp_path: Path,
-    ran: Callable[[], bool],
-    capsys: pytest.CaptureFixture[str],
-    section: str,
-    changes: dict[str, Any],
-) -> None:
-    folder = foreign(shutil.copytree(finished, tmp_path / "run"), section, changes)
-    for file in ("theirs.py", "hubconf.py"):
-        (tmp_path / file).write_text(OWN)
+@pytest.mark.parametrize("forged", CODE, indirect=True)
+def test_a_run_folder_names_no_code(forged: Path, assert_refused: Callable[[list[str]], None]) -> None:
     with pytest.raises(UserError, match=r"(be imported and run|names); if you trust it, add --trust-model"):
-        load_run(folder)
+        load_run(forged)
     with pytest.raises(UserError, match=r"add --trust-model"):
-        load_run(folder, weights="best")
+        load_run(forged, weights="best")
     with pytest.raises(UserError, match=r"add --trust-model"):
-        resume(folder)
-    run = str(folder)
+        resume(forged)
+    run = str(forged)
     for words in (
         ["evaluate", run],
         ["evaluate", run, "--checkpoint", "best"],
@@ -99,38 +111,23 @@ def test_a_run_folder_names_no_code(
         ["train", "--config", run + "/config.yaml", "--output", "copy"],
         ["train", "--config", run + "/config.yaml", "--dry_run"],
     ):
-        assert main(words) == 2
-        error = capsys.readouterr().err
-        assert "; if you trust it, add --trust-model (in Python" in error
-        assert error.count("\n") == 1
-    assert not ran()
-    assert not (tmp_path / "copy").exists()
+        assert_refused(words)
 
 
-@pytest.mark.parametrize(("section", "changes"), CODE_OF_TRAINING)
+@pytest.mark.parametrize("forged", CODE_OF_TRAINING, indirect=True)
 def test_what_only_training_runs_is_refused_there(
-    finished: Path,
-    tmp_path: Path,
-    ran: Callable[[], bool],
-    capsys: pytest.CaptureFixture[str],
-    section: str,
-    changes: dict[str, Any],
+    finished: Path, forged: Path, assert_refused: Callable[[list[str]], None]
 ) -> None:
-    folder = foreign(shutil.copytree(finished, tmp_path / "run"), section, changes)
-    (tmp_path / "theirs.py").write_text(OWN)
+    assert load_run(forged).epoch == load_run(finished).epoch  # which needs neither
     with pytest.raises(UserError, match=r"theirs:net would be imported and run; if you trust it, add --trust-model"):
-        resume(folder, trust_model=["mlp", "theirs"])
+        resume(forged, trust_model=["mlp", "theirs"])
     for words in (
-        ["train", "--resume", str(folder)],
-        ["train", "--resume", str(folder), "--model.name", "mlp"],
-        ["train", "--config", f"{folder}/config.yaml", "--output", "copy"],
-        ["train", "--config", f"{folder}/config.yaml", "--dry_run"],
+        ["train", "--resume", str(forged)],
+        ["train", "--resume", str(forged), "--model.name", "mlp"],
+        ["train", "--config", f"{forged}/config.yaml", "--output", "copy"],
+        ["train", "--config", f"{forged}/config.yaml", "--dry_run"],
     ):
-        assert main(words) == 2
-        assert "; if you trust it, add --trust-model (in Python" in capsys.readouterr().err
-    assert load_run(folder).epoch == load_run(finished).epoch  # which needs neither
-    assert not ran()
-    assert not (tmp_path / "copy").exists()
+        assert_refused(words)
 
 
 def test_what_the_person_asks_for_runs(

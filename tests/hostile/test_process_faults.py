@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,32 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return undisturbed(tmp_path_factory.mktemp("reference"), epochs=4)
 
 
-def begin_or_resume(config: Path, run: Path) -> list[str]:
-    if (run / "checkpoint.pt").exists():
-        return ["train", "--resume", str(run)]
-    return ["train", "--config", str(config), "--output", str(run)]
+@dataclass
+class Disturbed:
+    """A run to disturb, and the undisturbed run of the same configuration that it must end as."""
+
+    config: Path
+    whole: Path
+    folder: Path
+    assert_same: SameRun
+
+    @property
+    def begin_or_resume(self) -> list[str]:
+        """The command's arguments."""
+        if (self.folder / "checkpoint.pt").exists():
+            return ["train", "--resume", str(self.folder)]
+        return ["train", "--config", str(self.config), "--output", str(self.folder)]
+
+    def finish(self) -> str:
+        """Let it end undisturbed, and check its files; what was printed."""
+        output = finish(start(NEVER, *self.begin_or_resume))
+        self.assert_same(self.whole, self.folder)
+        return output
+
+
+@pytest.fixture
+def run(reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun) -> Disturbed:
+    return Disturbed(*reference, tmp_path / "run", assert_same_run)
 
 
 @pytest.mark.fault(
@@ -115,42 +138,36 @@ def begin_or_resume(config: Path, run: Path) -> list[str]:
     "20 kills of one run, in 15 phases and between writes; resumed bit-for-bit each time",
 )
 def test_killed_in_every_phase(tmp_path: Path, assert_same_run: SameRun) -> None:
-    config, whole = undisturbed(tmp_path, epochs=24)  # no process gets further than two
-    run = tmp_path / "run"
+    files = undisturbed(tmp_path, epochs=24)  # no process gets further than two
+    run = Disturbed(*files, tmp_path / "run", assert_same_run)
     chance = random.Random(7)
     writes = [("files.py", "write_atomic", chance.randrange(1, 12)) for _ in range(5)]
     phases = (*PHASES.values(), *writes)
     assert len(phases) == 20
     for phase in phases:
-        process = start(phase, *begin_or_resume(config, run))
+        process = start(phase, *run.begin_or_resume)
         output = finish(process)
         assert process.returncode == -signal.SIGKILL, (phase, output)
-    finish(start(NEVER, *begin_or_resume(config, run)))
-    assert_same_run(whole, run)
+    run.finish()
 
 
 @pytest.mark.fault(
     "kill -9 at random times",
     "resumed bit-for-bit",
 )
-def test_killed_again_and_again_at_random_times(
-    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun
-) -> None:
-    config, whole = reference
-    run = tmp_path / "run"
+def test_killed_again_and_again_at_random_times(run: Disturbed) -> None:
     random_numbers = random.Random(0)
     kills = 0
     for _ in range(6):
-        process = start(NEVER, *begin_or_resume(config, run))
-        while process.poll() is None and not (run / "run.lock").exists():
+        process = start(NEVER, *run.begin_or_resume)
+        while process.poll() is None and not (run.folder / "run.lock").exists():
             time.sleep(0.005)
         time.sleep(random_numbers.random() * 0.4)
         process.kill()
         finish(process)
         kills += process.returncode == -signal.SIGKILL
-    output = finish(start(NEVER, *begin_or_resume(config, run)))
+    output = run.finish()
     assert kills > 0, output
-    assert_same_run(whole, run)
 
 
 @pytest.mark.fault(
@@ -158,59 +175,46 @@ def test_killed_again_and_again_at_random_times(
     "the running epoch is dropped, the last line names the command that resumes bit-for-bit, exit code 130",
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_and_resumed_by_the_command_that_it_names(
-    reference: tuple[Path, Path],
-    tmp_path: Path,
-    assert_same_run: SameRun,
-    number: signal.Signals,
-) -> None:
-    config, whole = reference
-    run = tmp_path / "run"
-    process = start_and_wait(*begin_or_resume(config, run))
+def test_asked_to_stop_and_resumed_by_the_command_that_it_names(run: Disturbed, number: signal.Signals) -> None:
+    process = start_and_wait(*run.begin_or_resume)
     process.send_signal(number)
     output = finish(process)
     if process.returncode != 0:  # it was still training
         assert process.returncode == 130
         last = output.splitlines()[-1]
-        assert last.endswith(f"continue with: fairtat train --resume {run}")
+        assert last.endswith(f"continue with: fairtat train --resume {run.folder}")
         again = start(NEVER, "train", *last.partition("fairtat train ")[2].split())
         output = finish(again)
         assert again.returncode == 0, output
-    assert_same_run(whole, run)
+    run.assert_same(run.whole, run.folder)
 
 
 @pytest.mark.fault(
     "Ctrl-C twice",
     "it ends at once, without a traceback; resumed bit-for-bit",
 )
-def test_a_second_ctrl_c_ends_it_at_once(
-    reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun
-) -> None:
-    config, whole = reference
-    run = tmp_path / "run"
-    process = start_and_wait(*begin_or_resume(config, run))
+def test_a_second_ctrl_c_ends_it_at_once(run: Disturbed) -> None:
+    process = start_and_wait(*run.begin_or_resume)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     output = finish(process)
     assert process.returncode in (0, 130, -signal.SIGINT), output
     assert "Traceback" not in output
-    finish(start(NEVER, *begin_or_resume(config, run)))
-    assert_same_run(whole, run)
+    run.finish()
 
 
 @pytest.mark.fault(
     "two processes on one run folder",
     "the second is refused in one line and changes nothing",
 )
-def test_two_processes_on_one_folder(reference: tuple[Path, Path], tmp_path: Path, assert_same_run: SameRun) -> None:
-    config, whole = reference
-    run = tmp_path / "run"
-    first = start(NEVER, *begin_or_resume(config, run))
-    while first.poll() is None and not (run / "checkpoint.pt").exists():
+def test_two_processes_on_one_folder(run: Disturbed) -> None:
+    first = start(NEVER, *run.begin_or_resume)
+    while first.poll() is None and not (run.folder / "checkpoint.pt").exists():
         time.sleep(0.005)
     first.send_signal(signal.SIGSTOP)
     try:
-        for arguments in (["--resume", str(run)], ["--config", str(config), "--output", str(run)]):
+        path = str(run.folder)
+        for arguments in (["--resume", path], ["--config", str(run.config), "--output", path]):
             second = start(NEVER, "train", *arguments)
             output = finish(second)
             assert second.returncode == 2, output
@@ -219,7 +223,7 @@ def test_two_processes_on_one_folder(reference: tuple[Path, Path], tmp_path: Pat
     finally:
         first.send_signal(signal.SIGCONT)
     finish(first)
-    assert_same_run(whole, run)
+    run.assert_same(run.whole, run.folder)
 
 
 @pytest.mark.fault(

@@ -35,7 +35,7 @@ def test_shapes_and_feature_map(size: int) -> None:
 
 
 @pytest.mark.parametrize(("in_channels", "out_channels", "stride"), [(4, 4, 1), (4, 6, 2)])
-def test_block_normalises_before_it_convolves(in_channels: int, out_channels: int, stride: int) -> None:
+def test_block_normalizes_before_it_convolves(in_channels: int, out_channels: int, stride: int) -> None:
     block = PreActBlock(in_channels, out_channels, stride).eval()
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -30,7 +30,7 @@ def test_options_reach_the_builder() -> None:
     assert build("mlp", 10, 1, (8, 8), width=5).classifier.in_features == 5
 
 
-def test_a_model_normalises_its_images_by_itself() -> None:
+def test_a_model_normalizes_its_images_by_itself() -> None:
     torch.manual_seed(0)
     model = build("mlp", 5, 3, (4, 4), mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]).eval()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""timm's models by name: the data's shape reaches them, mistakes are told, pretrained ones see normalised images."""
+"""timm's models by name: the data's shape reaches them, mistakes are told, pretrained ones see normalized images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_mistakes(timm: ModuleType, name: str, options: dict[str, int], message:
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_pretrained_models_see_normalised_images(timm: ModuleType, channels: int) -> None:
+def test_pretrained_models_see_normalized_images(timm: ModuleType, channels: int) -> None:
     model = build("timm:resnet10t", 10, channels, (32, 32), pretrained=True, fetch=False).eval()
     assert isinstance(model, Normalized)
     x = torch.rand(2, channels, 32, 32)

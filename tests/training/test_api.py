@@ -141,15 +141,15 @@ def test_own_images_train(tiny: Callable[..., TrainConfig], tmp_path: Path) -> N
     labels = np.arange(90) % 3
     images = (rng.random((90, 6, 5, 3)) * 60).astype(np.uint8)
     images[np.arange(90), :, :, labels] += 150
-    np.savez(tmp_path / "colours.npz", images=images, labels=labels, class_names=["red", "green", "blue"])
-    outcome = train(tiny(data={"name": str(tmp_path / "colours.npz"), "test": 0.2, "val": 0.2}, epochs=3))
+    np.savez(tmp_path / "colors.npz", images=images, labels=labels, class_names=["red", "green", "blue"])
+    outcome = train(tiny(data={"name": str(tmp_path / "colors.npz"), "test": 0.2, "val": 0.2}, epochs=3))
     assert outcome.last is not None
     assert outcome.last.val_clean.average == 1.0
     assert outcome.last.val_robust.worst_class_name == "red"  # all equal: the first
 
 
 def test_the_old_name_of_a_result_warns() -> None:
-    with pytest.warns(DeprecationWarning, match="now called TrainResult"):
+    with pytest.warns(DeprecationWarning, match="is now TrainResult"):
         assert training.Outcome is training.TrainResult
     with pytest.raises(AttributeError, match="no attribute 'Outcomes'"):
         _ = training.Outcomes

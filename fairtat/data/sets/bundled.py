@@ -12,7 +12,7 @@ __all__ = ["load_digits", "load_mnist5k"]
 
 @lru_cache(maxsize=1)
 def load_digits() -> ImageData:
-    """The 1,797 digits of scikit-learn: 1 x 8 x 8, grey levels 0..16 kept as uint8.
+    """The 1,797 digits of scikit-learn: 1 x 8 x 8, gray levels 0..16 kept as uint8.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI (1998).
 

@@ -10,10 +10,9 @@ import hashlib
 import tarfile
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,27 +31,24 @@ _PIXELS = 3 * 32 * 32
 _LARGEST = 2**28  # bytes: the largest published file, CIFAR-100's train, has 1.5e8
 
 
+class _Format(Protocol):
+    """How a set's files are written; ``name`` is the file's, for messages."""
+
+    def images(self, content: bytes, name: str) -> tuple[Any, Any]:
+        """(N, 3, 32, 32) uint8 images and their (N,) labels."""
+
+    def class_names(self, content: bytes, name: str) -> tuple[str, ...]:
+        """In the order of the labels."""
+
+
 @dataclass(frozen=True)
-class _Layout:
-    """One of the forms in which a set is published: the same names in a folder and in an archive."""
+class _Python:
+    """Pickled dicts; ``prefix`` is that of the keys with labels and class names."""
 
-    folder: str
-    archive: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    names: str  # the file with the class names
-    read: Callable[[bytes, str], tuple[Any, Any]]  # (content, name) -> images (N, 3, 32, 32) uint8, labels (N,)
-    read_names: Callable[[bytes, str], tuple[str, ...]]
-    md5: Mapping[str, str]  # of the single files, where they are known
+    prefix: str = ""
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, *self.test, self.names)
-
-
-def _read_python(label_key: str) -> Callable[[bytes, str], tuple[Any, Any]]:
-    def read(content: bytes, name: str) -> tuple[Any, Any]:
-        record = load_plain(content, name)
+    def images(self, content: bytes, name: str) -> tuple[Any, Any]:
+        record, label_key = load_plain(content, name), f"{self.prefix}labels"
         if not isinstance(record, dict) or not {"data", label_key} <= record.keys():
             held = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
             raise UserError(f"{name}: holds {held}; expected a dict with 'data' and {label_key!r}")
@@ -64,92 +60,83 @@ def _read_python(label_key: str) -> Callable[[bytes, str], tuple[Any, Any]]:
             raise UserError(f"{name}: {label_key!r} holds {labels.dtype}; expected integers")
         return pixels.reshape(-1, 3, 32, 32), labels.astype(np.int64)
 
-    return read
-
-
-def _read_python_names(key: str) -> Callable[[bytes, str], tuple[str, ...]]:
-    def read(content: bytes, name: str) -> tuple[str, ...]:
-        record = load_plain(content, name)
+    def class_names(self, content: bytes, name: str) -> tuple[str, ...]:
+        record, key = load_plain(content, name), f"{self.prefix}label_names"
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
             raise UserError(f"{name}: has no list {key!r} of class names")
         return tuple(str(value) for value in record[key])
 
-    return read
 
+@dataclass(frozen=True)
+class _Binary:
+    """Records of ``label_bytes`` labels, of which the last is the one wanted, and the pixels; names as text."""
 
-def _read_binary(label_bytes: int) -> Callable[[bytes, str], tuple[Any, Any]]:
-    """Records of ``label_bytes`` labels, of which the last is the one wanted, and the pixels."""
+    label_bytes: int
 
-    def read(content: bytes, name: str) -> tuple[Any, Any]:
-        record = label_bytes + _PIXELS
+    def images(self, content: bytes, name: str) -> tuple[Any, Any]:
+        record = self.label_bytes + _PIXELS
         if not content or len(content) % record:
             raise UserError(f"{name}: has {len(content)} bytes; expected a multiple of {record} (is it truncated?)")
         rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
-        return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, label_bytes - 1].astype(np.int64)
+        pixels, labels = rows[:, self.label_bytes :], rows[:, self.label_bytes - 1]
+        return pixels.reshape(-1, 3, 32, 32), labels.astype(np.int64)
 
-    return read
+    def class_names(self, content: bytes, name: str) -> tuple[str, ...]:
+        return tuple(content.decode("utf-8", errors="replace").split())
 
 
-def _read_text_names(content: bytes, name: str) -> tuple[str, ...]:
-    return tuple(content.decode("utf-8", errors="replace").split())
+@dataclass(frozen=True)
+class _Layout:
+    """One of the forms in which a set is published: the same names in a folder and in an archive."""
+
+    folder: str
+    archive: str
+    format: _Format
+    files: tuple[str, ...]  # the train set's, then the test set's, then the one with the class names
 
 
 _CIFAR10 = (
     _Layout(
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
-        train=tuple(f"data_batch_{number}" for number in range(1, 6)),
-        test=("test_batch",),
-        names="batches.meta",
-        read=_read_python("labels"),
-        read_names=_read_python_names("label_names"),
-        md5={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-        },
+        format=_Python(),
+        files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
     ),
     _Layout(
         folder="cifar-10-batches-bin",
         archive="cifar-10-binary.tar.gz",
-        train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        test=("test_batch.bin",),
-        names="batches.meta.txt",
-        read=_read_binary(1),
-        read_names=_read_text_names,
-        md5={},
+        format=_Binary(1),
+        files=(*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin", "batches.meta.txt"),
     ),
 )
 _CIFAR100 = (
     _Layout(
         folder="cifar-100-python",
         archive="cifar-100-python.tar.gz",
-        train=("train",),
-        test=("test",),
-        names="meta",
-        read=_read_python("fine_labels"),
-        read_names=_read_python_names("fine_label_names"),
-        md5={
-            "train": "16019d7e3df5f24257cddd939b257f8d",
-            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-            "meta": "7973b15100ade9c7d40fb424638fde48",
-        },
+        format=_Python("fine_"),
+        files=("train", "test", "meta"),
     ),
     _Layout(
         folder="cifar-100-binary",
         archive="cifar-100-binary.tar.gz",
-        train=("train.bin",),
-        test=("test.bin",),
-        names="fine_label_names.txt",
-        read=_read_binary(2),
-        read_names=_read_text_names,
-        md5={},
+        format=_Binary(2),
+        files=("train.bin", "test.bin", "fine_label_names.txt"),
     ),
 )
+
+# MD5 sums of the published files, where they are known.
+_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
 
 
 def load_cifar10(root: str | Path | None = None, *, download: bool = False) -> PublishedSplits:
@@ -189,14 +176,15 @@ def _load(name: str, layouts: tuple[_Layout, ...], root: str | Path | None, down
     layout, place = found
     contents = _archive_contents(place, layout) if place.is_file() else _folder_contents(place, layout)
     for file, content in contents.items():
-        _compare(layout.md5.get(file), content, str(place / file))
-    names = layout.read_names(contents[layout.names], str(place / layout.names))
+        _compare(_MD5.get(file), content, str(place / file))
+    *train, test, names_file = layout.files
+    names = layout.format.class_names(contents[names_file], str(place / names_file))
 
-    def part(files: tuple[str, ...]) -> ImageData:
+    def read(files: list[str]) -> ImageData:
         batches = []
         for file in files:
             where = str(place / file)
-            images, labels = layout.read(contents[file], where)
+            images, labels = layout.format.images(contents[file], where)
             batches.append(image_data(where, images.copy(), labels, class_names=names, layout="nchw"))
         images = torch.cat([batch.images for batch in batches])
         return replace(
@@ -207,14 +195,14 @@ def _load(name: str, layouts: tuple[_Layout, ...], root: str | Path | None, down
             ids=torch.arange(len(images)),
         )
 
-    return number_parts(PublishedSplits(train=part(layout.train), test=part(layout.test)))
+    return number_parts(PublishedSplits(train=read(train), test=read([test])))
 
 
 def _find(layouts: tuple[_Layout, ...], root: Path) -> tuple[_Layout, Path] | None:
     """The first layout whose files are there; ``root`` may also be the published folder itself."""
     for layout in layouts:
         for folder in (root / layout.folder, root):
-            if (folder / layout.train[0]).is_file() or (folder / layout.names).is_file():
+            if any((folder / file).is_file() for file in (layout.files[0], layout.files[-1])):
                 return layout, folder
     for layout in layouts:
         if (root / layout.archive).is_file():

@@ -56,7 +56,7 @@ def load_corrupted(
     """The test images of ``name`` under one corruption: image i is test image i.
 
     Reads ``ROOT/CIFAR-10-C/CORRUPTION.npy``, uint8 (5 N, 32, 32, 3) with the severities one after the other, and
-    ``labels.npy`` (5 N,); only the part asked for leaves the disk.
+    ``labels.npy`` (5 N,); only the images that are needed are read.
 
     Args:
         name: ``cifar10`` or ``cifar100``.

@@ -1,4 +1,4 @@
-"""Folders of images: one subfolder a class, as ImageNet and many others are laid out."""
+"""Folders of images: one subfolder per class, as in ImageNet and many others."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def load_folder(path: str | Path, *, image_size: int | None = None, exif: Exif =
     """Images below ``path/CLASS/``, or below ``path/train/CLASS/`` with ``test`` and ``val`` beside ``train``.
 
     Classes are the subfolders in alphabetical order; hidden files and folders, and those of macOS archives, are
-    skipped. Where ``val`` is there and ``test`` is not, ``val`` is the test part, as it is for ImageNet, whose own
-    test images have no labels. Grey images become colour ones if any of those looked at is in colour.
+    skipped. With ``val`` but no ``test``, ``val`` is the test set, as for ImageNet, whose own test images have no
+    labels. Gray images become color ones if any of the images looked at is in color.
 
     Args:
         path: the folder.
-        image_size: scale each image until it covers this square and cut out the middle; None expects one size.
+        image_size: scale each image until it covers this square and crop its center; None expects images of one size.
         exif: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves them as they are stored.
 
     Raises:
-        UserError: no such folder, no classes or images in it, or parts whose classes differ.
+        UserError: no such folder, no classes or images in it, or sets whose classes differ.
     """
     root = Path(path)
     folders = {name.lower(): name for name in _subfolders(root)}
@@ -84,14 +84,14 @@ def _part(
     train_folder: Path | None = None,
     train: StreamData | None = None,
 ) -> StreamData:
-    """One part; classes and image shape are those of the train part, if it is another."""
+    """One set; its classes and image shape must be those of the training set, if that is another."""
     classes = _subfolders(folder)
     known = classes if train_folder is None else _subfolders(train_folder)
     if len(known) < 2:
         raise UserError(f"{folder}: has {len(known)} subfolders; expected one for each class, at least 2")
     strangers = sorted(set(classes) - set(known))
     if strangers:
-        raise UserError(f"{folder}: has class {strangers[0]!r}, which the train part has not")
+        raise UserError(f"{folder}: has class {strangers[0]!r}, which the training set does not have")
     files: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(known):
@@ -108,7 +108,7 @@ def _part(
         (_, height, width), (_, found_height, found_width) = train.image_shape, source.image_shape
         raise UserError(
             f"{files[0]}: is {found_height} pixels high and {found_width} wide; expected {height} and {width}, as the "
-            "train part's images are (set data.image_size to scale all to one size)"
+            "training set's images are (set data.image_size to scale all to one size)"
         )
     return stream_data(name, source, torch.tensor(labels), class_names=tuple(known))
 

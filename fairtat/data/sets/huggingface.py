@@ -21,13 +21,13 @@ _LABELS = ("label", "labels")
 
 
 class _ColumnSource(ImageSource):
-    """The images of one part."""
+    """The images of one split."""
 
     def __init__(
         self, table: Any, column: str, name: str, *, channels: int | None, image_size: int | None, exif: Exif
     ) -> None:
         self._feature = table.features[column]
-        # Undecoded: the library would read the pixels to show a header, and turn images without being asked.
+        # Undecoded: the library would read the pixels to show a header, and apply the EXIF orientation.
         self._table = table.select_columns([column]).cast_column(column, replace(self._feature, decode=False))
         self._column = column
         self._name = name
@@ -53,7 +53,7 @@ class _ColumnSource(ImageSource):
         return image if self._feature.mode in (None, image.mode) else self._from_library(stored, row)
 
     def _from_library(self, stored: dict[str, Any], row: int) -> Any:
-        """What only the library can do: find images in archives and on the network, convert them as declared."""
+        """Let the library find images in archives and on the network, and convert them as declared."""
         try:
             return self._feature.decode_example(stored)
         except Exception as error:  # whatever a network or a decoder raises
@@ -65,12 +65,12 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
     """The set ``name`` of the hub (or of its cache), or of a folder that ``save_to_disk`` wrote.
 
     Takes the first column of images, and the first of class labels or else the column ``label`` or ``labels`` of
-    integers, bools or text. Parts are recognised by their usual names; where there is a validation part and no test
-    part, it is the test part.
+    integers, bools or text. Splits are recognized by their usual names; where there is a validation split and no
+    test split, it is the test set.
 
     Args:
         name: for example ``uoft-cs/cifar10``, or a folder.
-        image_size: scale each image until it covers this square and cut out the middle; None expects one size.
+        image_size: scale each image until it covers this square and crop its center; None expects images of one size.
         exif: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves them as they are stored.
 
     Raises:
@@ -85,7 +85,7 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
     if not isinstance(tables, dict):
         tables = {"train": tables}
     if "train" not in tables:
-        raise UserError(f"hf:{name}: has the parts {', '.join(tables)}; expected train among them")
+        raise UserError(f"hf:{name}: has the splits {', '.join(tables)}; expected train among them")
     image_column, label_column = _columns(library, tables["train"], name)
     class_names = _class_names(tables["train"], label_column)
     channels: int | None = None
@@ -99,7 +99,7 @@ def load_huggingface(name: str, *, image_size: int | None = None, exif: Exif = "
                     f"{where}: has the columns {', '.join(table.features)}; expected {column!r} as in train"
                 )
         if _class_names(table, label_column) not in (None, class_names):
-            raise UserError(f"{where}: its classes are not those of the train part, in the same order")
+            raise UserError(f"{where}: its classes are not those of the train split, in the same order")
         stored = table[label_column][:]
         if any(label is None or label == -1 for label in stored):
             raise UserError(f"{where}: has rows without a label; expected one for each in {label_column!r}")
@@ -128,6 +128,6 @@ def _columns(library: Any, table: Any, name: str) -> tuple[str, str]:
 
 
 def _class_names(table: Any, column: str) -> tuple[str, ...] | None:
-    """Those that the column declares, if it does."""
+    """The class names that the column declares, if any."""
     names = getattr(table.features[column], "names", None)
     return None if names is None else tuple(names)

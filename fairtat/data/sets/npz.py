@@ -29,7 +29,7 @@ def load_npz(path: str | Path, *, layout: Layout = "auto") -> ImageData:
         layout: which axis of four holds the channels; see `image_data`.
 
     Raises:
-        UserError: the file is missing, is not such a file, or holds values that cannot be trained on.
+        UserError: the file is missing, is not an .npz file, or holds values that cannot be trained on.
     """
     name = str(path)
     try:

@@ -1,4 +1,4 @@
-"""Pickles of arrays, text and numbers, read without running what else they may hold."""
+"""Pickles of arrays, text and numbers, read without running any code in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["load_plain"]
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    # How protocol 2 writes bytes from Python 3. Other codecs have no business here.
+    # How protocol 2 writes bytes from Python 3. Other codecs are refused.
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
     return text.encode("latin1")
@@ -49,7 +49,7 @@ def load_plain(content: bytes, name: str) -> Any:
     """
     try:
         return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    # A damaged pickle can fail anywhere in the unpickler's small machine, which calls nothing but what is allowed.
+    # A damaged pickle can fail anywhere in the unpickler's small machine, which calls only what is allowed.
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{name}: cannot be read as a pickle of plain arrays ({reason})") from error

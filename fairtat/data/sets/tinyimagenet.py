@@ -25,7 +25,7 @@ _FOLDER = "tiny-imagenet-200"
 def load_tinyimagenet(root: str | Path | None = None) -> PublishedSplits:
     """TinyImageNet from its published folder ``tiny-imagenet-200``, in ``root`` (by default ``data``).
 
-    Its validation images are the test part: the published test images have no labels. Classes are the WordNet ids in
+    Its validation images are the test set: the published test images have no labels. Classes are the WordNet ids in
     alphabetical order, under the first of their names in ``words.txt``. Pixels are as stored, whatever EXIF data say.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Answers in the making: kept now and then, read back where the model still answers as it did, told as they grow."""
+"""Results while they are computed: saved at intervals, reused where the model still answers as it did, reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Answers:
     """Where the answers of one evaluation come from.
 
     Attributes:
-        reused, worked_out: names of the questions whose answers were read and worked out, in their order; one that was
+        reused, worked_out: names of the questions whose answers were reused and computed, in their order; one that was
             interrupted and finished is in both.
     """
 
@@ -55,7 +55,7 @@ class Answers:
 
 
 class Answer:
-    """Used as a context: what was done is kept on the way out, so that Ctrl-C costs one batch."""
+    """A context manager: what was computed is saved on exit, so that Ctrl-C costs one batch."""
 
     def __init__(
         self,

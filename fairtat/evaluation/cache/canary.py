@@ -1,4 +1,4 @@
-"""A few images on which a model shows that it still computes what it computed when an answer was kept."""
+"""A few images on which a model must compute what it computed when an answer was kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 
 class Canary:
-    """Images that are judged again before any kept answer is trusted.
+    """Images that are classified again before any kept answer is reused.
 
     As they are: a digest of their logits is part of the name of every answer, so that answers of a model with others
     are never found. With an answer are kept images that its attack has moved, with their logits, and the images one

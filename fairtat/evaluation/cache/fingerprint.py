@@ -39,7 +39,7 @@ def fingerprint(model: nn.Module) -> str:
 
     Parameters, buffers of both kinds, plain attributes (looked into, up to `LIMIT` objects), hooks, and the code of
     classes and functions, with the globals that it names. Whether a module is in train mode does not count. A model
-    that counts its calls in an attribute is another one after each of them.
+    that counts its calls in an attribute changes with each call.
     """
     found = _Fingerprint()
     found.say("torch", torch.__version__)
@@ -117,7 +117,7 @@ class _Fingerprint:
             self._items(getattr(value, "__dict__", {}))
             self._items({name: getattr(value, name, None) for name in _slots(kind)})
         else:
-            # Of a builtin the name is all there is; of other objects it would be of no use.
+            # A builtin has only its name; for other objects the name would not help.
             self.say(getattr(value, "__module__", None), getattr(value, "__qualname__", None))
 
     def _all(self, values: Iterable[object]) -> None:

@@ -62,7 +62,7 @@ class AnswerStore:
         except FileNotFoundError:
             return None
         except (OSError, DamagedFile) as error:
-            _LOG.warning("warning: %s; its answer is worked out again", error)
+            _LOG.warning("warning: %s; its result is computed again", error)
             return None
 
     def save(
@@ -72,7 +72,7 @@ class AnswerStore:
         if self._folder is None or (not complete and time.monotonic() - self._saved < SAVE_EVERY):
             return
         file = io.BytesIO()
-        # By name and kind: the arrays' names are fixed, numpy's own keywords are none of them.
+        # By name and kind: the arrays' names are fixed, and are not keywords of numpy.
         np.savez_compressed(file, allow_pickle=False, done=np.array(done), **arrays)
         content = sealed_zip(file.getvalue())
         self._folder.mkdir(parents=True, exist_ok=True)

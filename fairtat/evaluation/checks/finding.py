@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a reader of the figures has to know.
+    """Something that a reader of the figures must know.
 
     ``id`` names the check, "group:what"; ``severity`` is "error" (the figures do not mean what they seem to mean),
-    "warning" (they may not) or "info"; ``text`` is what to tell a person, and what to do.
+    "warning" (they may not) or "info"; ``text`` explains it to a reader, and says what to do.
     """
 
     id: str

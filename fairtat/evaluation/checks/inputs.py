@@ -45,7 +45,7 @@ def check_images(images: Images, attacks: Sequence[AttackSettings]) -> tuple[tup
         )
     text = (
         f"Pixels lie in {shown}, not in [0, 1]. Radii were taken in these units and attacks clipped to this range, so "
-        "the figures cannot be compared with published ones. If the images are normalised, pass them as they were "
+        "the figures cannot be compared with published ones. If the images are normalized, pass them as they were "
         "before and normalize=(mean, std)."
     )
     return (min(low, 0.0), max(high, 1.0)), [Finding("inputs:range", "error", text)]
@@ -95,7 +95,7 @@ def check_model(model: object, samples: int, batch_size: int) -> list[Finding]:
         )
         lonely = min(batch_size, samples) == 1 or samples % batch_size == 1
         if lonely:
-            text += "; the last batch is a single image, which such a layer normalises away. Use another batch_size"
+            text += "; the last batch is a single image, which such a layer normalizes away. Use another batch_size"
         findings.append(Finding("model:batch-statistics", "error" if lonely else "warning", text + "."))
     return findings
 
@@ -129,7 +129,7 @@ def check_counts(n: Sequence[int], names: Sequence[str]) -> list[Finding]:
         findings.append(Finding("data:few-images", "warning", text))
     if none:
         listed = _listed([printable(names[k]) for k in none])
-        text = f"{_classes(len(none), len(n))} no images ({listed}), so no figure says anything of them."
+        text = f"{_classes(len(none), len(n))} no images ({listed}), so no figure says anything about them."
         findings.append(Finding("data:no-images", "info", text))
     return findings
 

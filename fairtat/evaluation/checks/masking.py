@@ -1,8 +1,8 @@
 """Signs of gradient masking, which makes robust accuracy look too good.
 
 They are those of Athalye et al. 2018 (arXiv:1802.00420) and Carlini et al. 2019 (arXiv:1902.06705): gradients that
-vanish, one step that beats many, no gradient that beats one, and a model that survives a radius at which every image
-can be turned into any other.
+vanish, one step that beats many, an attack without gradients that beats one with them, and a model that survives a
+radius at which every image can be turned into any other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,41 @@ from fairtat.evaluation.evaluator import Evaluator
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.samples import Predictions
 
-PROBED = 64  # images that the model gets right, on which the signs are looked for
+PROBED = 64  # correctly classified images on which the signs are looked for
 QUERIES = 60  # of the random search
-MANY = 0.1  # share of probed images from which a sign is told
+MANY = 0.1  # share of probed images from which a sign is reported
 CHANCE = 0.01  # one-sided: how often a weaker attack may look stronger by luck
 FOUND, LONGEST = 8, 2000  # findings of the probe, and letters of one, that a kept answer has room for
+
+
+class _WeakerWins(NamedTuple):
+    """A weak attack that fools more images than a strong one."""
+
+    id: str
+    about_the_weak: str
+    reason: str
+
+    def found(self, weak: tuple[str, np.ndarray], strong: tuple[str, np.ndarray]) -> list[Finding]:
+        """The finding, if it is there, for two attacks' names and what they fooled, (N,) bool."""
+        if not _beats(weak[1], strong[1]):
+            return []
+        text = (
+            f"{weak[0]}{self.about_the_weak} fooled the model on {int(weak[1].sum())} of {len(weak[1])} images, "
+            f"{strong[0]} on only {int(strong[1].sum())}. {self.reason}: a sign of gradient masking."
+        )
+        return [Finding(self.id, "warning", text)]
+
+
+_FGSM_WINS = _WeakerWins(
+    "gradient-masking:fgsm-beats-pgd",
+    "",
+    "Many small steps cannot be weaker than one large one unless gradients mislead",
+)
+_BLACK_BOX_WINS = _WeakerWins(
+    "gradient-masking:black-box-beats-white-box",
+    ", which sees no gradient,",
+    "With useful gradients it would be the other way round",
+)
 
 
 def check_outcomes(images: Images, attacked: Mapping[str, tuple[AttackSettings, Predictions]]) -> list[Finding]:
@@ -40,13 +71,13 @@ def check_outcomes(images: Images, attacked: Mapping[str, tuple[AttackSettings, 
         if settings.attack != "pgd" or _crosses(settings)
     }
     for weak, strong, sign in (
-        ("fgsm", "pgd", _fgsm_beats_pgd),
-        ("square", "pgd", _black_box_beats),
-        ("noise", "pgd", _black_box_beats),
-        ("square", "apgd-ce", _black_box_beats),
+        ("fgsm", "pgd", _FGSM_WINS),
+        ("square", "pgd", _BLACK_BOX_WINS),
+        ("noise", "pgd", _BLACK_BOX_WINS),
+        ("square", "apgd-ce", _BLACK_BOX_WINS),
     ):
-        if weak in fooled and strong in fooled and _beats(fooled[weak][1], fooled[strong][1]):
-            findings.append(sign(fooled[weak], fooled[strong], len(label)))
+        if weak in fooled and strong in fooled:
+            findings += sign.found(fooled[weak], fooled[strong])
     return findings
 
 
@@ -110,19 +141,16 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
     if without >= MANY:
         text = (
             f"On {without:.0%} of {len(y)} images the gradient was zero everywhere in most steps, so gradient attacks "
-            "saw nothing to follow and the robust accuracy is no evidence of robustness. Quantised inputs, saturated "
-            "softmax (very large logits) and detached layers do this; attack with square, or through a smooth stand-in."
+            "had nothing to follow, and the robust accuracy is not evidence of robustness. Quantized inputs, saturated "
+            "softmax (very large logits) and detached layers do this; attack with square, or a smooth approximation."
         )
         findings.append(Finding("gradient-masking:zero-gradients", "warning", text))
-    if _beats(by_fgsm[1], by_pgd[1]):
-        findings.append(_fgsm_beats_pgd(by_fgsm, by_pgd, len(y)))
-    if _beats(by_search[1], by_pgd[1]):
-        findings.append(_black_box_beats(by_search, by_pgd, len(y)))
+    findings += _FGSM_WINS.found(by_fgsm, by_pgd) + _BLACK_BOX_WINS.found(by_search, by_pgd)
     if survived >= MANY:
         text = (
-            f"{survived:.0%} of {len(y)} images were still classified right at {defaults.norm} radius {largest:.3g}, "
-            "where any image can be turned into plain grey and robust accuracy has to be about 0. The attack fails for "
-            "another reason than robustness."
+            f"{survived:.0%} of {len(y)} images were still right at {defaults.norm} radius {largest:.3g}, "
+            "where any image can be turned into plain gray, so robust accuracy must be about 0. The attack fails, but "
+            "not because the model is robust."
         )
         findings.append(Finding("gradient-masking:survives-large-eps", "warning", text))
     return findings
@@ -130,26 +158,8 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
 
 _RANDOM = (
     "The model's logits differ from call to call on the same images. Attack it with gradients averaged over many "
-    "calls, and judge it by many calls, or its robustness is that of its luck."
+    "calls, and average its predictions over many calls; otherwise its robustness is luck."
 )
-
-
-def _fgsm_beats_pgd(weak: tuple[str, np.ndarray], strong: tuple[str, np.ndarray], samples: int) -> Finding:
-    text = (
-        f"{weak[0]} fooled the model on {int(weak[1].sum())} of {samples} images, {strong[0]} on only "
-        f"{int(strong[1].sum())}. Many small steps cannot be weaker than one large one unless gradients mislead: a "
-        "sign of gradient masking."
-    )
-    return Finding("gradient-masking:fgsm-beats-pgd", "warning", text)
-
-
-def _black_box_beats(weak: tuple[str, np.ndarray], strong: tuple[str, np.ndarray], samples: int) -> Finding:
-    text = (
-        f"{weak[0]}, which sees no gradient, fooled the model on {int(weak[1].sum())} of {samples} images, "
-        f"{strong[0]} on only {int(strong[1].sum())}. With useful gradients it would be the other way round: a sign of "
-        "gradient masking."
-    )
-    return Finding("gradient-masking:black-box-beats-white-box", "warning", text)
 
 
 def _beats(weak: np.ndarray, strong: np.ndarray) -> bool:

@@ -39,7 +39,7 @@ FIGURES: dict[str, Figure] = {
 
 @dataclass(frozen=True)
 class Bootstrap(Difference):
-    """A figure before and after, and how sure the difference is.
+    """A figure before and after, and how certain the difference is.
 
     ``interval`` holds the difference in 95% of the draws (percentiles) and the one that was observed; ``p_value`` is
     two-sided: how often a draw's difference has the other sign, twice. Both cover the choice of test images, not that
@@ -75,11 +75,11 @@ def paired_bootstrap(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Resample the test images, the same ones for both models, and look how the difference of a figure scatters.
+    """Resample the test images, the same ones for both models, and look at the spread of a figure's difference.
 
     Each class is resampled with replacement separately, so its size stays. Only four counts of a class matter (right in
     both models, in one, in the other, in none), so a draw of images is one of multinomial counts: exact, and no draw
-    touches an image. Choosing the worst class anew in every draw is part of the scatter.
+    touches an image. Choosing the worst class again in every draw is part of the spread.
 
     Images are drawn from the observed ones and half an image more in each of the four cells. Without it, a class of 35
     images of which four were lost and none gained could never gain one, and its fall would be certain; with it, the
@@ -127,7 +127,7 @@ def paired_bootstraps(
     random = np.random.default_rng(seed)
     parts: list[list[np.ndarray]] = [[] for _ in wanted]
     with np.errstate(invalid="ignore"):
-        # In parts, so that 1,000 classes need no gigabytes.
+        # In chunks, so that 1,000 classes do not need gigabytes.
         for start in range(0, draws, most := max(1, CELLS_AT_ONCE // (4 * classes))):
             drawn = random.multinomial(n, probability, (min(most, draws - start), classes))
             accuracy = [_accuracy(drawn, n, model) for model in (0, 1)]
@@ -144,7 +144,7 @@ def paired_bootstraps(
 def _bootstrap(name: str, before: float, after: float, differences: np.ndarray) -> Bootstrap:
     draws = len(differences)
     low, high = np.percentile(differences, (2.5, 97.5))
-    # One more in both counts, so that no finite number of draws proves a certainty.
+    # One more in both counts: no finite number of draws proves a certainty.
     against = (min((differences <= 0).sum(), (differences >= 0).sum()) + 1) / (draws + 1)
     return Bootstrap(
         figure=name,

@@ -23,7 +23,7 @@ class ClassFigures:
 
     ``confusion`` is (C, C) int64, [label, prediction]. ``nonfinite`` counts apart, for each class, the samples for
     which the model named no class because its logits were not finite: they belong to ``n`` and are wrong; () if there
-    are none. A class without samples has accuracy NaN, interval (0, 1), and takes no part in ``worst``, ``std``,
+    are none. A class without samples has accuracy NaN, interval (0, 1), and is not counted in ``worst``, ``std``,
     ``gap`` and ``worst_fifth``.
     """
 
@@ -143,7 +143,7 @@ class ClassFigures:
 
 
 def rho(before: ClassFigures, after: ClassFigures) -> float:
-    """What the worst class gained, as a share, and what the average gained or paid for it.
+    """The relative gain of the worst class plus the relative gain or loss of the average.
 
     ``rho = (W' - W) / W + (A' - A) / A`` with W the worst class's accuracy and A the average, primed after. NaN when
     either is 0 before. Lee et al. 2024 (DAFA), arXiv:2401.12532.

@@ -68,7 +68,7 @@ def _combined(a: float, b: float, phi: float) -> float:
 
 
 class Difference:
-    """What a figure that is compared between two runs says of itself; the interval is that of the difference."""
+    """A figure that is compared between two runs; the interval is that of the difference."""
 
     before: float
     after: float

@@ -1,4 +1,4 @@
-"""Line charts as coordinates; the template turns them into SVG, whose colours follow the reader's scheme."""
+"""Line charts as coordinates; the template turns them into SVG, whose colors follow the reader's scheme."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Chart:
         return f"M{'L'.join([*upper, *lower])}Z" if line.band else ""
 
     def dots(self, line: Line) -> list[tuple[float, float]]:
-        """The last point of the line; a point between two gaps would be invisible without a dot, too."""
+        """The last point of the line; also a point between two gaps, which would be invisible without a dot."""
         known = [y is not None and not math.isnan(y) for _, y in line.points]
         last = max((i for i, there in enumerate(known) if there), default=-1)
         found = []

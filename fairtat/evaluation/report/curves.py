@@ -124,7 +124,7 @@ def _epochs(last: int) -> list[tuple[float, str]]:
     if last <= 4:
         return [(float(epoch), str(epoch)) for epoch in range(1, last + 1)]
     marks = [mark for mark in ticks(0, last, 4) if 1 < mark < last]
-    # A mark too near to the last one would write over it.
+    # A mark too close to the last one would overlap it.
     kept = [mark for mark in marks if last - mark > 0.12 * last and mark == int(mark)]
     return [(1.0, "1"), *((mark, f"{mark:g}") for mark in kept), (float(last), str(last))]
 

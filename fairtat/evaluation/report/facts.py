@@ -1,4 +1,4 @@
-"""Everything that is needed to make the figures again, and what the runs were trained with."""
+"""Everything that is needed to reproduce the figures, and how the runs were trained."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class ConditionRow:
-    """One condition with the figures of each run; None for a run that was not asked."""
+    """One condition with the figures of each run; None for a run without it."""
 
     title: str
     figures: tuple[ClassFigures | None, ...]
 
 
 def condition_rows(records: Sequence[RunRecord]) -> list[ConditionRow]:
-    """Every condition that any run was judged under except corruptions, which have a map of their own."""
+    """Every condition of any run, except corruptions, which have a separate map."""
     titles: dict[str, str] = {}
     for record in records:
         for condition in record.evaluation.conditions:
@@ -68,7 +68,7 @@ def facts(records: Sequence[RunRecord]) -> list[Fact]:
 
 
 def differing_settings(records: Sequence[RunRecord]) -> list[Fact]:
-    """What the training configurations of the runs do not have in common, except the names of their folders."""
+    """The settings in which the runs' training configurations differ, except the names of their folders."""
     flat = [_flat(record.config or {}) for record in records]
     return [fact for fact in _table(flat) if len(set(fact.values)) > 1 and fact.name != "output"]
 

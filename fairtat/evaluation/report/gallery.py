@@ -126,7 +126,7 @@ def make_gallery(
 
 @dataclass(frozen=True)
 class _Look:
-    """One model on the chosen images: predictions (n,) and images (n, C, H, W), all on the CPU but ``target``."""
+    """One model on the chosen images: predictions (n,) and images (n, C, H, W), all on the CPU except ``target``."""
 
     clean: Tensor
     adversarial: Tensor
@@ -145,7 +145,7 @@ def _look(
     moved = classifier.adversarial(x, y, ids, settings)
     target = logits.scatter(1, y[:, None], -torch.inf).argmax(1) if target is None else target.to(x.device)
     steered = classifier.adversarial_towards(x, y, target, ids, settings)
-    # With an active set, an image that the model gets wrong as it is was not attacked but counted as it is.
+    # With an active set, an image that the model gets wrong without an attack was counted unchanged.
     wrong = (clean != y) if settings.active_set else torch.zeros_like(y, dtype=torch.bool)
     return _Look(
         clean=clean.cpu(),
@@ -176,7 +176,7 @@ def _view(run: int, look: _Look, i: int, x: Tensor, settings: AttackSettings, cl
 
 
 def _chosen(evaluations: Sequence[Evaluation], count: int) -> list[int]:
-    """Positions of at most ``count`` images, each of another class."""
+    """Positions of at most ``count`` images, each of a different class."""
     first = evaluations[0]
     assert first.samples is not None
     label = first.samples.label
@@ -194,14 +194,14 @@ def _chosen(evaluations: Sequence[Evaluation], count: int) -> list[int]:
 
 
 def _stand_in(settings: AttackSettings) -> AttackSettings:
-    """PGD of the same radius for attacks of a library and suites, which return no image for a few samples alone."""
+    """PGD of the same radius, in place of library attacks and suites, which cannot return images for a few samples."""
     return AttackSettings(
         "pgd", settings.eps, settings.norm, step_size=settings.eps / 4, seed=settings.seed, active_set=True
     )
 
 
 def _amplified(delta: Tensor, settings: AttackSettings) -> Tensor:
-    """The perturbation around grey; in linf eps is black or white, in l2 the largest change is."""
+    """The perturbation around gray; in linf eps is black or white, in l2 the largest change is."""
     full = settings.eps if settings.norm == "linf" else float(delta.abs().max())
     return 0.5 + delta / (2 * max(full, 1e-12))
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SHADES = 12
-"""Shades from nothing to the full colour; differences have as many in each direction."""
+"""Shades from nothing to the full color; differences have as many in each direction."""
 
 NUMBERED = 16
 """Up to this many classes a map has a number in every cell; larger ones are mosaics with a list of the main pairs."""
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Cells of one unit each, as one SVG path a shade."""
+    """Cells of one unit each, as one SVG path per shade."""
 
     width: int
     height: int
@@ -63,7 +63,7 @@ class Mosaic:
 class HeatMap:
     """A class-by-class matrix: numbers in a table for few classes, else a mosaic; and its most prominent pairs.
 
-    ``scale`` holds what the strongest shades of either direction mean, of a map that has a scale of its own.
+    ``scale`` holds what the strongest shades of either direction mean, of a map that has its own scale.
     """
 
     title: str
@@ -125,7 +125,7 @@ def difference_map(title: str, before: ClassFigures, after: ClassFigures, names:
 
 
 def targeted_map(record: RunRecord) -> HeatMap | None:
-    """Which share of each class an attack turns into each other class; None when that was not asked."""
+    """The share of each class that an attack turns into each other class; None without a targeted sweep."""
     sweep = record.evaluation.targeted
     if sweep is None:
         return None
@@ -156,7 +156,7 @@ def corruption_map(record: RunRecord) -> HeatMap | None:
 
 
 def radius_strip(run: int, record: RunRecord) -> Strip | None:
-    """The attack radius of each class over the epochs, in the unit of the run's eps; None when all radii are one."""
+    """The attack radius of each class over the epochs, in the unit of the run's eps; None when all radii are equal."""
     found = [(epoch, values) for epoch, values in record.series("class_eps") if _row_of_numbers(values)]
     if not found:
         return None
@@ -237,7 +237,7 @@ def _strip(run: int, record: RunRecord, matrix: np.ndarray, last_epoch: int, for
 
 
 def _mosaic(shades: Sequence[Sequence[str]]) -> Mosaic:
-    """Neighbours of one shade in a row become one rectangle, which keeps maps of 100 classes small."""
+    """Neighbors of one shade in a row become one rectangle, which keeps maps of 100 classes small."""
     paths: dict[str, list[str]] = {}
     for y, row in enumerate(shades):
         start = 0

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["class_table", "render", "write_report"]
 
-RUN_COLOURS = 7
-"""Colours in report.css; more runs use them again, with other dashes."""
+RUN_COLORS = 7
+"""Colors in report.css; more runs use them again, with other dashes."""
 
 RUN_COLUMNS = 40
 """Letters of a run's name in a drawing."""
@@ -81,7 +81,7 @@ def class_table(evaluations: Mapping[str, Evaluation], comparison: Comparison | 
     context = {
         "rows": classes.class_rows(records, comparison),
         "runs": _runs(records),
-        "colours": RUN_COLOURS,
+        "colors": RUN_COLORS,
         "caption": f"{first.condition(first.primary).title}; {first.clean.total} images. In percent and points.",
     }
     return _environment().get_template("notebook.html.j2").render(context)
@@ -114,7 +114,7 @@ def _without_controls(value: Any) -> Any:
 def _runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     short = shortened([record.name for record in records], RUN_COLUMNS)
     return [
-        {"index": run, "name": record.name, "short": short[run], "colour": run % RUN_COLOURS}
+        {"index": run, "name": record.name, "short": short[run], "color": run % RUN_COLORS}
         for run, record in enumerate(records)
     ]
 
@@ -138,7 +138,7 @@ def _context(report: Report) -> dict[str, Any]:
         "attack": records[0].evaluation.attack,
         "total": first.total,
         "runs": _runs(records),
-        "colours": RUN_COLOURS,
+        "colors": RUN_COLORS,
         "scored": scored,
         "spreads": spreads(records),
         "bars": classes.class_bars(records),

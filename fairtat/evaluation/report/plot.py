@@ -1,4 +1,4 @@
-"""The bars of every class as a PNG file, for notebooks and READMEs, which can show no page.
+"""The bars of every class as a PNG file, for notebooks and READMEs, which cannot show a page.
 
 What is drawn is what the page's bars show (`fairtat.evaluation.report.classes`).
 """
@@ -18,8 +18,8 @@ from fairtat.text import printable, shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, in an order whose neighbours also differ in lightness (print, colour blindness).
-COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# Okabe and Ito's palette, in an order whose neighbors also differ in lightness (print, color blindness).
+COLORS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 INK = "#222222"
 DPI = 150
 WIDTH = 9.0  # inches; 1350 pixels, what a README shows without scaling it up
@@ -34,7 +34,7 @@ def comparison_png(comparison: Comparison) -> bytes:
     """Bars of robust accuracy for every class and run, whiskers = Wilson 95% intervals, as a PNG file.
 
     Many classes are laid out in rows; above 100 classes the picture keeps the 100 on which some run is worst.
-    Needs matplotlib (``pip install 'fairtat[eval]'``); draws without a display and touches no global state of it.
+    Needs matplotlib (``pip install 'fairtat[eval]'``); draws without a display and without global state.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -74,10 +74,10 @@ def _draw_row(axes: Axes, classes: Sequence[ClassBars], labels: Sequence[str], s
     width = 0.8 / len(labels)
     for run, label in enumerate(labels):
         at = [k + (run - (len(labels) - 1) / 2) * width for k in range(len(classes))]
-        _draw_bars(axes, [of_class.bars[run] for of_class in classes], at, width, COLOURS[run % len(COLOURS)], label)
+        _draw_bars(axes, [of_class.bars[run] for of_class in classes], at, width, COLORS[run % len(COLORS)], label)
 
     names = shortened([of_class.name for of_class in classes], NAME_COLUMNS)
-    # About 0.085 inches a character of the tick labels: slanted where neighbours would touch.
+    # About 0.085 inches per character of the tick labels: slanted where neighbors would touch.
     slanted = max(len(name) for name in names) * 0.085 > 0.9 * WIDTH / slots
     axes.set_xticks(
         range(len(names)),
@@ -97,11 +97,11 @@ def _draw_row(axes: Axes, classes: Sequence[ClassBars], labels: Sequence[str], s
         axes.spines[side].set_visible(False)
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Bar], at: Sequence[float], width: float, colour: str, label: str) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[Bar], at: Sequence[float], width: float, color: str, label: str) -> None:
     height = [100 * bar.robust for bar in bars]
     below = [100 * (bar.robust - bar.low) for bar in bars]
     above = [100 * (bar.high - bar.robust) for bar in bars]
-    axes.bar(at, height, 0.94 * width, color=colour, label=label)
+    axes.bar(at, height, 0.94 * width, color=color, label=label)
     axes.errorbar(at, height, yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=min(3.0, 8 * width))
     for x, bar in zip(at, bars, strict=True):
         if bar.worst:

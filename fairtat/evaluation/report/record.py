@@ -57,7 +57,7 @@ def read_record(folder: str | Path, name: str, evaluation: Evaluation) -> RunRec
     """A run folder's record; config.yaml, metrics.jsonl and environment.json may each be missing.
 
     Raises:
-        UserError: one of them is there, but damaged.
+        UserError: one of them is damaged.
     """
     folder = Path(folder)
     config_file, environment_file = folder / "config.yaml", folder / "environment.json"
@@ -90,4 +90,4 @@ def _history(file: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _no_number(_: str) -> None:
-    """NaN and Infinity, which no JSON holds but Python writes, are read as missing."""
+    """Read NaN and Infinity, which Python writes but JSON does not allow, as missing."""

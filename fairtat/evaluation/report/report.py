@@ -27,7 +27,7 @@ class Report:
     Attributes:
         records: the runs, the baseline first.
         gallery: a few images under attack.
-        notes: what a reader has to know about the comparison, such as runs that were trained for different times.
+        notes: what a reader must know about the comparison, such as runs that were trained for different times.
 
     Raises:
         ValueError: no runs, two of one name, or runs that were judged on other images or under another attack.

@@ -1,4 +1,4 @@
-"""Tables that keep their figures in a terminal of any width: bars go first, then parts of names, never a number."""
+"""Tables that fit a terminal of any width: bars are dropped first, then names are shortened, never numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Column:
 
     ``kind`` says what happens where there is little room: a "bar" is left out, a "name" shortened, a "text" folded; a
     "figure" stays as it is. Columns of one ``group`` stay side by side; those of group 0 are repeated in every part of
-    a table that is cut in parts.
+    a table that is split.
     """
 
     header: str
@@ -42,7 +42,7 @@ class Column:
 
     @property
     def natural(self) -> int:
-        """The columns of the terminal that it would like to have."""
+        """The natural width, in columns of the terminal."""
         lines = [*self.header.split("\n"), *(cell.plain for cell in self.cells)]
         return max(map(width, lines))
 
@@ -52,7 +52,7 @@ class Column:
         return max(header, min(self.natural, LEAST.get(self.kind, self.natural)))
 
     def shown(self, columns: int) -> list[Text]:
-        """The cells as they are written in so many columns of the terminal."""
+        """The cells as they are written in this many columns of the terminal."""
         if self.kind != "name" or self.natural <= columns:
             return self.cells
         short = shortened([cell.plain for cell in self.cells], columns)
@@ -124,7 +124,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _widths(columns: Sequence[Column], room: int) -> list[int]:
-    """Each column's own width, less what names and texts have to give up; the widest gives first."""
+    """Each column's natural width, less what names and texts must give up; the widest gives first."""
     widths, least = [column.natural for column in columns], [column.least for column in columns]
     for _ in range(_total(widths) - room):
         flexible = [k for k in range(len(columns)) if widths[k] > least[k]]

@@ -1,4 +1,4 @@
-"""What the figures say, in sentences; computed, so that they can be wrong in no other way than the figures."""
+"""What the figures say, in sentences that are computed from them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Story:
 
     @property
     def plain(self) -> list[str]:
-        """The same for terminals and files, in ASCII as far as names are."""
+        """The same for terminals and files: ASCII, except for names."""
         return [ascii_minus(sentence) for sentence in self.sentences]
 
 
 def against_baseline(comparison: Comparison, name: str) -> Story:
-    """Who gained, who paid, what is noise: one run against the first one."""
+    """Which classes gained or lost, and what is noise: one run against the first one."""
     changes = [change for change in comparison.changes(name) if change.n]
     gap = comparison.figure_change(name, "gap")
     average, clean = comparison.average_change(name), comparison.average_change(name, "clean")
@@ -61,7 +61,7 @@ def against_baseline(comparison: Comparison, name: str) -> Story:
 
 
 def beside_baseline(name: str, evaluation: Evaluation, baseline: Evaluation) -> Story:
-    """One evaluation beside an earlier one of the same images, which may be of another attack."""
+    """One evaluation compared with an earlier one of the same images, possibly under another attack."""
     gain = paired_bootstrap(baseline, evaluation)
     details = []
     if baseline.attack != evaluation.attack:
@@ -79,7 +79,7 @@ def beside_baseline(name: str, evaluation: Evaluation, baseline: Evaluation) -> 
 
 
 def of_one_run(name: str, evaluation: Evaluation) -> Story:
-    """Who is worst off, and where the errors land."""
+    """Which class is worst, and which class attracts the errors."""
     robust, names = evaluation.robust, evaluation.class_names
     worst, value = robust.worst
     present = [k for k, n in enumerate(robust.n) if n]
@@ -187,7 +187,7 @@ def _noise(clear: bool) -> str:
 
 
 def _start(sentence: str) -> str:
-    """A capital for our own word, while a name stays as it is."""
+    """Capitalize fairtat's own word; a name stays as it is."""
     return f"C{sentence[1:]}" if sentence.startswith("class ") else sentence
 
 

@@ -33,7 +33,7 @@ _LESS_IS_BETTER = ("gap", "std")
 
 
 def tables(evaluation: Evaluation) -> list[FittedTable]:
-    """Every table that an evaluation gives something to: classes, conditions, corruptions, who is turned into whom."""
+    """Every table for which the evaluation has figures: classes, conditions, corruptions, targeted attacks."""
     found = [evaluation_table(evaluation)]
     if any(condition.kind in ("attack", "sweep", "worst") for condition in evaluation.conditions[2:]):
         found.append(conditions_table(evaluation))
@@ -45,7 +45,7 @@ def tables(evaluation: Evaluation) -> list[FittedTable]:
 
 
 def as_text(shown: Iterable[FittedTable], columns: int | None = None) -> str:
-    """Tables as plain text, without colors, for so many columns; by default the terminal's, or 80."""
+    """Tables as plain text, without colors, for this many columns; by default the terminal's, or 80."""
     console = Console(file=io.StringIO(), width=columns, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         for table in shown:
@@ -145,7 +145,7 @@ def targeted_table(evaluation: Evaluation) -> FittedTable:
     sweep = evaluation.targeted
     assert sweep is not None
     names, rate = evaluation.class_names, sweep.rate.tolist()
-    title = f"who can be turned into whom: {sweep.settings}, every other class as the target"
+    title = f"which classes can be turned into which: {sweep.settings}, every other class as the target"
     caption = "In % of the row's images."
     if len(names) > MATRIX_CLASSES:
         table = FittedTable(title, caption, [Column("class", "name"), Column("becomes", "name"), Column("%")])

@@ -45,7 +45,7 @@ class WeightAveraging:
         self.needs_validation = config.name == "fawa"
 
     def after_step(self, epoch: int) -> None:
-        """Call after each optimiser step; ``epoch`` counts from 0."""
+        """Call after each optimizer step; ``epoch`` counts from 0."""
         if self._config.every == "step" and epoch >= self._config.begin:
             self._update()
 

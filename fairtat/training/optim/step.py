@@ -1,7 +1,11 @@
-"""One optimiser step: attack, loss, gradients over all parts of the batch, and the update."""
+"""One optimizer step (attack, loss, gradients over all parts of the batch, and the update) and its learning rate.
+
+Learning rates are a function of progress alone, so that a resumed run needs no scheduler state.
+"""
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,13 +14,17 @@ from torch import Tensor, nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
-from fairtat.training.config import TrainConfig
+from fairtat.training.config import OptimConfig, TrainConfig
 from fairtat.training.distributed import World
 from fairtat.training.objectives import Examples, Objective, ObjectiveValue, make_objective
 from fairtat.training.optim.awp import make_awp
 from fairtat.training.precision import Precision
 
-__all__ = ["TrainingStep", "make_optimizer"]
+__all__ = ["TrainingStep", "learning_rate", "make_optimizer"]
+
+# One-cycle as in PyTorch's OneCycleLR (Smith and Topin, 2018, arXiv:1708.07120).
+_RISE = 0.3  # share of the run
+_START, _END = 1 / 25, 1 / 25e4  # of the peak
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
@@ -29,6 +37,31 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
         nesterov=optim.nesterov,
         fused=True,  # one pass over each parameter; and a float16 step that overflowed is left out on the device
     )
+
+
+def learning_rate(optim: OptimConfig, epoch: float, epochs: int) -> float:
+    """The learning rate after ``epoch`` of ``epochs``; 2.5 is half way through the third.
+
+    constant: ``lr``. step: ``lr * gamma**(milestones passed)``, constant within an epoch. cosine:
+    ``lr * (1 + cos(pi * epoch / epochs)) / 2``. onecycle: half a cosine wave from lr / 25 up to ``lr`` over the first
+    30% of the run, another down to lr / 250,000 over the rest.
+    """
+    lr = float(optim.lr)
+    share = epoch / epochs
+    if optim.schedule == "cosine":
+        return _wave(lr, 0.0, share)
+    if optim.schedule == "onecycle":
+        if share < _RISE:
+            return _wave(lr * _START, lr, share / _RISE)
+        return _wave(lr, lr * _END, (share - _RISE) / (1 - _RISE))
+    if optim.schedule == "step":
+        whole = math.floor(epoch)
+        return lr * float(optim.gamma) ** sum(whole >= milestone * epochs for milestone in optim.milestones)
+    return lr
+
+
+def _wave(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 class TrainingStep:

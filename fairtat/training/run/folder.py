@@ -1,7 +1,7 @@
 """The files of a run while it is being written.
 
 Order makes a crash harmless: of an epoch, the line in metrics.jsonl comes first, then best.*, then model.safetensors,
-and the checkpoint last. Whoever resumes starts from the checkpoint, drops what lies past it, and writes it again.
+and the checkpoint last. A resumed run starts from the checkpoint, drops what lies past it, and writes it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,18 @@ _FIRST_FILES = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths and writers; each file is replaced in one step."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.pt"
+        self.previous = path / "checkpoint.previous.pt"  # the one before: what is left if the last one is damaged
+        self.best = path / "best.pt"
+        self.weights = path / "model.safetensors"
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.environment = path / "environment.json"
 
     @classmethod
     def check_free(cls, path: str | Path) -> Path:
@@ -83,31 +89,6 @@ class RunFolder:
             )
         return folder
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The checkpoint before the last one: what is left if that one is damaged."""
-        return self.path / "checkpoint.previous.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.pt"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
     def _is_untrained(self) -> bool:
         """Whether nothing is there but what a run writes before its first epoch is over."""
         files = self._files()
@@ -151,7 +132,7 @@ class RunFolder:
         with self.writing(0, saved=0):
             self.write_config(config)
             self.write_environment(environment)
-            save_weights(self.path / "model.safetensors", weights)
+            save_weights(self.weights, weights)
 
     def _clear(self) -> None:
         """Remove what a run left that has not finished its first epoch."""
@@ -185,7 +166,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """The checkpoint to resume from, and the weights to evaluate as model.safetensors."""
-        save_weights(self.path / "model.safetensors", weights)
+        save_weights(self.weights, weights)
         save_checkpoint(self.checkpoint, state, keep=self.previous)
 
     def save_best(self, state: dict[str, Any]) -> None:

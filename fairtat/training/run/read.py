@@ -38,7 +38,7 @@ class Run:
         return next(self.model.parameters()).device
 
     def splits(self) -> Splits:
-        """The parts of the data that this run trained with, on its device.
+        """The data sets that this run trained with, on its device.
 
         Raises:
             UserError: the data are gone, or are not what the model was trained on.
@@ -73,8 +73,8 @@ def load_run(
             True, by the name that the run's model must have, or by a collection of names.
 
     Raises:
-        UserError: no such folder, no checkpoint in it, one that is damaged or does not fit its configuration, or or
-            code that is not trusted.
+        UserError: no such folder, no checkpoint in it, one that is damaged or does not fit its configuration, or code
+            that is not trusted.
     """
     folder = RunFolder(Path(path))
     if not folder.path.is_dir():

@@ -1,4 +1,4 @@
-"""Folders of images: classes and files in a fixed order, published parts recognised, gaps told."""
+"""Folders of images: classes and files in a fixed order, published parts recognized, gaps told."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_validation_comes_from_the_train_part_where_it_lacks(tmp_path: Path, tes
 def test_images_of_several_sizes(tmp_path: Path) -> None:
     write(tmp_path / "train", {"a": 3, "b": 3})
     write(tmp_path / "test", {"a": 1, "b": 1}, size=(8, 8))
-    with pytest.raises(UserError, match=r"000.png: is 8 pixels high and 8 wide; expected 5 and 4, as the train part's"):
+    with pytest.raises(UserError, match=r"000.png: is 8 pixels high and 8 wide; expected 5 and 4, as the training"):
         load_folder(tmp_path)
     parts = load_folder(tmp_path, image_size=4)
     assert parts.train.image_shape == parts.test.image_shape == (1, 4, 4)
@@ -97,7 +97,7 @@ def test_a_broken_file_is_named_when_it_is_read(tmp_path: Path) -> None:
     [
         (lambda root: (root / "train" / "empty").mkdir(), r"train/empty: holds no images \(\.bmp, "),
         (lambda root: write(root / "test2", {"z": 1}), None),
-        (lambda root: write(root / "val", {"z": 1}), r"val: has class 'z', which the train part has not"),
+        (lambda root: write(root / "val", {"z": 1}), r"val: has class 'z', which the training set does not have"),
         (lambda root: (root / "test").mkdir(), r"test: holds no images"),
     ],
 )

@@ -21,8 +21,8 @@ def library() -> ModuleType:
     return pytest.importorskip("datasets", reason="the package datasets is not installed")
 
 
-def table(library: ModuleType, values: list[int], labels: list[int], *, grey: bool = False):
-    shape = (6, 5) if grey else (6, 5, 3)
+def table(library: ModuleType, values: list[int], labels: list[int], *, gray: bool = False):
+    shape = (6, 5) if gray else (6, 5, 3)
     features = library.Features(
         {
             "name": library.Value("string"),
@@ -60,8 +60,8 @@ def test_parts_columns_and_pixels(library: ModuleType, tmp_path: Path, workers: 
     assert len(splits.val) == 2
 
 
-def test_a_single_table_is_split_and_grey_stays_grey(library: ModuleType, tmp_path: Path) -> None:
-    table(library, list(range(20)), [0, 1] * 10, grey=True).save_to_disk(tmp_path / "set")
+def test_a_single_table_is_split_and_gray_stays_gray(library: ModuleType, tmp_path: Path) -> None:
+    table(library, list(range(20)), [0, 1] * 10, gray=True).save_to_disk(tmp_path / "set")
     splits = load_splits(f"hf:{tmp_path / 'set'}", val=0.2, test=0.3, workers=0)
     assert splits.train.image_shape == (1, 6, 5)
     held = values(splits.train) + values(splits.val) + values(splits.test)
@@ -90,7 +90,7 @@ def test_tables_that_do_not_fit(library: ModuleType, tmp_path: Path) -> None:
     bad(whole.remove_columns(["picture"]), "has the columns name, kind, coarse; expected one of images")
     bad(whole.remove_columns(["kind", "coarse"]), "has the columns name, picture; expected one of class labels")
     bad(table(library, [1, 2], [0, -1]), r"\(train\): has rows without a label; expected one for each in 'kind'")
-    bad(library.DatasetDict({"a": whole}), "has the parts a; expected train among them")
+    bad(library.DatasetDict({"a": whole}), "has the splits a; expected train among them")
     broken = whole.cast_column("picture", library.Image(decode=False)).map(
         lambda row: {"picture": {"bytes": row["picture"]["bytes"] if row["name"] == "1" else b"no image", "path": None}}
     )
@@ -124,7 +124,7 @@ def test_parts_with_the_classes_in_another_order_are_refused(library: ModuleType
     train = table(library, [1, 2], [0, 1])
     test = train.cast_column("kind", library.ClassLabel(names=["dog", "cat"]))
     library.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "set")
-    with pytest.raises(UserError, match=r"\(test\): its classes are not those of the train part, in the same order"):
+    with pytest.raises(UserError, match=r"\(test\): its classes are not those of the train split, in the same order"):
         load_huggingface(str(tmp_path / "set"))
 
 
@@ -162,7 +162,7 @@ def test_images_that_lie_beside_the_table(library: ModuleType, tmp_path: Path, m
     columns = {"image": [str(tmp_path / "a.png")] * 2, "label": [0, 1]}
     monkeypatch.setattr(library, "load_dataset", lambda name: library.Dataset.from_dict(columns, features=features))
     train = load_huggingface("some/set").train
-    assert train.image_shape == (3, 6, 5)  # as the set declares, though the file is grey
+    assert train.image_shape == (3, 6, 5)  # as the set declares, though the file is gray
     assert values(train) == [(9, 0), (9, 1)]
 
 

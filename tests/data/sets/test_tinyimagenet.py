@@ -15,8 +15,8 @@ WNIDS = ["n03126707", "n02012849", "n01443537", "n07720875"]
 WORDS = "n01443537\tgoldfish, Carassius auratus\nn02012849\tcrane\nn03126707\tcrane\nn00000001\tother\n"
 
 
-def image(value: int, *, grey: bool = False) -> Image.Image:
-    return Image.fromarray(np.full((64, 64) if grey else (64, 64, 3), value, np.uint8))
+def image(value: int, *, gray: bool = False) -> Image.Image:
+    return Image.fromarray(np.full((64, 64) if gray else (64, 64, 3), value, np.uint8))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
         (folder / "train" / wnid / "images").mkdir(parents=True)
         for copy in range(5):
             file = folder / "train" / wnid / "images" / f"{wnid}_{copy}.JPEG"
-            image(10 * number + copy, grey=copy == 0).save(file, quality=100)
+            image(10 * number + copy, gray=copy == 0).save(file, quality=100)
     lines = []
     for number in range(6):
         image(100 + number).save(folder / "val" / "images" / f"val_{number}.JPEG", quality=100)

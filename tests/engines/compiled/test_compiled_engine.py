@@ -1,8 +1,7 @@
-"""The compiled engine gives the eager engine's attack, compiles once, and steps aside with a warning."""
+"""The compiled engine gives the eager engine's attack and compiles once (see also ../test_every_engine.py)."""
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
 import weakref
@@ -44,21 +43,6 @@ def test_targeted_equals_the_eager_engine(h, compiles, bn_mode, norm, normalize)
         torch.testing.assert_close(ours, theirs)
     moved = not torch.equal(by_graph[1].running_mean, model[1].running_mean)
     assert moved == (bn_mode == "train")
-
-
-@pytest.mark.parametrize(
-    ("targeted", "loss"),
-    [(True, "margin"), (True, "dlr"), (False, "ce"), (False, "margin"), (False, "dlr"), (False, "kl")],
-)
-def test_every_loss_equals_the_eager_engine(h, compiles, loss, targeted):
-    model, (x, y, target) = h.cnn(FLOAT64), h.images(9, FLOAT64)
-    clean = torch.randn(9, h.classes, dtype=FLOAT64) if loss == "kl" else None
-    if targeted:
-        expected, x_adv, *_ = both("compiled", fast_targeted_pgd, model, x, target, y=y, loss=loss, **SIX_STEPS)
-    else:
-        expected, x_adv, *_ = both("compiled", fast_pgd, model, x, y, loss=loss, clean_logits=clean, **SIX_STEPS)
-    assert compiles == [9]
-    assert_same(x_adv, expected)
 
 
 @pytest.mark.parametrize(
@@ -166,20 +150,6 @@ def test_changed_weights_are_seen_without_another_compilation(h, compiles):
     assert compiles == [9]
 
 
-@pytest.mark.parametrize("bn_mode", BN_MODES)
-def test_a_smaller_last_batch_does_not_compile(h, compiles, bn_mode):
-    model, (x, _, target) = h.cnn(FLOAT64), h.images(16, FLOAT64)
-    attack = TargetedPGD(model, engine="compiled", bn_mode=bn_mode, **SIX_STEPS)
-    for n in (16, 16, 11, 16, 3, 16):
-        eager = copy.deepcopy(model)
-        expected = fast_targeted_pgd(eager, x[:n], target[:n], bn_mode=bn_mode, return_info=True, **SIX_STEPS)
-        result = attack(x[:n], target[:n], return_info=True)
-        assert_same(result.x_adv, expected.x_adv)
-        assert_same(result.loss, expected.loss)
-        torch.testing.assert_close(list(model.buffers()), list(eager.buffers()))
-    assert compiles == [16]
-
-
 def test_settings_that_make_another_graph(h, compiles):
     model, (x, y, target) = h.cnn(), h.images(6)
     attack = TargetedPGD(model, engine="compiled", **SIX_STEPS)
@@ -220,24 +190,6 @@ def test_a_model_under_torch_compile_is_taken_for_what_it_wraps(h, compiles):
     assert compiles == [6]
 
 
-@pytest.mark.parametrize("bn_mode", BN_MODES)
-def test_the_model_is_left_as_it_was_found(h, compiles, bn_mode):
-    model, (x, _, target) = h.cnn(), h.images(6)
-    model[4].eval()
-    model[0].weight.requires_grad_(False)
-    model[8].weight.grad = torch.randn_like(model[8].weight)
-    before, random_state = h.snapshot(model), torch.get_rng_state()
-    for _ in range(2):
-        fast_targeted_pgd(model, x, target, engine="compiled", bn_mode=bn_mode, steps=3)
-    after = h.snapshot(model)
-    if bn_mode == "train":
-        assert model[1].num_batches_tracked == before["buffers"][2] + 6
-        assert torch.equal(model[4].running_mean, before["buffers"][3])  # frozen by hand
-        del before["buffers"], after["buffers"]
-    assert h.same(after, before)
-    assert torch.equal(torch.get_rng_state(), random_state)
-
-
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize("stage", ["tracing", "compiling", "running"])
 def test_after_an_exception_too(h, compiles, monkeypatch, error, stage):
@@ -260,89 +212,11 @@ def test_after_an_exception_too(h, compiles, monkeypatch, error, stage):
     assert [dict(vars(m)) for m in model.modules()] == before_modes
 
 
-class DecidesOnData(nn.Linear):
-    def forward(self, x):
-        z = super().forward(x.flatten(1))
-        return z * 2 if z.sum() > 0 else z
-
-
-class Detached(nn.Linear):
-    def forward(self, x):
-        return super().forward(x.flatten(1)).detach()
-
-
-class SetsItself(nn.Linear):
-    calls = 0
-
-    def forward(self, x):
-        self.calls = self.calls + 1
-        return super().forward(x.flatten(1))
-
-
-class HoldsATensor(nn.Linear):
-    def forward(self, x):
-        return super().forward(x.flatten(1)) * HoldsATensor.factor
-
-
-HoldsATensor.factor = torch.tensor(2.0, dtype=FLOAT64)
-
-
-def hooked(model):
-    model.register_forward_hook(lambda module, inputs, output: output * 2)
-    return model
-
-
-UNSUPPORTED = {
-    "decisions on data": (lambda: DecidesOnData(108, 5), r"cannot be traced and compiled \(\w"),
-    "attributes that change": (lambda: SetsItself(108, 5), "its forward sets calls"),
-    "tensors that are no buffers": (lambda: HoldsATensor(108, 5), "cannot be traced and compiled"),
-    "hooks": (lambda: hooked(nn.Sequential(nn.Flatten(), nn.Linear(108, 5))), "hooks of the model"),
-}
-
-
-@pytest.mark.parametrize("what", UNSUPPORTED)
-def test_a_model_that_does_not_trace_runs_eagerly_after_one_warning(h, compiles, what):
-    make, message = UNSUPPORTED[what]
-    x, _, target = h.images(6, FLOAT64)
-    model = make().double()
-    with pytest.warns(EngineFallback, match=message) as caught:
-        x_adv = fast_targeted_pgd(model, x, target, engine="compiled", **SIX_STEPS)
-    assert caught[0].filename == __file__
-    assert len(caught) == 1
-    assert_same(x_adv, fast_targeted_pgd(model, x, target, **SIX_STEPS))
-    # No second warning (it would be an error here), and no second attempt.
-    assert_same(fast_targeted_pgd(model, x, target, engine="compiled", **SIX_STEPS), x_adv)
-    assert compiles == []
-
-
-def test_a_callable_and_early_stop_run_eagerly_with_a_warning(h, compiles):
+def test_early_stop_runs_eagerly_with_a_warning(h, compiles):
     model, (x, _, target) = h.cnn(FLOAT64).eval(), h.images(6, FLOAT64)
-    expected = fast_targeted_pgd(model, x, target, **SIX_STEPS)
-    with pytest.warns(EngineFallback, match=r"not a torch\.nn\.Module but a function"):
-        x_adv = fast_targeted_pgd(lambda images: model(images), x, target, engine="compiled", **SIX_STEPS)
-    assert_same(x_adv, expected)
     with pytest.warns(EngineFallback, match="with early_stop the batch shrinks"):
         x_adv = fast_targeted_pgd(model, x, target, engine="compiled", early_stop=True, **SIX_STEPS)
     assert_same(x_adv, fast_targeted_pgd(model, x, target, early_stop=True, **SIX_STEPS))
-    assert compiles == []
-
-
-def test_wrong_calls_fail_as_they_do_eagerly(h, compiles):
-    model, (x, y, target) = h.cnn(), h.images(6)
-    fast_targeted_pgd(model, x, target, engine="compiled", steps=2)
-    with pytest.raises(ValueError, match=r"must be below the model's 5 classes, got 7"):
-        fast_targeted_pgd(model, x, torch.full_like(target, 7), engine="compiled", steps=2)
-    with pytest.raises(ValueError, match="needs at least 4 classes, the model has 3"):
-        fast_targeted_pgd(nn.Linear(4, 3), x[:, 0, 0, :4], target * 0, y=y * 0 + 1, loss="dlr", engine="compiled")
-    with pytest.raises(RuntimeError, match="has no gradient with respect to its input"):
-        fast_targeted_pgd(Detached(108, 5), x, target, engine="compiled")
-
-
-def test_an_empty_batch(h, compiles):
-    x, _, target = h.images(4)
-    result = fast_targeted_pgd(h.cnn(), x[:0], target[:0], engine="compiled", return_info=True)
-    assert result.x_adv.shape == x[:0].shape
-    assert result.logits.shape == (0, h.classes)
     assert compiles == []
 
 

@@ -1,7 +1,7 @@
-"""The graph engine gives the eager engine's attack, captures once, and steps aside with a warning.
+"""The graph engine gives the eager engine's attack and captures once (see also ../test_every_engine.py).
 
 Its logic is tested over a stub of CUDA graphs (in conftest.py): a capture runs the function, a replay runs it again.
-test_engine_graph_gpu.py holds the same engine to real ones.
+test_graph_engine_gpu.py holds the same engine to real ones.
 """
 
 from __future__ import annotations
@@ -50,22 +50,6 @@ def test_targeted_equals_the_eager_engine(h, stub, bn_mode, norm, normalize):
     assert_results_equal(result, expected, atol=0.0 if norm == "linf" or normalize is not None else 1e-12)
     torch.testing.assert_close(list(by_graph.buffers()), list(by_eager.buffers()), rtol=0, atol=1e-12)
     assert (stub.captures, stub.replays) == (2, 4)  # the steps and the report
-
-
-@pytest.mark.parametrize(
-    ("loss", "targeted"),
-    [("margin", True), ("dlr", True), ("ce", False), ("margin", False), ("dlr", False), ("kl", False)],
-)
-def test_every_loss_equals_the_eager_engine(h, stub, loss, targeted):
-    model, (x, y, target) = h.cnn().eval(), h.images(12)
-    options = {**SIX_STEPS, "loss": loss}
-    if loss == "kl":
-        options |= {"clean_logits": model(x).detach(), "init": "normal"}
-    attack, data = (fast_targeted_pgd, (x, target)) if targeted else (fast_pgd, (x, y))
-    if targeted:
-        options["y"] = y
-    expected, result, *_ = both("graph", attack, model, *data, calls=2, **options)
-    assert torch.equal(result, expected)
 
 
 def test_what_changes_from_call_to_call_is_no_part_of_a_graph(h, stub):
@@ -262,21 +246,6 @@ def test_a_model_whose_weights_move_at_every_call_is_left_alone(h, stub):
     assert stub.captures == MAX_UNUSED
 
 
-@pytest.mark.parametrize("bn_mode", BN_MODES)
-def test_a_smaller_last_batch_is_not_captured(h, stub, bn_mode):
-    model, (x, _, target) = h.cnn(FLOAT64), h.images(16, FLOAT64)
-    attack = TargetedPGD(model, engine="graph", bn_mode=bn_mode, **SIX_STEPS)
-    for n in (16, 16, 11, 16, 3, 16):
-        eager = copy.deepcopy(model)
-        expected = eagerly(eager, x[:n], target[:n], bn_mode=bn_mode, return_info=True, **SIX_STEPS)
-        result = attack(x[:n], target[:n], return_info=True)
-        torch.testing.assert_close(result.x_adv, expected.x_adv, rtol=0, atol=1e-12)
-        torch.testing.assert_close(result.loss, expected.loss)
-        torch.testing.assert_close(list(model.buffers()), list(eager.buffers()))
-    assert stub.captures == 2
-    assert stub.replays == 2 * (5 if bn_mode == "eval" else 4)
-
-
 def test_batch_statistics_in_eval_mode_are_not_padded(stub):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.ReLU(), nn.Linear(8, 3))
@@ -324,56 +293,6 @@ def test_auto_captures_what_comes_twice_and_never_warns(h, stub):
     assert (stub.captures, stub.replays) == (1, 3)
 
 
-class SetsItself(nn.Linear):
-    calls = 0
-
-    def forward(self, x):
-        self.calls = self.calls + 1
-        return super().forward(x.flatten(1))
-
-
-class ReplacesABuffer(nn.Linear):
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, x):
-        self.seen = self.seen + 1
-        return super().forward(x.flatten(1))
-
-
-class Noisy(nn.Linear):
-    def forward(self, x):
-        return super().forward(x.flatten(1) + 0.1 * torch.randn_like(x.flatten(1)))
-
-
-def hooked(model):
-    model.register_forward_hook(lambda module, inputs, output: output * 2)
-    return model
-
-
-UNSUPPORTED = {
-    "attributes that change": (lambda: SetsItself(108, 5), "its forward sets calls, which a graph would not do"),
-    "buffers that are replaced": (lambda: ReplacesABuffer(108, 5), "its forward sets seen"),
-    "random numbers": (lambda: Noisy(108, 5), "its forward draws random numbers"),
-    "hooks": (lambda: hooked(nn.Sequential(nn.Flatten(), nn.Linear(108, 5))), "the hooks of the model would run only"),
-}
-
-
-@pytest.mark.parametrize("what", UNSUPPORTED)
-def test_a_model_that_no_graph_can_hold_runs_eagerly_after_one_warning(h, stub, what):
-    make, message = UNSUPPORTED[what]
-    x, _, target = h.images(6)
-    model = make()
-    twin = copy.deepcopy(model)
-    with pytest.warns(EngineFallback, match=message) as caught:
-        x_adv = fast_targeted_pgd(model, x, target, engine="graph", **SIX_STEPS)
-    assert len(caught) == 1
-    assert torch.equal(x_adv, eagerly(twin, x, target, **SIX_STEPS))
-    assert torch.equal(fast_targeted_pgd(model, x, target, engine="graph", **SIX_STEPS), x_adv)
-    assert stub.captures == 0
-
-
 def test_synchronised_batch_norm_in_train_mode_runs_eagerly(h, stub):
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.SyncBatchNorm(5))
     x, _, target = h.images(6)
@@ -384,13 +303,6 @@ def test_synchronised_batch_norm_in_train_mode_runs_eagerly(h, stub):
     assert "SyncBatchNorm in train mode waits for other processes" in reason
 
 
-def test_a_callable_runs_eagerly_with_a_warning(h, stub):
-    model, (x, _, target) = h.cnn().eval(), h.images(6)
-    with pytest.warns(EngineFallback, match=r"not a torch\.nn\.Module but a function"):
-        x_adv = fast_targeted_pgd(lambda images: model(images), x, target, engine="graph", **SIX_STEPS)
-    assert torch.equal(x_adv, eagerly(model, x, target, **SIX_STEPS))
-
-
 def test_on_a_cpu_there_are_no_graphs(h):
     model, (x, _, target) = h.cnn(), h.images(6)
     with pytest.warns(EngineFallback, match="CUDA graphs need a GPU, and x is on cpu") as caught:
@@ -398,24 +310,3 @@ def test_on_a_cpu_there_are_no_graphs(h):
     assert len(caught) == 1
     for engine in ("graph", "auto", "eager"):  # no second warning
         assert torch.equal(fast_targeted_pgd(model, x, target, engine=engine, **SIX_STEPS), x_adv)
-
-
-def test_wrong_calls_fail_as_they_do_eagerly(h, stub):
-    model, (x, y, target) = h.cnn(), h.images(6)
-    fast_targeted_pgd(model, x, target, engine="graph", steps=2)
-    with pytest.raises(ValueError, match=r"must be below the model's 5 classes, got 7"):
-        fast_targeted_pgd(model, x, torch.full_like(target, 7), engine="graph", steps=2)
-    with pytest.raises(ValueError, match="needs at least 4 classes, the model has 3"):
-        fast_targeted_pgd(nn.Linear(4, 3), x[:, 0, 0, :4], target * 0, y=y * 0 + 1, loss="dlr", engine="graph")
-    assert torch.equal(
-        fast_targeted_pgd(model, x, target, engine="graph", steps=2, seed=0),
-        fast_targeted_pgd(model, x, target, engine="eager", steps=2, seed=0),
-    )
-
-
-def test_empty_batches_and_no_steps(h, stub):
-    model, (x, _, target) = h.cnn(), h.images(4)
-    result = fast_targeted_pgd(model, x[:0], target[:0], engine="graph", return_info=True)
-    assert result.logits.shape == (0, h.classes)
-    assert torch.equal(fast_targeted_pgd(model, x, target, engine="graph", steps=0, init="zero"), x)
-    assert stub.captures == 0

@@ -35,8 +35,8 @@ class Sides(nn.Module):
         return torch.stack((-score, score), 1)
 
 
-class Quantised(Sides):
-    """Sees eight grey levels: its gradient is zero wherever it exists."""
+class Quantized(Sides):
+    """Sees eight gray levels: its gradient is zero wherever it exists."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward((x * 8).round() / 8)
@@ -82,8 +82,8 @@ def test_a_sound_trained_network_gives_no_findings() -> None:
     assert found(model) == {}
 
 
-def test_quantised_inputs_show_as_zero_gradients_and_a_radius_that_does_nothing() -> None:
-    findings = found(Quantised())
+def test_quantized_inputs_show_as_zero_gradients_and_a_radius_that_does_nothing() -> None:
+    findings = found(Quantized())
     assert "gradient-masking:zero-gradients" in findings
     assert findings["gradient-masking:zero-gradients"].severity == "warning"
     assert "100% of 64 images" in findings["gradient-masking:zero-gradients"].text
@@ -151,13 +151,13 @@ def test_batchnorm_without_running_statistics_shows_and_worse_in_a_batch_of_one(
     assert "'0'" in finding.text
 
 
-def test_normalised_images_are_an_error_and_the_attack_stays_in_their_range() -> None:
+def test_normalized_images_are_an_error_and_the_attack_stays_in_their_range() -> None:
     x, y = separable()
-    normalised = (x - 0.5) / 0.25
-    evaluation = evaluate(Sides().eval(), normalised, y, eps=0.3, steps=3)
+    normalized = (x - 0.5) / 0.25
+    evaluation = evaluate(Sides().eval(), normalized, y, eps=0.3, steps=3)
     (finding,) = (finding for finding in evaluation.findings if finding.id.startswith("inputs:"))
     assert (finding.id, finding.severity) == ("inputs:range", "error")
-    low, high = float(normalised.min()), float(normalised.max())
+    low, high = float(normalized.min()), float(normalized.max())
     assert f"[{low:.4g}, {high:.4g}]" in finding.text
     assert "normalize=(mean, std)" in finding.text
     assert 0 < evaluation.robust.average <= evaluation.clean.average
@@ -187,7 +187,7 @@ def test_classes_of_few_images_show() -> None:
     few, none = inputs.check_counts([2, 0, *[1] * 7], ["a\x1b", "b", *names[2:]])
     assert few.text.startswith("8 of 9 classes have fewer than 5 images (kind 2: 1, ")
     assert "and 3 more). One image is 50 points" in few.text
-    assert none.text == "1 of 9 classes has no images (b), so no figure says anything of them."
+    assert none.text == "1 of 9 classes has no images (b), so no figure says anything about them."
     assert inputs.check_counts([5] * 9, names) == []
 
 

@@ -174,8 +174,8 @@ def test_text_stands_out_from_its_background(opened: Open, report: Report) -> No
     """WCAG's contrast of 4.5 for every cell of the heat maps, in both schemes."""
     contrast = """cells => {
       const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-      const luminance = colour => {
-        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+      const luminance = color => {
+        canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
         const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
           .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;

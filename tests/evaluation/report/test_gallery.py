@@ -111,7 +111,7 @@ def test_a_suite_is_shown_by_pgd_and_says_so(data: ImageData) -> None:
     assert "the evaluation used FGSM + CW-5" in gallery.attack
 
 
-def test_large_pictures_are_made_smaller_and_odd_channels_grey(data: ImageData) -> None:
+def test_large_pictures_are_made_smaller_and_odd_channels_gray(data: ImageData) -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)).eval()
     images = (torch.rand(4, 2, 200, 100), torch.tensor([0, 1, 0, 1]))
     evaluation = evaluate(model, images, attacks=["fgsm"], check_sanity=False)

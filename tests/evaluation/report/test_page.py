@@ -28,7 +28,7 @@ CASES: dict[str, Callable[[Record], Report]] = {
     "one run": lambda record: Report(runs(record, 1)),
     "two runs": lambda record: Report(runs(record, 2, extras=True)),
     "five runs": lambda record: Report(runs(record, 5)),
-    "more runs than colours": lambda record: Report(runs(record, 9)),
+    "more runs than colors": lambda record: Report(runs(record, 9)),
     "a hundred classes": lambda record: Report(runs(record, 2, classes=100, per_class=4)),
     "two classes": lambda record: Report(runs(record, 2, classes=2)),
     "classes without images": lambda record: Report(runs(record, 2, per_class=[0, 20, 0, 3])),

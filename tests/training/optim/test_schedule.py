@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairtat.training import Number, OptimConfig
-from fairtat.training.optim.schedule import learning_rate
+from fairtat.training.optim.step import learning_rate
 
 
 def by_torch(scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, n: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""An optimiser step against the same step written out by hand."""
+"""An optimizer step against the same step written out by hand."""
 
 from __future__ import annotations
 
