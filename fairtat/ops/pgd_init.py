@@ -55,6 +55,10 @@ def pgd_init(
 
     Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573.
     """
+    if chosen := _op.usual(backend, x, eps, seed, sample_ids, stream, init, norm, bounds):
+        eps_n, eps_value = (eps, 0.0) if isinstance(eps, Tensor) else (None, float(eps))
+        start: Tensor = _op.direct(x, eps_n, eps_value, sample_ids, seed, stream, init, norm, *bounds, chosen)
+        return start
     check_images("x", x)
     check_choice("init", init, INITS)
     check_choice("norm", norm, NORMS)
@@ -63,7 +67,7 @@ def pgd_init(
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, x.shape[0], "x", x)
     chosen = backends.choose("pgd_init", x.device, x.dtype, backend)
-    out: Tensor = _call(x, eps_n, eps_value, ids, seed, stream, init, norm, lo, hi, chosen)
+    out: Tensor = _op(x, eps_n, eps_value, ids, seed, stream, init, norm, lo, hi, chosen)
     return out
 
 
@@ -73,9 +77,13 @@ def _run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> Tensor:
     return out
 
 
-_call = register_op(
+_op = register_op(
     "pgd_init(Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, SymInt seed, SymInt stream, str init, str norm, "
     "float lo, float hi) -> Tensor",
     fake=lambda x, *_: torch.empty_like(x),
     run=_run,
-)
+    usual=(
+        "float32 (N, ...)", "amount (N)", "seed", "int64 (N)?", "integer 0 4294967295", "one of uniform normal zero",
+        "one of linf l2", "bounds",
+    ),
+)  # fmt: skip
