@@ -155,15 +155,15 @@ class SameSums:
     In one word, where the op has two: less work, and sums that wrap from 2**31 on.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        self.fixed = torch.zeros(batch.classes, dtype=torch.int64, device=batch.device)
+    def __init__(self, classes: int, device: torch.device | str) -> None:
+        self.fixed = torch.zeros(classes, dtype=torch.int64, device=device)
         self.nonfinite = torch.zeros_like(self.fixed)
 
-    def add(self, batch: Batch) -> None:
-        value = batch.loss.double()
+    def add(self, loss: Tensor, label: Tensor) -> None:
+        value = loss.double()
         fits = value.abs() <= layout.LOSS_MAX
-        self.fixed.index_add_(0, batch.label, torch.where(fits, value * layout.LOSS_SCALE, 0.0).round().long())
-        self.nonfinite.index_add_(0, batch.label, (~fits).long())
+        self.fixed.index_add_(0, label, torch.where(fits, value * layout.LOSS_SCALE, 0.0).round().long())
+        self.nonfinite.index_add_(0, label, (~fits).long())
 
     def read(self) -> dict[str, Tensor]:
         return {"loss_sum": self.fixed.double() / layout.LOSS_SCALE, "nonfinite": self.nonfinite}
@@ -172,12 +172,12 @@ class SameSums:
 def bincount(batch: Batch) -> Counter:
     classes = batch.classes
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
-    sums = SameSums(batch)
+    sums = SameSums(classes, batch.device)
 
     def count() -> None:
         cells = torch.bincount(batch.label * classes + batch.pred, minlength=classes * classes)
         confusion.add_(cells.view(classes, classes))
-        sums.add(batch)
+        sums.add(batch.loss, batch.label)
 
     return count, lambda: rates(confusion) | sums.read()
 
@@ -186,12 +186,12 @@ def index_add(batch: Batch) -> Counter:
     """Without bincount's C*C result a call: the best form for many classes."""
     classes = batch.classes
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=batch.device)
-    sums = SameSums(batch)
+    sums = SameSums(classes, batch.device)
     ones = torch.ones_like(batch.label)
 
     def count() -> None:
         confusion.view(-1).index_add_(0, batch.label * classes + batch.pred, ones)
-        sums.add(batch)
+        sums.add(batch.loss, batch.label)
 
     return count, lambda: rates(confusion) | sums.read()
 

@@ -393,6 +393,8 @@ def forms(backend: str) -> Iterator[Call]:
         count = partial(ops.class_stats_, stats, pred, label, backend=backend)
         yield f"class_stats C={classes}", count
         yield f"class_stats C={classes}, losses and targets", partial(count, loss=rand(n), target=target)
+        logits = rand(n, classes)
+        yield f"logit_stats C={classes}", partial(ops.logit_stats_, stats, logits, label, target, backend=backend)
 
 
 def drive(backend: str) -> int:

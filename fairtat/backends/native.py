@@ -161,6 +161,13 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
     )  # fmt: skip
 
 
+def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
+    core().logit_stats(
+        buffer.data_ptr(), buffer.shape[1], label.shape[0], logits.data_ptr(), _DTYPE[logits.dtype], label.data_ptr(),
+        _pointer(target), torch.get_num_threads(), *_place(buffer),
+    )  # fmt: skip
+
+
 def winograd_tiles(
     image: Tensor,  # (N, C, H, W) float32, dense in channels_last
     rows: int,

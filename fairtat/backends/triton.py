@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairtat.backends.native import inner_layout
-from fairtat.kernels import class_stats
+from fairtat.kernels import class_stats, logit_stats
 from fairtat.kernels import logit_loss as losses
 from fairtat.kernels import pgd_init as starts
 from fairtat.kernels import pgd_step as steps
@@ -151,6 +151,15 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
         class_stats.class_stats_kernel[(blocks(n, SAMPLES),)](
             buffer, pred, label, loss, target, n, buffer.shape[1], BLOCK=SAMPLES, **options(SAMPLE_THREADS)
         )
+
+
+def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
+    n, classes = logits.shape
+    if n == 0:
+        return
+    block, threads = row_shape(classes)
+    with on_device(buffer):
+        logit_stats.logit_stats_kernel[(n,)](buffer, logits, label, target, classes, BLOCK=block, **options(threads))
 
 
 def blocks(elements: int, block: int) -> int:

@@ -62,11 +62,7 @@ def class_stats_(
     if chosen := _op.usual(backend, buffer, pred, label, loss, target):
         _op.direct(buffer, pred, label, loss, target, chosen)
         return stats
-    check_tensor("stats.buffer", buffer)
-    check_dtype("stats.buffer", buffer, (torch.int64,))
-    shape = buffer.shape
-    if len(shape) != 2 or shape[0] != HEADER + shape[1] or not buffer.is_contiguous():
-        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(shape)}")
+    check_buffer(buffer)
     check_tensor("label", label)
     n = label.shape[0] if label.ndim else 0
     check_labels("label", label, n, "stats.buffer", buffer)
@@ -80,6 +76,15 @@ def class_stats_(
     chosen = backends.choose("class_stats", buffer.device, dtype, backend)
     _op(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
     return stats
+
+
+def check_buffer(buffer: Tensor) -> None:
+    """Counts (7 + C, C) int64, contiguous."""
+    check_tensor("stats.buffer", buffer)
+    check_dtype("stats.buffer", buffer, (torch.int64,))
+    shape = buffer.shape
+    if len(shape) != 2 or shape[0] != HEADER + shape[1] or not buffer.is_contiguous():
+        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(shape)}")
 
 
 def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:

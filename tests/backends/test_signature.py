@@ -177,6 +177,7 @@ def test_a_rule_that_cannot_be_read_is_refused(rule: str) -> None:
 
 USUAL: dict[str, Callable[[], Any]] = {
     "class_stats": lambda: ops.class_stats_(ClassStats(3), torch.arange(3), torch.arange(3), loss=torch.rand(3)),
+    "logit_stats": lambda: ops.logit_stats_(ClassStats(3), torch.rand(5, 3), torch.arange(5) % 3),
     "pgd_init": lambda: ops.pgd_init(torch.rand(2, 3, 4, 4), 8 / 255, seed=1),
 }
 

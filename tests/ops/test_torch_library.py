@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from fairtat import backends
-from fairtat.ops import class_stats_, logit_loss, pgd_init, pgd_step_, sample_targets, target_table
+from fairtat.ops import class_stats_, logit_loss, logit_stats_, pgd_init, pgd_step_, sample_targets, target_table
 from fairtat.reference.class_stats import HEADER
 
 NAMES = ["reference"] + (["cpu"] if backends.status()["cpu"].available else [])
@@ -134,6 +134,9 @@ def every_op(backend: str) -> dict[str, tuple[Callable[..., Any], Callable[[int]
     def count(statistics: Tensor, pred: Tensor, label: Tensor, losses: Tensor) -> Tensor:
         return class_stats_(Stats(statistics), pred, label, loss=losses, target=label, backend=backend).buffer
 
+    def count_logits(statistics: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        return logit_stats_(Stats(statistics), z, label, label, backend=backend).buffer
+
     return {
         "pgd_init": (start, lambda n: (images(n), torch.linspace(0, 0.2, n))),
         "pgd_step_": (
@@ -145,6 +148,7 @@ def every_op(backend: str) -> dict[str, tuple[Callable[..., Any], Callable[[int]
         ),
         "logit_loss": (loss, lambda n: (logits(n), index(n))),
         "sample_targets": (targets, lambda n: (index(n), torch.arange(n) - 2)),
+        "logit_stats_": (count_logits, lambda n: (buffer(), logits(n), index(n, 1))),
         "class_stats_": (count, lambda n: (buffer(), index(n), index(n, 1), torch.linspace(-1, 2, n))),
     }  # fmt: skip
 

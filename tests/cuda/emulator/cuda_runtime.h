@@ -163,6 +163,12 @@ T __shfl_down_sync(unsigned, T value, int lanes) {
   return emulator::exchange(value, lane < emulator::kWarpSize ? threadIdx.x + static_cast<unsigned>(lanes) : threadIdx.x);
 }
 
+inline unsigned atomicAdd(unsigned* to, unsigned value) {
+  const unsigned found = *to;
+  *to += value;
+  return found;
+}
+
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
   const unsigned long long before = *to;
   *to += value;
