@@ -2,6 +2,7 @@
 
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
+#include "cpu/philox_lanes.h"
 
 namespace fairtat {
 namespace FAIRTAT_ISA {
@@ -12,10 +13,10 @@ constexpr int64_t kChunk = 4 * kGroups;
 
 // The words of elements [first, first + n), first divisible by 4; a few past the end come with them.
 void fill_words(uint32_t* __restrict words, int64_t first, int64_t n, uint32_t stream, uint64_t id, uint64_t seed) {
-  const uint32_t group = static_cast<uint32_t>(first / 4);
-  for (uint32_t g = 0; g < static_cast<uint32_t>((n + 3) / 4); ++g) {
-    const Words w = philox(group + g, stream, id, seed);
-    for (int lane = 0; lane < 4; ++lane) words[4 * g + lane] = w.w[lane];
+  static_assert(kGroups % kGroupsAtOnce == 0, "a chunk has whole vectors");
+  const int64_t groups = (n + 3) / 4;
+  for (int64_t g = 0; g < groups; g += kGroupsAtOnce) {
+    philox_groups(words + 4 * g, static_cast<uint32_t>(first / 4 + g), stream, id, seed);
   }
 }
 
