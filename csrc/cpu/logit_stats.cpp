@@ -52,31 +52,35 @@ void short_rows(const LogitStatsArgs& a, int64_t first, int64_t count, float* lo
   }
 }
 
-// The sixteen logits from class j on; those past the end are -inf, which is never best and weighs nothing.
-template <typename T>
-FAIRTAT_FN void lanes_of(float* __restrict z, const T* __restrict row, int64_t j, int64_t classes) {
-  if (j + kLanes <= classes) {
-    for (int k = 0; k < kLanes; ++k) z[k] = to_float(row[j + k]);
-  } else {
-    for (int k = 0; k < kLanes; ++k) z[k] = j + k < classes ? to_float(row[j + k]) : -INFINITY;
+// Calls body(z, block) for each sixteen logits of a row; the last ones are padded with -inf, which is never best and
+// weighs nothing.
+template <typename T, typename Body>
+FAIRTAT_FN void for_blocks(const T* row, int64_t classes, Body body) {
+  const int32_t whole = static_cast<int32_t>(classes / kLanes);
+  for (int32_t block = 0; block < whole; ++block) body(row + block * kLanes, block);
+  if (whole * kLanes == classes) return;
+  float rest[kLanes];
+  for (int k = 0; k < kLanes; ++k) {
+    const int64_t j = whole * kLanes + k;
+    rest[k] = j < classes ? to_float(row[j]) : -INFINITY;
   }
+  body(static_cast<const float*>(rest), whole);
 }
 
 template <typename T>
 void long_row(const T* row, int64_t classes, int64_t label, float* loss, int64_t* pred) {
-  float z[kLanes], tops[kLanes], sums[kLanes] = {};
+  float tops[kLanes], sums[kLanes] = {};
   int32_t at[kLanes] = {};  // the block of each lane's best
-  lanes_of(tops, row, 0, classes);
-  for (int64_t j = kLanes; j < classes; j += kLanes) {
-    lanes_of(z, row, j, classes);
-    const int32_t block = static_cast<int32_t>(j / kLanes);
+  for (int k = 0; k < kLanes; ++k) tops[k] = to_float(row[k]);
+  for_blocks(row, classes, [&](const auto* z, int32_t block) {
 #pragma omp simd
     for (int k = 0; k < kLanes; ++k) {
-      const bool better = comes_before(z[k], tops[k]);
+      const float value = to_float(z[k]);
+      const bool better = comes_before(value, tops[k]);
       at[k] = better ? block : at[k];
-      tops[k] = better ? z[k] : tops[k];
+      tops[k] = better ? value : tops[k];
     }
-  }
+  });
   float top = tops[0];
   int64_t best = int64_t{at[0]} * kLanes;
   for (int k = 1; k < kLanes; ++k) {
@@ -85,12 +89,11 @@ void long_row(const T* row, int64_t classes, int64_t label, float* loss, int64_t
     best = better ? j : best;
     top = better ? tops[k] : top;
   }
-  for (int64_t j = 0; j < classes; j += kLanes) {
-    lanes_of(z, row, j, classes);
-    const int32_t skip = static_cast<int32_t>(best - j);
+  for_blocks(row, classes, [&](const auto* z, int32_t block) {
+    const int32_t skip = static_cast<int32_t>(best) - block * kLanes;
 #pragma omp simd
-    for (int k = 0; k < kLanes; ++k) sums[k] += k == skip ? 0.0f : exp_nonpositive(z[k] - top);
-  }
+    for (int k = 0; k < kLanes; ++k) sums[k] += k == skip ? 0.0f : exp_nonpositive(to_float(z[k]) - top);
+  });
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
   }
