@@ -36,11 +36,18 @@ def numbers(seed: int, *shape: int) -> Tensor:
 def pgd_init() -> Calls:
     x = numbers(0).contiguous(memory_format=torch.channels_last)
     eps, ids = torch.linspace(0, 1, 9), torch.arange(9) - 4
-    return {
+    calls: Calls = {
         f"pgd_init {init} {norm}": (torch.empty_like(x), x, eps, 0.0, ids, -7, 3, init, norm, 0.0, 1.0)
         for init in ("uniform", "normal", "zero")
         for norm in NORMS
     }
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    for dtype, norm in zip(LOW_PRECISION, ("linf", "linf", "l2"), strict=True):
+        calls[f"pgd_init uniform {norm} of bytes {dtype}"] = (
+            torch.empty_like(x), (x * 255).byte(), eps, 0.0, ids, -7, 3, "uniform", norm, 0.0, 1.0,
+            torch.empty_like(x), torch.empty_like(x, dtype=dtype), mean, std,
+        )  # fmt: skip
+    return calls
 
 
 def pgd_step() -> Calls:
@@ -118,7 +125,10 @@ def check(name: str, found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) ->
         found, expected = found[1:], expected[1:]  # what was only read
     for ours, theirs in zip(found, expected, strict=True):
         exact = name.startswith(EXACT) or not ours.is_floating_point()
-        rounded = name.startswith(("pgd_step", "logit_loss")) and ours.dtype in (torch.bfloat16, torch.float16)
+        rounded = name.startswith(("pgd_step", "pgd_init", "logit_loss")) and ours.dtype in (
+            torch.bfloat16,
+            torch.float16,
+        )
         rtol = 0.0 if exact else RTOL_LOW_PRECISION if rounded else RTOL
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0.0 if exact else ATOL, equal_nan=True, msg=name)
 

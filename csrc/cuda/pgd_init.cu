@@ -21,6 +21,27 @@ __device__ uint64_t id_of(const PgdInitArgs& a, int64_t sample) {
 
 __device__ float eps_of(const PgdInitArgs& a, int64_t sample) { return a.eps_n ? a.eps_n[sample] : a.eps; }
 
+// The pixel at `at` of the batch's memory, made from a byte where images come so.
+__device__ float pixel_at(const PgdInitArgs& a, int64_t at) {
+  if (a.pixels == nullptr) return static_cast<const float*>(a.x)[at];
+  return a.pixels[at] = pixel_of(static_cast<const uint8_t*>(a.x)[at]);
+}
+
+// Stores a start, and the model's input from it. Samples have whole channels, so the place in the batch tells the channel.
+__device__ void write_start(const PgdInitArgs& a, int64_t at, float start) {
+  a.out[at] = start;
+  if (a.model_input == nullptr) return;
+  if (a.mean != nullptr) {
+    const int64_t c = at / a.channel_stride % a.channels;
+    start = normalise(start, a.mean[c], a.std[c]);
+  }
+  switch (a.input_dtype) {
+    case DType::float32: store(static_cast<float*>(a.model_input) + at, start); break;
+    case DType::bfloat16: store(static_cast<BFloat16*>(a.model_input) + at, start); break;
+    case DType::float16: store(static_cast<Float16*>(a.model_input) + at, start); break;
+  }
+}
+
 // Elements [4*group, 4*group + 4) of a sample share one Philox counter.
 __device__ void normals_of(const PgdInitArgs& a, int64_t group, uint64_t id, float (&normals)[4]) {
   const Words words = philox(static_cast<uint32_t>(group), a.stream, id, a.seed);
@@ -41,13 +62,13 @@ __global__ void linf_kernel(PgdInitArgs a, int64_t d) {
     if (a.init == Init::normal) normals_of(a, group, id, normals);
     for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
       const int64_t at = sample * d + offset_of(a, group * 4 + lane);
-      const float x = a.x[at];
+      const float x = pixel_at(a, at);
       if (a.init == Init::uniform) {
-        a.out[at] = start_uniform(x, words.w[lane], eps, a.lo, a.hi);
+        write_start(a, at, start_uniform(x, words.w[lane], eps, a.lo, a.hi));
       } else if (a.init == Init::normal) {
-        a.out[at] = start_normal(x, normals[lane], eps, a.lo, a.hi);
+        write_start(a, at, start_normal(x, normals[lane], eps, a.lo, a.hi));
       } else {
-        a.out[at] = clip(x, a.lo, a.hi);
+        write_start(a, at, clip(x, a.lo, a.hi));
       }
     }
   }
@@ -77,7 +98,7 @@ __global__ void l2_kernel(PgdInitArgs a, int64_t d) {
       normals_of(a, group, id, normals);
       for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
         const int64_t at = s * d + offset_of(a, group * 4 + lane);
-        a.out[at] = start_l2(a.x[at], normals[lane], scale, a.lo, a.hi);
+        write_start(a, at, start_l2(pixel_at(a, at), normals[lane], scale, a.lo, a.hi));
       }
     }
   }

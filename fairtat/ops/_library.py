@@ -47,7 +47,13 @@ class Op:
 
 
 def register_op(
-    schema: str, *, fake: Call = _nothing, check: Call = _nothing, run: Call | None = None, usual: Sequence[str] = ()
+    schema: str,
+    *,
+    kernel: str | None = None,
+    fake: Call = _nothing,
+    check: Call = _nothing,
+    run: Call | None = None,
+    usual: Sequence[str] = (),
 ) -> Op:
     """`register` an op of `fairtat.reference.OPS`, whose kernel is that of a backend, named in its last argument.
 
@@ -55,21 +61,22 @@ def register_op(
 
     Args:
         schema: Without the backend. An underscore ends the name of an op that works in place.
+        kernel: The op of whose kernel this is another form; None for the schema's own.
         fake: Makes tensors like the results from the arguments.
         check: Raises below the dispatcher, where tensors have addresses, if the arguments cannot be served.
         run: Calls the kernel, its first argument, where the op's arguments are not the kernel's.
         usual: The usual form of the arguments of `Op.usual`, as rules of `fairtat.backends.signature`: such as the
             checks in Python would pass as they are, and every backend serves. The first one is a tensor.
     """
-    op = schema.partition("(")[0].removesuffix("_")
+    op = kernel or schema.partition("(")[0].removesuffix("_")
     parsed = torch._C.parse_schema(schema).arguments
     written = [i for i, argument in enumerate(parsed) if argument.is_write]
     fits = signature(*usual)
 
     def direct(*arguments: Any) -> Any:
-        kernel = backends.kernel(op, arguments[-1])
+        raw = backends.kernel(op, arguments[-1])
         given = arguments[:-1]
-        result = kernel(*given) if run is None else run(kernel, *given)
+        result = raw(*given) if run is None else run(raw, *given)
         for i in written:
             t = given[i]
             # A mutating schema alone does not bump the version.

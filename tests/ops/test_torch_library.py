@@ -72,7 +72,16 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
             -1, 2**32 - 1, "normal", "l2", -1.0, 2.0,
         ),
     ),
-    "pgd_init, empty": (OPS.pgd_init, lambda: (images(0), None, 0.1, None, 3, 0, "zero", "linf", 0.0, 1.0)),
+    "pgd_init of bytes": (
+        OPS.pgd_init_and_input,
+        lambda: (
+            (images() * 255).byte(), None, 0.1, None, 3, 0, "uniform", "linf", 0.0, 1.0, torch.empty(4, 3, 5, 7),
+            torch.empty(4, 3, 5, 7, dtype=torch.bfloat16), torch.rand(3), torch.rand(3) + 1,
+        ),
+    ),
+    "pgd_init, empty": (
+        OPS.pgd_init, lambda: (images(0), None, 0.1, None, 3, 0, "zero", "linf", 0.0, 1.0),
+    ),
     "pgd_step_": (
         OPS.pgd_step_,
         lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, None, None, None, None),
