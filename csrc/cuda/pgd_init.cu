@@ -74,6 +74,52 @@ __global__ void linf_kernel(PgdInitArgs a, int64_t d) {
   }
 }
 
+template <Init kInit>
+__device__ float start_of(const PgdInitArgs& a, float x, uint32_t word, float normal, float eps) {
+  if (kInit == Init::uniform) return start_uniform(x, word, eps, a.lo, a.hi);
+  if (kInit == Init::normal) return start_normal(x, normal, eps, a.lo, a.hi);
+  return clip(x, a.lo, a.hi);
+}
+
+// The usual images: contiguous floats in whole groups of four, of which nothing but the start is made. A group is one
+// 128-bit access, and a block stays within a sample, so that the one division is of 32 bits and comes before all else.
+template <Init kInit>
+__global__ void linf_vector_kernel(PgdInitArgs a, uint32_t groups, uint32_t blocks_a_sample) {
+  const uint32_t sample = blockIdx.x / blocks_a_sample, block = blockIdx.x - sample * blocks_a_sample;
+  const uint32_t group = block * kThreads + threadIdx.x;
+  if (group >= groups) return;
+  const int64_t at = static_cast<int64_t>(sample) * groups + group;
+  const float4 x = static_cast<const float4*>(a.x)[at];
+  const uint64_t id = id_of(a, sample);
+  const float eps = eps_of(a, sample);
+  Words words{};
+  float normals[4] = {};
+  if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
+  if (kInit == Init::normal) normals_of(a, group, id, normals);
+  reinterpret_cast<float4*>(a.out)[at] = {start_of<kInit>(a, x.x, words.w[0], normals[0], eps),
+                                          start_of<kInit>(a, x.y, words.w[1], normals[1], eps),
+                                          start_of<kInit>(a, x.z, words.w[2], normals[2], eps),
+                                          start_of<kInit>(a, x.w, words.w[3], normals[3], eps)};
+}
+
+bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0; }
+
+// Whether it was launched: the images must be those that the kernel is for.
+bool launch_vectors(const PgdInitArgs& a, int64_t d, cudaStream_t stream) {
+  const int64_t groups = d / 4, blocks_a_sample = (groups + kThreads - 1) / kThreads;
+  const bool fits = a.n * blocks_a_sample <= INT32_MAX && groups <= INT32_MAX;
+  const bool plain = a.pixels == nullptr && a.model_input == nullptr && is_aligned(a.x) && is_aligned(a.out);
+  if (!plain || !fits || d % 4 != 0 || a.layout.dims != 1 || a.layout.strides[0] != 1) return false;
+  const unsigned grid = static_cast<unsigned>(a.n * blocks_a_sample);
+  const uint32_t g = static_cast<uint32_t>(groups), b = static_cast<uint32_t>(blocks_a_sample);
+  switch (a.init) {
+    case Init::uniform: linf_vector_kernel<Init::uniform><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+    case Init::normal: linf_vector_kernel<Init::normal><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+    case Init::zero: linf_vector_kernel<Init::zero><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+  }
+  return true;
+}
+
 // A block for each sample: the length of its direction comes first.
 __global__ void l2_kernel(PgdInitArgs a, int64_t d) {
   const int64_t groups = (d + 3) / 4;
@@ -113,7 +159,7 @@ void pgd_init(const PgdInitArgs& a, Place place) {
   const DeviceGuard guard(place.device);
   const auto stream = static_cast<cudaStream_t>(place.stream);
   if (a.norm == Norm::linf || a.init == Init::zero) {
-    linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+    if (!launch_vectors(a, d, stream)) linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
   } else {
     l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
   }

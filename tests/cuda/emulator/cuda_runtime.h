@@ -22,6 +22,10 @@ struct Index {
   unsigned x = 0;
 };
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 inline Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
