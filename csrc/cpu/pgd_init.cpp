@@ -14,9 +14,15 @@ constexpr int64_t kChunk = 4 * kGroups;
 // The words of elements [first, first + n), first divisible by 4; a few past the end come with them.
 void fill_words(uint32_t* __restrict words, int64_t first, int64_t n, uint32_t stream, uint64_t id, uint64_t seed) {
   static_assert(kGroups % kGroupsAtOnce == 0, "a chunk has whole vectors");
-  const int64_t groups = (n + 3) / 4;
-  for (int64_t g = 0; g < groups; g += kGroupsAtOnce) {
-    philox_groups(words + 4 * g, static_cast<uint32_t>(first / 4 + g), stream, id, seed);
+  const uint32_t group = static_cast<uint32_t>(first / 4), groups = static_cast<uint32_t>((n + 3) / 4);
+  uint32_t g = 0;
+  // A few counters at the end are sooner done one by one than as whole vectors.
+  for (; g < groups && (groups - g) * 4 > kGroupsAtOnce; g += kGroupsAtOnce) {
+    philox_groups(words + 4 * g, group + g, stream, id, seed);
+  }
+  for (; g < groups; ++g) {
+    const Words w = philox(group + g, stream, id, seed);
+    for (int lane = 0; lane < 4; ++lane) words[4 * g + lane] = w.w[lane];
   }
 }
 

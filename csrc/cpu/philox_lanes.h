@@ -38,7 +38,7 @@ FAIRTAT_FN Lanes pairs_of(Lanes a, Lanes b) { return (a & 0xffffffffu) | b << 32
 
 constexpr int kVectorGroups = kVectorBytes / 8;
 constexpr int kVectors = 2;  // side by side: one alone would wait for its own products
-constexpr int64_t kGroupsAtOnce = kVectors * kVectorGroups;
+constexpr uint32_t kGroupsAtOnce = kVectors * kVectorGroups;
 
 // The words of counters [group, group + kGroupsAtOnce), in order.
 FAIRTAT_FN void philox_groups(uint32_t* words, uint32_t group, uint32_t stream, uint64_t id, uint64_t seed) {
@@ -75,7 +75,7 @@ FAIRTAT_FN void philox_groups(uint32_t* words, uint32_t group, uint32_t stream, 
 
 #else
 
-constexpr int64_t kGroupsAtOnce = 1;
+constexpr uint32_t kGroupsAtOnce = 1;
 
 FAIRTAT_FN void philox_groups(uint32_t* words, uint32_t group, uint32_t stream, uint64_t id, uint64_t seed) {
   const Words w = philox(group, stream, id, seed);

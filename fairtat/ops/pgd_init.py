@@ -84,7 +84,7 @@ def pgd_init(
     """
     alone = pixels is None and model_input is None and mean is None and std is None
     if alone and (chosen := _op.usual(backend, x, eps, seed, sample_ids, stream, init, norm, bounds)):
-        eps_n, eps_value = (eps, 0.0) if isinstance(eps, Tensor) else (None, float(eps))
+        eps_n, eps_value = (None, float(eps)) if isinstance(eps, (int, float)) else (eps, 0.0)
         start: Tensor = _op.direct(x, eps_n, eps_value, sample_ids, seed, stream, init, norm, *bounds, chosen)
         return start
     images = _images_of(x, pixels)
@@ -141,7 +141,7 @@ def _model_input_of(
 
 
 def _start_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, dtype=torch.float32 if x.dtype == torch.uint8 else x.dtype)
+    return torch.empty_like(x, dtype=torch.float32) if x.dtype is torch.uint8 else torch.empty_like(x)
 
 
 def _run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> Tensor:
