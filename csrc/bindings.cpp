@@ -1,5 +1,6 @@
 // The module fairtat._C: unpacks arguments, and nothing else. For each kernel of ops.def it has a function of the
-// kernel's fields in order, and a plan. The callers in fairtat/backends have checked what the pointers point to.
+// kernel's fields in order, and a plan. The callers in fairtat/backends have checked what the pointers point to, where
+// possible with signature.cpp.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,6 +12,7 @@
 #include "args.h"
 #include "cpu/kernels.h"
 #include "cuda/kernels.h"
+#include "signature.h"
 
 namespace py = pybind11;
 
@@ -152,6 +154,7 @@ PYBIND11_MODULE(_C, m) {
 #define OP(name, Type, Result) bind(m, #name, Kernel<Type, Result>{&CpuKernels::name, &cuda::name});
 #define CPU_OP(name, Type, Result) bind(m, #name, Kernel<Type, Result>{&CpuKernels::name, nullptr});
 #include "ops.def"
+  bind_signature(m);
   m.def("isas", &isas, "Instruction sets that this processor can run, slowest first.");
   m.def("isa", [] { return cpu_kernels().name; }, "The instruction set in use.");
   m.def(

@@ -31,24 +31,16 @@ def _to_fixed_point(loss):
 
 
 @triton.jit
-def _in_range(index, classes):
+def in_range(index, classes):
     return (index >= 0) & (index < classes)
 
 
-@triton.jit(do_not_specialize=["n"])
-def class_stats_kernel(buffer, pred, label, loss, target, n, classes, BLOCK: tl.constexpr):
-    """BLOCK samples. One with an index out of range counts nowhere, one whose loss is not finite only as that."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
-    k = tl.load(label + i, inside, -1)
-    p = tl.load(pred + i, inside, -1)
-    valid = _in_range(k, classes) & _in_range(p, classes)
-    one = tl.full((BLOCK,), 1, tl.int64)
-    if target is not None:
-        t = tl.load(target + i, inside, -1)
-        valid = valid & _in_range(t, classes)
-    if loss is not None:
-        value = tl.load(loss + i, inside, 0.0)
+@triton.jit
+def count(buffer, classes, k, p, valid, value, t):
+    """Samples of label k, prediction p, and loss and target unless these are None; valid says which have indices in
+    range. One whose loss is not finite counts only as that."""
+    one = (k * 0 + 1).to(tl.int64)
+    if value is not None:
         finite = tl.abs(value) < INFINITY  # false for NaN too
         tl.atomic_add(buffer + classes * NONFINITE + k, one, valid & (finite == 0), sem="relaxed")
         valid = valid & finite
@@ -57,10 +49,28 @@ def class_stats_kernel(buffer, pred, label, loss, target, n, classes, BLOCK: tl.
         tl.atomic_add(buffer + classes * LOSS + 2 * k, whole, valid & (whole != 0), sem="relaxed")
         tl.atomic_add(buffer + classes * LOSS + 2 * k + 1, fraction, valid, sem="relaxed")
         tl.atomic_add(buffer + classes * SATURATED + k, one, valid & (fits == 0), sem="relaxed")
-    if target is not None:
+    if t is not None:
         hit = valid & (p == t)
         miss = valid & (p != t)
         tl.atomic_add(buffer + classes * REACHED + k, one, hit, sem="relaxed")
         tl.atomic_add(buffer + classes * TARGET_FP + p, one, miss, sem="relaxed")
         tl.atomic_add(buffer + classes * TARGET_FN + k, one, miss, sem="relaxed")
     tl.atomic_add(buffer + (k + CONFUSION) * classes + p, one, valid, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["n"])
+def class_stats_kernel(buffer, pred, label, loss, target, n, classes, BLOCK: tl.constexpr):
+    """BLOCK samples. One with an index out of range counts nowhere."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    k = tl.load(label + i, inside, -1)
+    p = tl.load(pred + i, inside, -1)
+    valid = in_range(k, classes) & in_range(p, classes)
+    t = None
+    if target is not None:
+        t = tl.load(target + i, inside, -1)
+        valid = valid & in_range(t, classes)
+    value = None
+    if loss is not None:
+        value = tl.load(loss + i, inside, 0.0)
+    count(buffer, classes, k, p, valid, value, t)

@@ -47,9 +47,32 @@ def _memory_offset(
     return offset + element * stride0
 
 
+@triton.jit
+def _pixel(x, pixels, at, mask):
+    """x, or x / 255 of bytes, which goes to `pixels` as well."""
+    if pixels is not None:
+        value = tl.div_rn(tl.load(x + at, mask, 0).to(tl.float32), 255.0)
+        tl.store(pixels + at, value, mask)
+    else:
+        value = tl.load(x + at, mask, 0.0)
+    return value
+
+
+@triton.jit
+def _store_start(out, model_input, mean, std, channels, channel_stride, at, start, mask):
+    """The start, and the model's input from it. Samples have whole channels, so the place in the batch tells which."""
+    tl.store(out + at, start, mask)
+    if model_input is not None:
+        if mean is not None:
+            c = at // channel_stride % channels
+            start = tl.div_rn(start - tl.load(mean + c, mask, 0.0), tl.load(std + c, mask, 1.0))
+        tl.store(model_input + at, start.to(model_input.dtype.element_ty), mask)
+
+
 @triton.jit(do_not_specialize=["seed", "stream"])
 def linf_kernel(
     out, x, eps_n, eps, sample_ids, seed: tl.int64, stream: tl.int64, lo, hi,
+    pixels, model_input, mean, std, channels, channel_stride,
     d, size1, size2, size3, stride0, stride1, stride2, stride3,
     INIT: tl.constexpr, DIMS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +86,7 @@ def linf_kernel(
     element = block * BLOCK + tl.arange(0, BLOCK)
     mask = element < d
     at = sample * d + _memory_offset(element, size1, size2, size3, stride0, stride1, stride2, stride3, DIMS)
-    centre = tl.load(x + at, mask, 0.0)
+    centre = _pixel(x, pixels, at, mask)
     if INIT == "zero":
         start = centre
     else:
@@ -75,12 +98,13 @@ def linf_kernel(
         else:
             noise = _element_normals(first_group, stream, sample_id, seed, BLOCK)
             start = clip(centre + noise * NORMAL_STD, centre - radius, centre + radius)
-    tl.store(out + at, clip(start, lo, hi), mask)
+    _store_start(out, model_input, mean, std, channels, channel_stride, at, clip(start, lo, hi), mask)
 
 
 @triton.jit(do_not_specialize=["seed", "stream"])
 def l2_kernel(
     out, x, eps_n, eps, sample_ids, seed: tl.int64, stream: tl.int64, lo, hi,
+    pixels, model_input, mean, std, channels, channel_stride,
     d, size1, size2, size3, stride0, stride1, stride2, stride3,
     INIT: tl.constexpr, DIMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -110,5 +134,6 @@ def l2_kernel(
         mask = element < d
         at = sample * d + _memory_offset(element, size1, size2, size3, stride0, stride1, stride2, stride3, DIMS)
         noise = _element_normals(first // 4, stream, sample_id, seed, BLOCK).to(tl.float64)
-        centre = tl.load(x + at, mask, 0.0).to(tl.float64)
-        tl.store(out + at, clip((centre + noise * scale).to(tl.float32), lo, hi), mask)
+        centre = _pixel(x, pixels, at, mask).to(tl.float64)
+        start = clip((centre + noise * scale).to(tl.float32), lo, hi)
+        _store_start(out, model_input, mean, std, channels, channel_stride, at, start, mask)

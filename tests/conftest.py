@@ -29,7 +29,7 @@ if find_spec("hypothesis") is not None:
 
     # The same examples in every run, and no verdict from the clock: machines are shared.
     settings.register_profile("fairtat", deadline=None, derandomize=True, database=None, max_examples=40)
-    # `make fuzz`: 10,000 examples for the five ops, others in every run.
+    # `make fuzz`: 10,000 examples for each op, others in every run.
     settings.register_profile("fuzz", deadline=None, database=None, max_examples=2000, print_blob=True)
     settings.load_profile("fairtat")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairtat.backends import kernel, native_info
 from fairtat.ops import target_table
-from fairtat.reference.class_stats import HEADER
+from fairtat.reference.class_stats import HEADER, LOSS, LOSS_SCALE
 
 Calls = dict[str, tuple[Any, ...]]  # name -> the kernel's arguments
 LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,11 +36,18 @@ def numbers(seed: int, *shape: int) -> Tensor:
 def pgd_init() -> Calls:
     x = numbers(0).contiguous(memory_format=torch.channels_last)
     eps, ids = torch.linspace(0, 1, 9), torch.arange(9) - 4
-    return {
+    calls: Calls = {
         f"pgd_init {init} {norm}": (torch.empty_like(x), x, eps, 0.0, ids, -7, 3, init, norm, 0.0, 1.0)
         for init in ("uniform", "normal", "zero")
         for norm in NORMS
     }
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    for dtype, norm in zip(LOW_PRECISION, ("linf", "linf", "l2"), strict=True):
+        calls[f"pgd_init uniform {norm} of bytes {dtype}"] = (
+            torch.empty_like(x), (x * 255).byte(), eps, 0.0, ids, -7, 3, "uniform", norm, 0.0, 1.0,
+            torch.empty_like(x), torch.empty_like(x, dtype=dtype), mean, std,
+        )  # fmt: skip
+    return calls
 
 
 def pgd_step() -> Calls:
@@ -83,8 +90,20 @@ def class_stats() -> Calls:
     }
 
 
+def logit_stats() -> Calls:
+    calls: Calls = {}
+    index = torch.arange(401)
+    for dtype, classes in zip(LOW_PRECISION, (10, 101, 300), strict=True):
+        buffer = torch.zeros(HEADER + classes, classes, dtype=torch.int64)
+        z = ((numbers(7, 401, classes) - 0.5) * 40).to(dtype)
+        z[3, 0] = float("inf")
+        target = index * 3 % classes if classes != 300 else None
+        calls[f"logit_stats {dtype}"] = (buffer, z, index * 7 % classes, target)
+    return calls
+
+
 CALLS: dict[str, Callable[[], Calls]] = {
-    f.__name__: f for f in (pgd_init, pgd_step, logit_loss, sample_targets, class_stats)
+    f.__name__: f for f in (pgd_init, pgd_step, logit_loss, sample_targets, class_stats, logit_stats)
 }
 
 
@@ -101,8 +120,25 @@ def tensors_of(answer: Any, *given: Any) -> tuple[Tensor, ...]:
 
 def check(name: str, found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     """Two backends' answers to one call agree."""
+    if name.startswith("logit_stats"):
+        check_counts(found[0], expected[0])
+        found, expected = found[1:], expected[1:]  # what was only read
     for ours, theirs in zip(found, expected, strict=True):
         exact = name.startswith(EXACT) or not ours.is_floating_point()
-        rounded = name.startswith(("pgd_step", "logit_loss")) and ours.dtype in (torch.bfloat16, torch.float16)
+        rounded = name.startswith(("pgd_step", "pgd_init", "logit_loss")) and ours.dtype in (
+            torch.bfloat16,
+            torch.float16,
+        )
         rtol = 0.0 if exact else RTOL_LOW_PRECISION if rounded else RTOL
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0.0 if exact else ATOL, equal_nan=True, msg=name)
+
+
+def check_counts(ours: Tensor, theirs: Tensor) -> None:
+    """Buffers filled from logits by two backends: equal counts, and sums of losses that may differ by rounding."""
+    rows = [i for i in range(len(ours)) if i not in (LOSS, LOSS + 1)]
+    assert torch.equal(ours[rows], theirs[rows])
+    sums = [
+        (b[LOSS : LOSS + 2].view(-1, 2).double() @ torch.tensor([1.0, 1 / LOSS_SCALE]).double()) for b in (ours, theirs)
+    ]
+    atol = ATOL * int(ours[LOSS + 4 :].sum())  # for each sample
+    torch.testing.assert_close(*sums, rtol=RTOL, atol=atol)

@@ -21,6 +21,27 @@ __device__ uint64_t id_of(const PgdInitArgs& a, int64_t sample) {
 
 __device__ float eps_of(const PgdInitArgs& a, int64_t sample) { return a.eps_n ? a.eps_n[sample] : a.eps; }
 
+// The pixel at `at` of the batch's memory, made from a byte where images come so.
+__device__ float pixel_at(const PgdInitArgs& a, int64_t at) {
+  if (a.pixels == nullptr) return static_cast<const float*>(a.x)[at];
+  return a.pixels[at] = pixel_of(static_cast<const uint8_t*>(a.x)[at]);
+}
+
+// Stores a start, and the model's input from it. Samples have whole channels, so the place in the batch tells the channel.
+__device__ void write_start(const PgdInitArgs& a, int64_t at, float start) {
+  a.out[at] = start;
+  if (a.model_input == nullptr) return;
+  if (a.mean != nullptr) {
+    const int64_t c = at / a.channel_stride % a.channels;
+    start = normalise(start, a.mean[c], a.std[c]);
+  }
+  switch (a.input_dtype) {
+    case DType::float32: store(static_cast<float*>(a.model_input) + at, start); break;
+    case DType::bfloat16: store(static_cast<BFloat16*>(a.model_input) + at, start); break;
+    case DType::float16: store(static_cast<Float16*>(a.model_input) + at, start); break;
+  }
+}
+
 // Elements [4*group, 4*group + 4) of a sample share one Philox counter.
 __device__ void normals_of(const PgdInitArgs& a, int64_t group, uint64_t id, float (&normals)[4]) {
   const Words words = philox(static_cast<uint32_t>(group), a.stream, id, a.seed);
@@ -41,16 +62,62 @@ __global__ void linf_kernel(PgdInitArgs a, int64_t d) {
     if (a.init == Init::normal) normals_of(a, group, id, normals);
     for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
       const int64_t at = sample * d + offset_of(a, group * 4 + lane);
-      const float x = a.x[at];
+      const float x = pixel_at(a, at);
       if (a.init == Init::uniform) {
-        a.out[at] = start_uniform(x, words.w[lane], eps, a.lo, a.hi);
+        write_start(a, at, start_uniform(x, words.w[lane], eps, a.lo, a.hi));
       } else if (a.init == Init::normal) {
-        a.out[at] = start_normal(x, normals[lane], eps, a.lo, a.hi);
+        write_start(a, at, start_normal(x, normals[lane], eps, a.lo, a.hi));
       } else {
-        a.out[at] = clip(x, a.lo, a.hi);
+        write_start(a, at, clip(x, a.lo, a.hi));
       }
     }
   }
+}
+
+template <Init kInit>
+__device__ float start_of(const PgdInitArgs& a, float x, uint32_t word, float normal, float eps) {
+  if (kInit == Init::uniform) return start_uniform(x, word, eps, a.lo, a.hi);
+  if (kInit == Init::normal) return start_normal(x, normal, eps, a.lo, a.hi);
+  return clip(x, a.lo, a.hi);
+}
+
+// The usual images: contiguous floats in whole groups of four, of which nothing but the start is made. A group is one
+// 128-bit access, and a block stays within a sample, so that the one division is of 32 bits and comes before all else.
+template <Init kInit>
+__global__ void linf_vector_kernel(PgdInitArgs a, uint32_t groups, uint32_t blocks_a_sample) {
+  const uint32_t sample = blockIdx.x / blocks_a_sample, block = blockIdx.x - sample * blocks_a_sample;
+  const uint32_t group = block * kThreads + threadIdx.x;
+  if (group >= groups) return;
+  const int64_t at = static_cast<int64_t>(sample) * groups + group;
+  const float4 x = static_cast<const float4*>(a.x)[at];
+  const uint64_t id = id_of(a, sample);
+  const float eps = eps_of(a, sample);
+  Words words{};
+  float normals[4] = {};
+  if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
+  if (kInit == Init::normal) normals_of(a, group, id, normals);
+  reinterpret_cast<float4*>(a.out)[at] = {start_of<kInit>(a, x.x, words.w[0], normals[0], eps),
+                                          start_of<kInit>(a, x.y, words.w[1], normals[1], eps),
+                                          start_of<kInit>(a, x.z, words.w[2], normals[2], eps),
+                                          start_of<kInit>(a, x.w, words.w[3], normals[3], eps)};
+}
+
+bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0; }
+
+// Whether it was launched: the images must be those that the kernel is for.
+bool launch_vectors(const PgdInitArgs& a, int64_t d, cudaStream_t stream) {
+  const int64_t groups = d / 4, blocks_a_sample = (groups + kThreads - 1) / kThreads;
+  const bool fits = a.n * blocks_a_sample <= INT32_MAX && groups <= INT32_MAX;
+  const bool plain = a.pixels == nullptr && a.model_input == nullptr && is_aligned(a.x) && is_aligned(a.out);
+  if (!plain || !fits || d % 4 != 0 || a.layout.dims != 1 || a.layout.strides[0] != 1) return false;
+  const unsigned grid = static_cast<unsigned>(a.n * blocks_a_sample);
+  const uint32_t g = static_cast<uint32_t>(groups), b = static_cast<uint32_t>(blocks_a_sample);
+  switch (a.init) {
+    case Init::uniform: linf_vector_kernel<Init::uniform><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+    case Init::normal: linf_vector_kernel<Init::normal><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+    case Init::zero: linf_vector_kernel<Init::zero><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+  }
+  return true;
 }
 
 // A block for each sample: the length of its direction comes first.
@@ -77,7 +144,7 @@ __global__ void l2_kernel(PgdInitArgs a, int64_t d) {
       normals_of(a, group, id, normals);
       for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
         const int64_t at = s * d + offset_of(a, group * 4 + lane);
-        a.out[at] = start_l2(a.x[at], normals[lane], scale, a.lo, a.hi);
+        write_start(a, at, start_l2(pixel_at(a, at), normals[lane], scale, a.lo, a.hi));
       }
     }
   }
@@ -92,7 +159,7 @@ void pgd_init(const PgdInitArgs& a, Place place) {
   const DeviceGuard guard(place.device);
   const auto stream = static_cast<cudaStream_t>(place.stream);
   if (a.norm == Norm::linf || a.init == Init::zero) {
-    linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+    if (!launch_vectors(a, d, stream)) linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
   } else {
     l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
   }

@@ -7,6 +7,8 @@
 namespace fairtat {
 namespace FAIRTAT_ISA {
 
+FAIRTAT_FN float pixel_of(uint8_t byte) { return static_cast<float>(byte) / 255.0f; }
+
 constexpr float kNormalStd = 1e-3f;
 
 FAIRTAT_FN float start_uniform(float x, uint32_t word, float eps, float lo, float hi) {

@@ -68,10 +68,17 @@ def pgd_init(
     norm: str,
     lo: float,
     hi: float,
+    pixels: Tensor | None = None,
+    model_input: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> None:
+    channels, channel_stride = channels_of(x) if mean is not None else (1, 1)
     core().pgd_init(
         out.data_ptr(), x.data_ptr(), x.shape[0], inner_layout(x), _pointer(eps_n), eps, _pointer(sample_ids),
-        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, torch.get_num_threads(), *_place(x),
+        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, _pointer(pixels), _pointer(model_input),
+        0 if model_input is None else _DTYPE[model_input.dtype], _pointer(mean), _pointer(std), channels,
+        channel_stride, torch.get_num_threads(), *_place(x),
     )  # fmt: skip
 
 
@@ -161,6 +168,13 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
     )  # fmt: skip
 
 
+def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
+    core().logit_stats(
+        buffer.data_ptr(), buffer.shape[1], label.shape[0], logits.data_ptr(), _DTYPE[logits.dtype], label.data_ptr(),
+        _pointer(target), torch.get_num_threads(), *_place(buffer),
+    )  # fmt: skip
+
+
 def winograd_tiles(
     image: Tensor,  # (N, C, H, W) float32, dense in channels_last
     rows: int,
@@ -192,6 +206,13 @@ def winograd_image(
         torch.get_num_threads(), -1, 0,
     )  # fmt: skip
     return image.permute(0, 3, 1, 2)
+
+
+def channels_of(x: Tensor) -> tuple[int, int]:
+    """Channels, and the stride between them: element i of a sample's memory has channel i // stride % channels."""
+    channels = x.shape[1]
+    # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
+    return channels, x.stride(1) if channels > 1 else max(x.numel() // max(x.shape[0], 1), 1)
 
 
 def inner_layout(x: Tensor) -> tuple[list[int], list[int]]:

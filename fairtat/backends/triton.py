@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.backends.native import inner_layout
-from fairtat.kernels import class_stats
+from fairtat.backends.native import channels_of, inner_layout
+from fairtat.kernels import class_stats, logit_stats
 from fairtat.kernels import logit_loss as losses
 from fairtat.kernels import pgd_init as starts
 from fairtat.kernels import pgd_step as steps
@@ -41,22 +41,36 @@ def pgd_init(
     norm: str,
     lo: float,
     hi: float,
+    pixels: Tensor | None = None,
+    model_input: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> None:
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
     sizes, strides = inner_layout(x)
+    channels, channel_stride = channels_of(x) if mean is not None else (1, 1)
     if init == "zero":
         n, d, sizes, strides = 1, x.numel(), [x.numel()], [1]  # memory order serves as well as logical order
     elif len(sizes) > MAX_DIMS:  # six dimensions or more, shuffled: never an image, so one more pass may serve it
         dense = x.contiguous()
-        start = torch.empty_like(dense)
-        pgd_init(start, dense, eps_n, eps, sample_ids, seed, stream, init, norm, lo, hi)
-        out.copy_(start)
+        written = [None if t is None else torch.empty_like(dense, dtype=t.dtype) for t in (out, pixels, model_input)]
+        start, more_pixels, more_input = written
+        assert start is not None
+        pgd_init(
+            start, dense, eps_n, eps, sample_ids, seed, stream, init, norm, lo, hi, more_pixels, more_input, mean, std
+        )
+        for to, made in zip((out, pixels, model_input), written, strict=True):
+            if to is not None and made is not None:
+                to.copy_(made)
         return
     dims = len(sizes)
     sizes, strides = sizes + [1] * (MAX_DIMS - dims), strides + [0] * (MAX_DIMS - dims)
-    arguments = (out, x, eps_n, eps, sample_ids, signed(seed), stream, lo, hi, d, *sizes[1:], *strides)
+    arguments = (
+        out, x, eps_n, eps, sample_ids, signed(seed), stream, lo, hi, pixels, model_input, mean, std,
+        channels, channel_stride, d, *sizes[1:], *strides,
+    )  # fmt: skip
     with on_device(x):
         if norm == "linf" or init == "zero":
             starts.linf_kernel[(n * blocks(d, ELEMENTS),)](
@@ -151,6 +165,15 @@ def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | Non
         class_stats.class_stats_kernel[(blocks(n, SAMPLES),)](
             buffer, pred, label, loss, target, n, buffer.shape[1], BLOCK=SAMPLES, **options(SAMPLE_THREADS)
         )
+
+
+def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
+    n, classes = logits.shape
+    if n == 0:
+        return
+    block, threads = row_shape(classes)
+    with on_device(buffer):
+        logit_stats.logit_stats_kernel[(n,)](buffer, logits, label, target, classes, BLOCK=block, **options(threads))
 
 
 def blocks(elements: int, block: int) -> int:

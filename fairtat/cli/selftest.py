@@ -182,6 +182,33 @@ def _class_stats(backend: str, device: torch.device) -> Iterator[Case]:
     yield "301 samples of 7 classes", torch.equal(found.buffer, expected.buffer)
 
 
+def _logit_stats(backend: str, device: torch.device) -> Iterator[Case]:
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, math.nan, 0.0], [0.0, 0.0, 0.0]], device=device)
+    label, target = (torch.tensor(v, device=device) for v in ([0, 2, 2, 1], [1, 1, 0, 1]))
+    buffer = ops.logit_stats_(_Stats(3, device), logits, label, target, backend=backend).buffer.cpu()
+    yield "known confusion", buffer[CONFUSION:].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    yield "known non-finite", buffer[NONFINITE].tolist() == [0, 0, 1]
+    yield "known targets reached", buffer[REACHED].tolist() == [0, 0, 1]
+    known = [math.log1p(2 * math.exp(-9)), math.log(3), math.log(2 + math.exp(-1))]
+    yield "known losses", _agree(_loss_sums(buffer), torch.tensor(known, dtype=torch.float64), exact=False)
+
+    generator = torch.Generator().manual_seed(SEED)
+    logits = (9 * torch.randn(301, 70, generator=generator)).to(device)
+    label, target = (torch.randint(70, (301,), generator=generator).to(device) for _ in range(2))
+    ours, theirs = (
+        ops.logit_stats_(_Stats(70, device), logits, label, target, backend=name).buffer
+        for name in (backend, "reference")
+    )
+    yield "301 samples of 70 classes", _agree(_loss_sums(ours), _loss_sums(theirs), exact=False)
+    counts = [row for row in range(HEADER + 70) if row not in (LOSS, LOSS + 1)]
+    yield "counts of 301 samples", torch.equal(ours[counts], theirs[counts])
+
+
+def _loss_sums(buffer: Tensor) -> Tensor:
+    whole, fraction = buffer[LOSS : LOSS + 2].view(-1, 2).double().unbind(1)
+    return whole + fraction / LOSS_SCALE
+
+
 def _images(device: torch.device) -> Tensor:
     return torch.rand(3, 3, 5, 7, generator=torch.Generator().manual_seed(SEED)).to(device)
 
@@ -196,4 +223,5 @@ _TESTS: dict[str, Test] = {
     "logit_loss": _logit_loss,
     "sample_targets": _sample_targets,
     "class_stats": _class_stats,
+    "logit_stats": _logit_stats,
 }

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from fairtat import checks, ops
-from fairtat.checks import check_labels, check_tensor
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.reference import class_stats as layout
 from fairtat.reference.indices import check_range
@@ -209,19 +208,9 @@ class ClassStats:
             target: (N,) int64, the classes that the attack moved towards, if there were any.
 
         Raises:
-            TypeError, ValueError: as `ops.logit_loss` and `ops.class_stats_`.
+            TypeError, ValueError: as `ops.logit_stats_`.
         """
-        check_tensor("logits", logits)
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits must have shape (N, {self.num_classes}), got {tuple(logits.shape)}")
-        check_labels("label", label, logits.shape[0], "logits", logits)
-        try:
-            result = ops.logit_loss(logits, label)
-        except ValueError:
-            blame_labels("label", label, self.num_classes)
-            raise
-        ops.class_stats_(self, result.pred, label, loss=result.loss, target=target)
-        return self
+        return ops.logit_stats_(self, logits, label, target)
 
     def __iadd__(self, other: ClassStats) -> ClassStats:
         """Add the counts of `other`: as if its samples had been counted here."""

@@ -6,7 +6,8 @@ The ops take no part in autograd: the Autograd key falls through, and what they 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from fairtat import backends
+from fairtat.backends import native
+from fairtat.backends.signature import ON_CPU, signature
 
 _LIBRARY = torch.library.Library("fairtat", "DEF")
 
@@ -24,29 +27,56 @@ def _nothing(*_: Any) -> None:
     """The fake of an op that returns nothing, and the check of one that needs none."""
 
 
-def _as_is(kernel: Call, *arguments: Any) -> Any:
-    return kernel(*arguments)
+@dataclass(frozen=True)
+class Op:
+    """An op that is registered: called, it takes the kernel's arguments, which Python has checked, and the backend.
+
+    `usual` and `direct` are the short way for the usual call, in which neither PyTorch's dispatcher nor a check in
+    Python has anything to do::
+
+        if chosen := op.usual(backend, tensor, *arguments):
+            return op.direct(*kernel_arguments, chosen)
+    """
+
+    call: Call
+    usual: Callable[..., str | None]  # the backend for arguments of the usual form; None for any others
+    direct: Call  # as `call`, without dispatcher and checks
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
 
 
-def register_op(schema: str, *, fake: Call = _nothing, check: Call = _nothing, run: Call = _as_is) -> Call:
+def register_op(
+    schema: str,
+    *,
+    kernel: str | None = None,
+    fake: Call = _nothing,
+    check: Call = _nothing,
+    run: Call | None = None,
+    usual: Sequence[str] = (),
+) -> Op:
     """`register` an op of `fairtat.reference.OPS`, whose kernel is that of a backend, named in its last argument.
 
     What the schema marks as written counts as changed for autograd.
 
     Args:
         schema: Without the backend. An underscore ends the name of an op that works in place.
+        kernel: The op of whose kernel this is another form; None for the schema's own.
         fake: Makes tensors like the results from the arguments.
         check: Raises below the dispatcher, where tensors have addresses, if the arguments cannot be served.
         run: Calls the kernel, its first argument, where the op's arguments are not the kernel's.
+        usual: The usual form of the arguments of `Op.usual`, as rules of `fairtat.backends.signature`: such as the
+            checks in Python would pass as they are, and every backend serves. The first one is a tensor.
     """
-    op = schema.partition("(")[0].removesuffix("_")
+    op = kernel or schema.partition("(")[0].removesuffix("_")
     parsed = torch._C.parse_schema(schema).arguments
     written = [i for i, argument in enumerate(parsed) if argument.is_write]
+    fits = signature(*usual)
 
-    def implementation(*arguments: Any) -> Any:
+    def direct(*arguments: Any) -> Any:
+        raw = backends.kernel(op, arguments[-1])
         given = arguments[:-1]
-        check(*given)
-        result = run(backends.kernel(op, arguments[-1]), *given)
+        result = raw(*given) if run is None else run(raw, *given)
         for i in written:
             t = given[i]
             # A mutating schema alone does not bump the version.
@@ -54,10 +84,24 @@ def register_op(schema: str, *, fake: Call = _nothing, check: Call = _nothing, r
                 torch.autograd.graph.increment_version(t)
         return result
 
+    def implementation(*arguments: Any) -> Any:
+        check(*arguments[:-1])
+        return direct(*arguments)
+
     def fake_of(*arguments: Any) -> Any:
         return fake(*arguments[:-1])
 
-    return register(schema.replace(") -> ", ", str backend) -> "), implementation, fake_of)
+    def chosen(backend: str, *arguments: Any) -> str | None:
+        if _is_watched():
+            return None
+        place = fits(*arguments)
+        if not place:
+            return None
+        if place == ON_CPU and backend in ("auto", "cpu") and native.MISSING is None:
+            return "cpu"  # what `choose` would say, which takes as long as the rest
+        return backends.choose(op, arguments[0].device, torch.float32, backend)
+
+    return Op(register(schema.replace(") -> ", ", str backend) -> "), implementation, fake_of), chosen, direct)
 
 
 def register(schema: str, implementation: Call, fake: Call) -> Call:
@@ -95,7 +139,7 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
     torch.library.register_fake(f"fairtat::{name}", fake, lib=_LIBRARY)
 
     def call(*arguments: Any) -> Any:
-        if is_compiling() or _dispatch_modes() or _function_modes() or _function_transform():
+        if _is_watched():
             return overload(*arguments)
         for i in tensors:
             t = arguments[i]
@@ -107,6 +151,11 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
         return implementation(*arguments)
 
     return call
+
+
+def _is_watched() -> bool:
+    """Whether something may be watching or rewriting the calls of ops."""
+    return bool(is_compiling() or _dispatch_modes() or _function_modes() or _function_transform())
 
 
 def _nobody_can_tell() -> int:

@@ -59,11 +59,10 @@ def class_stats_(
         ValueError, TypeError: naming the argument, what was given and what was expected.
     """
     buffer = stats.buffer
-    check_tensor("stats.buffer", buffer)
-    check_dtype("stats.buffer", buffer, (torch.int64,))
-    shape = buffer.shape
-    if len(shape) != 2 or shape[0] != HEADER + shape[1] or not buffer.is_contiguous():
-        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(shape)}")
+    if chosen := _op.usual(backend, buffer, pred, label, loss, target):
+        _op.direct(buffer, pred, label, loss, target, chosen)
+        return stats
+    check_buffer(buffer)
     check_tensor("label", label)
     n = label.shape[0] if label.ndim else 0
     check_labels("label", label, n, "stats.buffer", buffer)
@@ -75,8 +74,17 @@ def class_stats_(
         loss = _checked_loss(loss, n, buffer).contiguous()
     dtype = torch.float32 if loss is None else loss.dtype
     chosen = backends.choose("class_stats", buffer.device, dtype, backend)
-    _call(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
+    _op(buffer, pred.contiguous(), label.contiguous(), loss, target, chosen)
     return stats
+
+
+def check_buffer(buffer: Tensor) -> None:
+    """Counts (7 + C, C) int64, contiguous."""
+    check_tensor("stats.buffer", buffer)
+    check_dtype("stats.buffer", buffer, (torch.int64,))
+    shape = buffer.shape
+    if len(shape) != 2 or shape[0] != HEADER + shape[1] or not buffer.is_contiguous():
+        raise ValueError(f"stats.buffer must be contiguous of shape ({HEADER} + C, C), got {tuple(shape)}")
 
 
 def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:
@@ -92,15 +100,12 @@ def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:
     return loss if loss.dtype is torch.float64 else loss.float()
 
 
-def _check(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
-    read = (pred, label, loss, target)
-    # One look at where they begin, as wide as the widest of them, spares small batches the exact check.
-    begin, end, width = buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes, label.nbytes
-    for t in read:
-        if t is not None and begin - width < t.data_ptr() < end:
-            check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
+def _check(buffer: Tensor, *read: Tensor | None) -> None:
+    check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
 
 
-_call = register_op(
-    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target) -> ()", check=_check
+_op = register_op(
+    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target) -> ()",
+    check=_check,
+    usual=("int64 (7+C, C) written", "int64 (N)", "int64 (N)", "float32 (N)?", "int64 (N)?"),
 )

@@ -24,12 +24,20 @@ def pgd_init(
     norm: str,
     lo: float,
     hi: float,
+    pixels: Tensor | None = None,
+    model_input: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> None:
     """Write the start into ``out``, which has the shape and strides of ``x`` (N, ...).
+
+    Bytes are ``x / 255`` in float32, which ``pixels`` takes; ``model_input`` takes the start as `pgd_step_` has it.
 
     Linf: ``clip(x + eps*u)``, ``u = (r >> 8) * 2**-23 - 1``. L2: uniform in the ball by a normal direction
     and the radius ``eps * U**(1/D)``. ``normal``: ``x + 1e-3*z`` kept inside the ball. ``zero``: x.
     """
+    if pixels is not None:
+        x = pixels.copy_(x.to(pixels.dtype) / 255.0)
     n = x.shape[0]
     # flatten takes elements in logical order, so the noise does not depend on the memory format.
     flat = x.flatten(1)
@@ -56,3 +64,10 @@ def pgd_init(
             start = torch.minimum(torch.maximum(start, flat - radius), flat + radius)
     start = torch.where(start < lo, lo, start)
     out.copy_(torch.where(start > hi, hi, start).reshape(x.shape))
+    if model_input is None:
+        return
+    if mean is None or std is None:
+        model_input.copy_(out)
+    else:
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        model_input.copy_((out - mean.view(per_channel)) / std.view(per_channel))

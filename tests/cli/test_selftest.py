@@ -52,6 +52,7 @@ REAL = {name: dict(kernels) for name, kernels in backends._KERNELS.items()}
         ("logit_loss", wrong_sign),
         ("sample_targets", own_label),
         ("class_stats", broken),
+        ("logit_stats", broken),
     ],
 )
 def test_a_faulty_kernel_is_found_where_it_is_and_nowhere_else(

@@ -35,7 +35,7 @@ def as_cpp(source: str) -> str:
 def emulated_core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """A build of fairtat._C whose CUDA device is the CPU: device pointers are ordinary pointers."""
     folder = tmp_path_factory.mktemp("emulated")
-    sources = [ROOT / "csrc" / "bindings.cpp", ROOT / "csrc" / "cpu" / "dispatch.cpp"]
+    sources = [ROOT / "csrc" / name for name in ("bindings.cpp", "signature.cpp", "cpu/dispatch.cpp")]
     sources += [ROOT / "csrc" / "cpu" / f"{name}.cpp" for name in CPU_SOURCES]
     for kernel in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
         translated = folder / f"{kernel.stem}_cuda.cpp"

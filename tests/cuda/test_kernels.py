@@ -215,6 +215,23 @@ def test_class_stats(cuda: Run, classes: int) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("classes", [2, 10, 32, 33, 300, 1024, 1500])  # each number of logits to a lane
+def test_logit_stats(cuda: Run, classes: int, dtype: torch.dtype) -> None:
+    """The integers of class_stats with the loss and the prediction of logit_loss, all three of this backend."""
+    generator = torch.Generator().manual_seed(0)
+    n = 37 if classes < 1000 else 9
+    z = ((torch.randn(n, classes, generator=generator) * 20).round() / 2).to(dtype)  # with ties
+    z[0], z[1, 1], z[2, 0], z[3, 1] = -torch.inf, torch.nan, torch.inf, -torch.inf
+    label, target = (torch.randint(classes, (n,), generator=generator) for _ in range(2))
+    label[4], target[5] = -1, classes
+    loss, _, pred = cuda("logit_loss", z, label, "ce", None, None)[:3]
+    for given in (target, None):
+        buffer = torch.full((HEADER + classes, classes), 3)
+        ours = cuda("logit_stats", buffer, z, label, given)[1]
+        assert torch.equal(ours, cuda("class_stats", buffer, pred, label, loss, given)[1])
+
+
 def test_a_sample_out_of_range_counts_nowhere(cuda: Run) -> None:
     buffer = torch.zeros(HEADER + 10, 10, dtype=torch.int64)
     counted = cuda("class_stats", buffer, torch.tensor([1, 10, 2]), torch.tensor([1, 1, -1]), None, None)[1]

@@ -18,13 +18,13 @@ from torch import Tensor
 
 import fairtat
 from fairtat import backends
-from fairtat.ops import class_stats_, logit_loss, pgd_init, pgd_step_, sample_targets, target_table
+from fairtat.ops import class_stats_, logit_loss, logit_stats_, pgd_init, pgd_step_, sample_targets, target_table
 
 NATIVE = backends.native_info()
 if NATIVE is None:
     pytest.skip("needs the compiled core", allow_module_level=True)
 
-# Sixty examples for each of five ops in the everyday run, or as many as the profile asks for.
+# Sixty examples for each op in the everyday run, or as many as the profile asks for.
 fuzz = settings(
     max_examples=max(60, settings.default.max_examples if settings.default else 0),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -236,6 +236,39 @@ def test_class_stats(data: st.DataObject) -> None:
     (ours, our_refusal), (theirs, their_refusal) = d.both(run)
     assert our_refusal == their_refusal
     same_bits(ours, theirs)
+
+
+@fuzz
+@given(data=st.data())
+def test_logit_stats(data: st.DataObject) -> None:
+    """The integers of class_stats_ with the loss and the prediction of logit_loss, on the same backend."""
+    d = Draw(data)
+    n = d.draw(st.integers(0, 40))
+    classes = d.draw(st.one_of(st.integers(2, 20), st.sampled_from([63, 64, 65, 130])))
+    z = d.tensor((n, classes), logits).to(d.draw(st.sampled_from(LOW_PRECISION)))
+    label, target = d.indices(n, classes), d.indices(n, classes)
+    if d.draw(st.booleans()):
+        z = z.t().contiguous().t()
+    hit = target if d.draw(st.booleans()) else None
+    bad = d.draw(st.sampled_from([None, None, None, -1, classes, 2**63 - 1, -(2**63)])) if n else None
+    if bad is not None:
+        d.draw(st.sampled_from([label, target]))[d.draw(st.integers(0, n - 1))] = bad
+
+    def run(backend: str) -> tuple[Tensor, bool]:
+        stats, parts = fairtat.ClassStats(classes), fairtat.ClassStats(classes)
+        try:
+            logit_stats_(stats, z, label, hit, backend=backend)
+        except ValueError:
+            return stats.buffer, True
+        result = logit_loss(z, label, backend=backend)
+        class_stats_(parts, result.pred, label, loss=result.loss, target=hit, backend=backend)
+        same_bits(stats.buffer, parts.buffer)
+        return stats.buffer, False
+
+    (ours, our_refusal), (theirs, their_refusal) = d.both(run)
+    assert our_refusal == their_refusal
+    counts = [i for i in range(len(ours)) if i not in (3, 4)]  # without the sums of losses
+    same_bits(ours[counts], theirs[counts])
 
 
 @fuzz

@@ -164,6 +164,27 @@ def count(n: int, classes: int, with_loss: bool, with_target: bool, invalid: boo
     same_bits(ours.tensor, expected)
 
 
+def count_logits(n: int, classes: int, dtype: torch.dtype, with_target: bool) -> None:
+    """The integers of class_stats with the loss and the prediction of logit_loss, all three of this backend."""
+    z, label, target, _ = rows(n, classes, 9.0, dtype)
+    if n > 6:
+        z[0], z[1, 1], z[2, 0], z[3, 1] = -INF, NAN, INF, -INF
+        label[4], target[5] = -1, classes
+    hit = target if with_target else None
+    loss, _, pred, _ = call(kernels.logit_loss, z, label, "ce", None, None)
+    expected = torch.arange((HEADER + classes) * classes).view(HEADER + classes, classes)
+    ours = Guarded(expected)
+    call(kernels.class_stats_, expected, pred, label, loss, hit)
+    call(kernels.logit_stats_, ours.tensor, z, label, hit)
+    ours.check()
+    same_bits(ours.tensor, expected)
+
+
+def logit_stats() -> Iterator[Case]:
+    for options in pairs((0, 1, 9), (2, 3, 10, 101, 2049), LOW_PRECISION, (False, True)):
+        yield f"{options}", partial(count_logits, *options)
+
+
 def class_stats() -> Iterator[Case]:
     for options in pairs((0, 1, 9, 257), (1, 2, 3, 10, 101), (False, True), (False, True)):
         yield f"{options}", partial(count, *options)

@@ -205,7 +205,42 @@ def backwards(x: Tensor) -> Tensor:
     return x.permute(order).contiguous().permute(order)
 
 
+def start_of_bytes(
+    init: str,
+    norm: str,
+    layout: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    normalise: bool,
+    shape: tuple[int, ...],
+) -> None:
+    """The bits of the start of x / 255, and of the model's input from that start."""
+    x = layout((images(shape, 0) * 255).byte())
+    floats = x.float() / 255
+    mean, std = torch.linspace(0.4, 0.5, shape[1]), torch.linspace(0.2, 0.3, shape[1])
+    rest = (None, 0.03, None, 7, 1, init, norm, 0.0, 1.0)
+    expected = torch.empty_like(floats)
+    call(kernels.pgd_init, expected, floats, *rest)
+    ours, pixels = Guarded(torch.full_like(floats, NAN)), Guarded(torch.full_like(floats, NAN))
+    model_input = Guarded(torch.full_like(floats, NAN, dtype=dtype))
+    statistics = (mean, std) if normalise else (None, None)
+    call(kernels.pgd_init, ours.tensor, x, *rest, pixels.tensor, model_input.tensor, *statistics)
+    for guarded in (ours, pixels, model_input):
+        guarded.check()
+    same_bits(pixels.tensor, floats)
+    same_bits(ours.tensor, expected)
+    if normalise:
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        expected = (expected - mean.view(per_channel)) / std.view(per_channel)
+    same_bits(model_input.tensor, expected.to(dtype))
+
+
 def pgd_init() -> Iterator[Case]:
+    forms = (("uniform", "linf"), ("normal", "linf"), ("zero", "linf"), ("uniform", "l2"))
+    shapes = ((3, 3, 7, 5), (2, 1, 4, 4), (2, 5), (2, 2, 3, 4, 3, 2))
+    for (init, norm), shape, dtype in product(forms, shapes, LOW_PRECISION):
+        layout = channels_last if len(shape) == 4 and dtype == BF16 else backwards
+        case = partial(start_of_bytes, init, norm, layout, dtype, dtype != torch.float16, shape)
+        yield f"{init} {norm} {shape} of bytes {dtype}", case
     for init, norm in product(("uniform", "normal", "zero"), ("linf", "l2")):
         for shape in SHAPES:
             options = {"init": init, "norm": norm, "shape": shape, "by_sample": True, "ids": True}

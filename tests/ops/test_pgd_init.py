@@ -252,10 +252,87 @@ def images(**options: Any) -> Tensor:
     return torch.full((2, 3, 4, 4), 0.5, **options)
 
 
+INPUTS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pairwise(
+    shape=[(3, 3, 5, 7), (2, 1, 4, 4), (4, 5), (0, 3, 4, 4), (2, 2, 3, 4, 2)], init=("uniform", "normal", "zero"),
+    norm=("linf", "l2"), dtype=INPUTS, normalise=(True, False), form=LAYOUTS,
+)  # fmt: skip
+def test_bytes_and_the_models_input_in_one_pass_are_the_steps_one_after_another(
+    backend: str, shape: tuple[int, ...], init: str, norm: str, dtype: torch.dtype, normalise: bool,
+    form: Callable[[Tensor], Tensor], same_bits: Callable[[Tensor, Tensor], None],
+) -> None:  # fmt: skip
+    x = torch.randint(256, shape, generator=torch.Generator().manual_seed(3)).byte()
+    x = form(x) if len(shape) == 4 else x
+    options = {"seed": 5, "init": init, "norm": norm, "bounds": (0.1, 0.9), "backend": backend}
+    floats = torch.from_numpy(x.numpy().astype(np.float32) / np.float32(255))
+    start = pgd_init(floats, 0.1, **options)
+    mean, std = (torch.linspace(0.1, 0.6, shape[1]), torch.linspace(0.2, 0.4, shape[1])) if normalise else (None, None)
+    pixels, model_input = torch.full_like(floats, torch.nan), torch.full_like(floats, torch.nan, dtype=dtype)
+    got = pgd_init(x, 0.1, **options, pixels=pixels, model_input=model_input, mean=mean, std=std)
+    assert got.stride() == x.stride()
+    same_bits(pixels, floats)
+    same_bits(got, start)
+    if mean is not None and std is not None:
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        start = torch.from_numpy((start.numpy() - mean.view(per_channel).numpy()) / std.view(per_channel).numpy())
+    same_bits(model_input, start.to(dtype))
+
+
+def test_every_byte_is_divided_exactly(backend: str) -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(1, 256)
+    pixels = torch.empty(1, 256)
+    start = pgd_init(x, 0.0, seed=0, init="zero", pixels=pixels, backend=backend)
+    exact = (np.arange(256) / 255.0).astype(np.float32)  # a quotient in float64 rounds to the float32 one
+    assert pixels.numpy().tolist() == start.numpy().tolist() == [exact.tolist()]
+
+
+@pytest.mark.parametrize("written", ["pixels", "model_input"])
+def test_what_is_written_shares_memory_with_nothing(backend: str, written: str) -> None:
+    memory = torch.zeros(48)
+    outputs = {"pixels": torch.empty(2, 3, 2, 2), "model_input": torch.empty(2, 3, 2, 2)}
+    outputs[written] = memory[:24].view(2, 3, 2, 2)
+    x = memory.view(torch.uint8)[90:114].view(2, 3, 2, 2)
+    with pytest.raises(ValueError, match=f"^x must not share memory with {written}, which is overwritten"):
+        pgd_init(x, 0.1, seed=0, **outputs, backend=backend)
+
+
+def test_a_float_image_may_ask_for_the_models_input_alone(backend: str) -> None:
+    x = torch.rand(2, 3, 4, 4)
+    model_input = torch.empty_like(x)
+    start = pgd_init(
+        x, 0.1, seed=1, model_input=model_input, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5), backend=backend
+    )
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
+    assert torch.equal(model_input, (start - mean) / std)
+    assert model_input._version > 0
+
+
 BAD = {
     "x is a list": ({"x": [[0.5]]}, TypeError, "x must be a tensor, got list"),
     "x in float16": ({"x": images(dtype=torch.float16)}, TypeError, "x must be float32 or float64, got float16"),
     "x in uint8": ({"x": images(dtype=torch.uint8)}, TypeError, "x must be float32 or float64, got uint8"),
+    "pixels of floats": ({"pixels": images()}, ValueError, "pixels takes x / 255 of uint8 images, got x in float32"),
+    "pixels in float64": (
+        {"x": images(dtype=torch.uint8), "pixels": images().double()}, TypeError, "pixels must be float32, got float64",
+    ),
+    "pixels of another batch": (
+        {"x": images(dtype=torch.uint8), "pixels": torch.rand(3, *images().shape[1:])}, ValueError,
+        r"x must have shape \(3, .*\), got \(2, ",
+    ),
+    "model_input in int64": (
+        {"model_input": images().long()}, TypeError, "model_input must be float32 or bfloat16 or float16, got int64",
+    ),
+    "model_input of another batch": ({"model_input": torch.rand(3, 2)}, ValueError, "model_input must have shape"),
+    "mean without std": (
+        {"model_input": images(), "mean": [0.1] * 3}, ValueError, "mean and std must be given together, got only one",
+    ),
+    "mean for other channels": (
+        {"model_input": images(), "mean": [0.1] * 4, "std": [1.0] * 4}, ValueError,
+        r"mean must have one value for each of the 3 channels, got \(4,\)",
+    ),
+    "mean without model_input": ({"mean": [0.1] * 3, "std": [1.0] * 3}, ValueError, "mean and std need model_input"),
     "x without a batch": ({"x": torch.rand(3)}, ValueError, r"x must have a batch .* got shape \(3,\)"),
     "x sliced": ({"x": images()[:, :, ::2]}, ValueError, r"x must be dense.*strides.*call x\.contiguous\(\)"),
     "x with gaps between samples": ({"x": torch.rand(4, 3)[::2]}, ValueError, "x must be dense with the batch outer"),

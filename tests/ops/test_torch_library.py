@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 from fairtat import backends
-from fairtat.ops import class_stats_, logit_loss, pgd_init, pgd_step_, sample_targets, target_table
+from fairtat.ops import class_stats_, logit_loss, logit_stats_, pgd_init, pgd_step_, sample_targets, target_table
 from fairtat.reference.class_stats import HEADER
 
 NAMES = ["reference"] + (["cpu"] if backends.status()["cpu"].available else [])
@@ -72,7 +72,16 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
             -1, 2**32 - 1, "normal", "l2", -1.0, 2.0,
         ),
     ),
-    "pgd_init, empty": (OPS.pgd_init, lambda: (images(0), None, 0.1, None, 3, 0, "zero", "linf", 0.0, 1.0)),
+    "pgd_init of bytes": (
+        OPS.pgd_init_and_input,
+        lambda: (
+            (images() * 255).byte(), None, 0.1, None, 3, 0, "uniform", "linf", 0.0, 1.0, torch.empty(4, 3, 5, 7),
+            torch.empty(4, 3, 5, 7, dtype=torch.bfloat16), torch.rand(3), torch.rand(3) + 1,
+        ),
+    ),
+    "pgd_init, empty": (
+        OPS.pgd_init, lambda: (images(0), None, 0.1, None, 3, 0, "zero", "linf", 0.0, 1.0),
+    ),
     "pgd_step_": (
         OPS.pgd_step_,
         lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, None, None, None, None),
@@ -134,6 +143,9 @@ def every_op(backend: str) -> dict[str, tuple[Callable[..., Any], Callable[[int]
     def count(statistics: Tensor, pred: Tensor, label: Tensor, losses: Tensor) -> Tensor:
         return class_stats_(Stats(statistics), pred, label, loss=losses, target=label, backend=backend).buffer
 
+    def count_logits(statistics: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        return logit_stats_(Stats(statistics), z, label, label, backend=backend).buffer
+
     return {
         "pgd_init": (start, lambda n: (images(n), torch.linspace(0, 0.2, n))),
         "pgd_step_": (
@@ -145,6 +157,7 @@ def every_op(backend: str) -> dict[str, tuple[Callable[..., Any], Callable[[int]
         ),
         "logit_loss": (loss, lambda n: (logits(n), index(n))),
         "sample_targets": (targets, lambda n: (index(n), torch.arange(n) - 2)),
+        "logit_stats_": (count_logits, lambda n: (buffer(), logits(n), index(n, 1))),
         "class_stats_": (count, lambda n: (buffer(), index(n), index(n, 1), torch.linspace(-1, 2, n))),
     }  # fmt: skip
 

@@ -22,6 +22,10 @@ struct Index {
   unsigned x = 0;
 };
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 inline Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
@@ -161,6 +165,12 @@ template <typename T>
 T __shfl_down_sync(unsigned, T value, int lanes) {
   const unsigned lane = threadIdx.x % emulator::kWarpSize + static_cast<unsigned>(lanes);
   return emulator::exchange(value, lane < emulator::kWarpSize ? threadIdx.x + static_cast<unsigned>(lanes) : threadIdx.x);
+}
+
+inline unsigned atomicAdd(unsigned* to, unsigned value) {
+  const unsigned found = *to;
+  *to += value;
+  return found;
 }
 
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
