@@ -121,6 +121,15 @@ def check_labels(name: str, value: object, n: int, like_name: str, like: Tensor)
     check_device(name, value, like_name, like)
 
 
+def check_mask(name: str, value: object, n: int, like_name: str, like: Tensor) -> None:
+    """A choice for each sample, (N,) bool on the device of ``like``."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    check_dtype(name, value, (torch.bool,))
+    check_shape(name, value, (n,))
+    check_device(name, value, like_name, like)
+
+
 def per_sample(name: str, value: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
     """A radius or step as the kernels take it: (tensor (N,), unused) or (None, number)."""
     if not isinstance(value, Tensor):

@@ -130,14 +130,21 @@ def _step_along(run: Callable[..., None], x_adv: Tensor, arguments: tuple[Any, .
 
 
 def logit_loss(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
     loss = logits.new_empty(n, dtype=torch.float32)  # named, for the default dtype is the user's to set
     dlogits, pred = torch.empty_like(logits), torch.empty_like(target)
     reached = torch.empty_like(target, dtype=torch.bool)
     core().logit_loss(
-        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
+        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind],
+        _KIND[kind_away or kind], _pointer(targeted), _pointer(y),
         _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],
         loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(),
         torch.get_num_threads(), *_place(logits),

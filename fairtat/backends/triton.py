@@ -108,7 +108,13 @@ def pgd_step_(
 
 
 def logit_loss(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
     # Everything is named: the default dtype and device are the user's to set.
@@ -117,17 +123,12 @@ def logit_loss(
     pred = target.new_empty(n)
     reached = target.new_empty(n, dtype=torch.bool)
     if n > 0:
-        outputs = (loss, dlogits, pred, reached, classes)
         block, threads = row_shape(classes)
         with on_device(logits):
-            if kind == "ce":
-                losses.ce_kernel[(n,)](logits, target, *outputs, BLOCK=block, **options(threads))
-            elif kind == "kl":
-                losses.kl_kernel[(n,)](logits, target, clean_logits, *outputs, BLOCK=block, **options(threads))
-            else:
-                losses.difference_kernel[(n,)](
-                    logits, target, y, *outputs, DLR=kind == "dlr", BLOCK=block, **options(threads)
-                )
+            losses.logit_loss_kernel[(n,)](
+                logits, target, y, clean_logits, targeted, loss, dlogits, pred, reached, classes,
+                KIND=kind, KIND_AWAY=kind_away or kind, BLOCK=block, **options(threads),
+            )  # fmt: skip
     return loss, dlogits, pred, reached
 
 

@@ -19,6 +19,7 @@ from fairtat.checks import (
     check_images,
     check_labels,
     check_like,
+    check_mask,
     check_tensor,
     per_sample,
 )
@@ -36,7 +37,7 @@ def pgd_step_(
     eps: float | Tensor,  # scalar or (N,)
     step_size: float | Tensor,  # scalar or (N,)
     *,
-    targeted: bool = True,
+    targeted: bool | Tensor = True,  # one for all or (N,)
     norm: str = "linf",
     bounds: tuple[float, float] = (0.0, 1.0),
     model_input: Tensor | None = None,  # (N, ...)
@@ -65,7 +66,8 @@ def pgd_step_(
         x: Clean images (N, ...), of x_adv's dtype.
         eps: Radius in pixel units, a number or (N,).
         step_size: Step in pixel units, a number or (N,).
-        targeted: True descends the loss (towards a target), False ascends it.
+        targeted: True descends the loss (towards a target), False ascends it; a bool, or (N,) bool. The direction is
+            the sign of the step in every kernel, so a mixed batch costs what steps per sample cost.
         norm: "linf" or "l2".
         bounds: (low, high) of a valid pixel.
         model_input: (N, ...) written in the same pass; float32, bfloat16 or float16.
@@ -95,6 +97,11 @@ def pgd_step_(
     lo, hi = check_bounds(bounds, x.dtype)
     eps_n, eps_value = per_sample("eps", eps, x)
     step_n, step_value = per_sample("step_size", step_size, x)
+    if isinstance(targeted, Tensor):
+        check_mask("targeted", targeted, x.shape[0], "x_adv", x_adv)
+        step_n, targeted = signed_steps(step_n, step_value, targeted, x), True
+    elif not isinstance(targeted, bool):
+        raise TypeError(f"targeted must be True, False or a tensor (N,), got {type(targeted).__name__}")
     mean_c = std_c = None
     if model_input is not None:
         check_like("x_adv", x_adv, "model_input", model_input)
@@ -115,6 +122,13 @@ def pgd_step_(
         model_input, mean_c, std_c, zero_grad, chosen,
     )  # fmt: skip
     return x_adv
+
+
+def signed_steps(step_n: Tensor | None, step: float, targeted: Tensor, x: Tensor) -> Tensor:
+    """(N,) steps towards a target: negative for the samples that move away."""
+    if step_n is None:
+        step_n = x.new_full((x.shape[0],), step)
+    return torch.where(targeted, step_n, -step_n)
 
 
 def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Tensor:

@@ -147,7 +147,9 @@ def test_pgd_step(data: st.DataObject) -> None:
     grad = layout(d.tensor(shape).to(d.draw(st.sampled_from(LOW_PRECISION))))
     eps, step = d.by_sample(shape[0]), d.by_sample(shape[0])
     norm = d.draw(st.sampled_from(["linf", "l2"]))
-    options = {"norm": norm, "bounds": d.draw(bounds), "targeted": d.draw(st.booleans())}
+    targeted = d.draw(st.booleans())
+    mixed = torch.arange(shape[0]) % 3 == 0 if d.draw(st.booleans()) else targeted
+    options = {"norm": norm, "bounds": d.draw(bounds), "targeted": mixed}
     input_dtype = d.draw(st.sampled_from([None, *LOW_PRECISION]))
     statistics = [d.tensor((shape[1],)) for _ in range(2)] if d.draw(st.booleans()) else None
     counted = d.draw(st.booleans())

@@ -86,9 +86,14 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
             torch.rand(3), torch.rand(3) + 1, torch.zeros(4, dtype=torch.int64),
         ),
     ),
-    "logit_loss": (OPS.logit_loss, lambda: (logits().requires_grad_(), index(), "ce", None, None)),
-    "logit_loss, dlr in bfloat16": (OPS.logit_loss, lambda: (logits().bfloat16(), index(), "dlr", index(4, 1), None)),
-    "logit_loss, kl": (OPS.logit_loss, lambda: (logits(), index(), "kl", None, logits().half())),
+    "logit_loss": (OPS.logit_loss, lambda: (logits().requires_grad_(), index(), "ce", None, None, None, None)),
+    "logit_loss, dlr in bfloat16": (
+        OPS.logit_loss, lambda: (logits().bfloat16(), index(), "dlr", index(4, 1), None, None, None),
+    ),
+    "logit_loss, kl": (OPS.logit_loss, lambda: (logits(), index(), "kl", None, logits().half(), None, None)),
+    "logit_loss, mixed": (
+        OPS.logit_loss, lambda: (logits(), index(), "ce", None, logits(), "kl", torch.arange(4) % 2 == 0),
+    ),
     "sample_targets": (OPS.sample_targets, lambda: (index(), table(), None, 5, 0)),
     "sample_targets, every option": (
         OPS.sample_targets, lambda: (index(), target_table(torch.rand(6, 6) + 0.1), torch.arange(4) - 9, -5, 7),
