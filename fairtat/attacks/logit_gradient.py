@@ -18,8 +18,16 @@ def logit_gradient(
     kind: str,
     y: Tensor | None,  # (N,)
     clean_logits: Tensor | None,  # (N, C)
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,  # (N,) bool
 ) -> Tensor:
-    """d loss / d logits (N, C) in the logits' dtype, computed in float32 (float64 for float64 logits)."""
+    """d loss / d logits (N, C) in the logits' dtype, computed in float32 (float64 for float64 logits).
+
+    ``targeted``: where it is false, the loss is ``kind_away``, without y.
+    """
+    if kind_away is not None and targeted is not None:
+        towards = logit_gradient(logits, target, kind, y, clean_logits)
+        return torch.where(targeted[:, None], towards, logit_gradient(logits, target, kind_away, None, clean_logits))
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     if kind == "ce":
         gradient = _cross_entropy(z, target)

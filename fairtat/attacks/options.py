@@ -32,7 +32,7 @@ class PGDKeywords(TypedDict, total=False):
     step_size: float | Tensor  # scalar or (N,)
     steps: int
     norm: str
-    loss: str
+    loss: str | tuple[str, str]
     init: str | Tensor  # or (N, ...)
     bounds: tuple[float, float]
     normalize: tuple[PerChannel, PerChannel] | None  # (C,), (C,)
@@ -57,12 +57,12 @@ class PGDOptions:
     checked together with a batch.
     """
 
-    targeted: bool = True
+    targeted: bool | None = True  # None: each sample of a batch has its own direction
     eps: float | Tensor = 8 / 255  # scalar or (N,)
     step_size: float | Tensor = 2 / 255  # scalar or (N,)
     steps: int = 10
     norm: str = "linf"
-    loss: str = "ce"
+    loss: str | tuple[str, str] = "ce"  # a pair: (of the targeted samples, of the others)
     init: str | Tensor = "uniform"  # or (N, ...)
     bounds: tuple[float, float] = (0.0, 1.0)
     normalize: tuple[PerChannel, PerChannel] | None = None  # (C,), (C,)
@@ -95,7 +95,7 @@ class PGDOptions:
         if self.extra_steps and not self.early_stop:
             raise ValueError(f"extra_steps follow an early stop: they need early_stop=True, got {self.extra_steps}")
         _check_name("norm", self.norm, NORMS)
-        _check_name("loss", self.loss, TARGETED_LOSSES if self.targeted else UNTARGETED_LOSSES)
+        _check_loss(self.loss, self.targeted)
         if not isinstance(self.init, Tensor):
             _check_name("init", self.init, INITS, "or a tensor, the starting x_adv")
         _check_name("bn_mode", self.bn_mode, BN_MODES)
@@ -113,8 +113,18 @@ class PGDOptions:
         if self.normalize is not None:
             _check_normalize(self.normalize)
 
+    @property
+    def kinds(self) -> tuple[str, str | None]:
+        """The loss of all samples and None, or (of the targeted samples, of the others)."""
+        if isinstance(self.loss, str):
+            towards = away = self.loss
+        else:
+            towards, away = self.loss
+        # Towards a target, dlr is another loss than away from a label: it takes y.
+        return towards, away if self.targeted is None and (towards != away or towards == "dlr") else None
+
     @classmethod
-    def named(cls, options: Mapping[str, Any], *, targeted: bool) -> PGDOptions:
+    def named(cls, options: Mapping[str, Any], *, targeted: bool | None) -> PGDOptions:
         """Options given by name; an unknown name is a TypeError."""
         _check_names(options)
         return cls(targeted=targeted, **options)
@@ -147,6 +157,16 @@ def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str
         listed = ", ".join(map(repr, choices))
         raise TypeError(f"{name} must be one of {listed}{otherwise and ' ' + otherwise}, got {type(value).__name__}")
     check_choice(name, value, choices)
+
+
+def _check_loss(loss: object, targeted: bool | None) -> None:
+    if targeted is not None or isinstance(loss, str):
+        _check_name("loss", loss, UNTARGETED_LOSSES if targeted is False else TARGETED_LOSSES)
+        return
+    if not isinstance(loss, (tuple, list)) or len(loss) != 2:
+        raise TypeError(f"loss must be a name or a pair (of the targeted samples, of the others), got {loss!r}")
+    _check_name("loss of the targeted samples", loss[0], TARGETED_LOSSES)
+    _check_name("loss of the untargeted samples", loss[1], UNTARGETED_LOSSES)
 
 
 def _check_normalize(normalize: object) -> None:

@@ -1,4 +1,4 @@
-"""fast_targeted_pgd, fast_pgd and TargetedPGD: three ways to call one attack."""
+"""fast_targeted_pgd, fast_pgd and TargetedPGD: ways to call one attack, in which each sample may have its direction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _shows_options(function: F) -> F:
+def shows_options(function: F) -> F:
     """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
     given = inspect.signature(function)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -68,7 +68,7 @@ def fast_targeted_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@_shows_options
+@shows_options
 def fast_targeted_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -188,7 +188,7 @@ def fast_targeted_pgd(
 
     Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
-    return _attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
+    return attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
 
 
 @overload
@@ -224,7 +224,7 @@ def fast_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@_shows_options
+@shows_options
 def fast_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -259,7 +259,7 @@ def fast_pgd(
     Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573; ``early_stop`` and
     ``extra_steps``: Zhang et al. 2020 (friendly adversarial training), arXiv:2002.11242.
     """
-    return _attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
+    return attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 
 
 class TargetedPGD:
@@ -317,21 +317,25 @@ class TargetedPGD:
         **options: Any,
     ) -> Tensor | AttackResult:
         """Attack one batch; arguments, result and errors as :func:`fast_targeted_pgd`."""
-        return _attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
+        return attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
 
 
-def _attack(
+def attack(
     model: Model,
     x: Tensor,
     goal: Tensor,
     base: PGDOptions | None,
     changes: Mapping[str, Any],
     *,
-    targeted: bool = True,
+    targeted: bool | Tensor = True,
     y: Tensor | None = None,
     clean_logits: Tensor | None = None,
     sample_ids: Tensor | None = None,
 ) -> Tensor | AttackResult:
+    """Attack a batch: towards ``goal`` where ``targeted``, one for all or (N,), and away from it elsewhere.
+
+    ``changes``: options by name, on top of those of ``base``.
+    """
     # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
     # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
     run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
@@ -344,7 +348,7 @@ def _run(
     goal: Tensor,
     base: PGDOptions | None,
     changes: Mapping[str, Any],
-    targeted: bool,
+    targeted: bool | Tensor,
     y: Tensor | None,
     clean_logits: Tensor | None,
     sample_ids: Tensor | None,
@@ -356,8 +360,9 @@ def _run(
         )
     if not callable(model):
         raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
-    options = PGDOptions.named(changes, targeted=targeted) if base is None else base.updated(changes)
-    batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
+    direction = targeted if isinstance(targeted, bool) else None
+    options = PGDOptions.named(changes, targeted=direction) if base is None else base.updated(changes)
+    batch = make_batch(x, goal, options, targeted=targeted, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
     seed = _next_seed() if options.seed is None else options.seed
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
@@ -378,6 +383,7 @@ def _run(
                 restarts=options.restarts,
                 chunk_size=options.chunk_size,
             )
+    columns.pop("targeted", None)  # which only the choice among restarts reads
     return AttackResult(**columns) if options.return_info else columns["x_adv"]
 
 

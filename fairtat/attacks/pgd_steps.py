@@ -19,8 +19,10 @@ from fairtat.checks import in_memory
 from fairtat.engines.model.network import Network
 from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows, gather
 from fairtat.engines.steps import Steps
+from fairtat.ops.pgd_step import signed_steps
 
-_FROM_BATCH = ("x", "goal", "y", "clean_logits", "eps_n", "step_n")  # of PGDSamples, by their names in Batch
+# Of PGDSamples, by their names in Batch.
+_FROM_BATCH = ("x", "goal", "targeted", "y", "clean_logits", "eps_n", "step_n")
 
 
 @dataclass(kw_only=True)
@@ -29,10 +31,11 @@ class PGDSamples(Samples):
 
     x: Tensor  # (N, ...)
     goal: Tensor  # (N,)
+    targeted: Tensor | None  # (N,) bool, where each sample has its own direction
     y: Tensor | None  # (N,)
     clean_logits: Tensor | None  # (N, C)
     eps_n: Tensor | None  # (N,)
-    step_n: Tensor | None  # (N,)
+    step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
     zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
     # With early_stop:
     taken: Tensor | None = None  # (N,) int64: steps made
@@ -61,6 +64,7 @@ class PGDSteps(Steps[PGDSamples]):
         self.signs_only = options.norm == "linf"
         self._batch = batch
         self._options = options
+        self._kinds = options.kinds
         self._seed = seed
         x, backend = batch.x, options.backend
         # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.
@@ -81,6 +85,8 @@ class PGDSteps(Steps[PGDSamples]):
             for name, number in (("eps_n", b.eps), ("step_n", b.step)):
                 if given[name] is None:
                     given[name] = x.new_full((len(x),), number)
+        if given["targeted"] is not None:
+            given["step_n"] = signed_steps(given["step_n"], b.step, given["targeted"], x)
         samples = PGDSamples(
             spans=spans,
             in_place=x_adv is not None,
@@ -122,6 +128,8 @@ class PGDSteps(Steps[PGDSamples]):
                 copy_rows(room, given, spans)
             elif name in numbers:
                 room.fill_(numbers[name])
+        if samples.targeted is not None and samples.step_n is not None:
+            samples.step_n.copy_(signed_steps(samples.step_n, b.step, samples.targeted, samples.x))
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
@@ -168,14 +176,25 @@ class PGDSteps(Steps[PGDSamples]):
             self.classes = z.shape[1]
             chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
             self._loss_kernel = backends.kernel("logit_loss", chosen)
-        loss, dlogits, pred, reached = self._loss_kernel(
-            z.contiguous(), samples.goal, self._options.loss, samples.y, samples.clean_logits
-        )
-        return Score(logits, loss, dlogits, pred, reached if self._options.targeted else ~reached)
+        kind, kind_away = self._kinds
+        loss, dlogits, pred, hit = self._loss_kernel(
+            z.contiguous(), samples.goal, kind, samples.y, samples.clean_logits, kind_away,
+            None if kind_away is None else samples.targeted,
+        )  # fmt: skip
+        return Score(logits, loss, dlogits, pred, self._towards(samples.targeted) == hit)
+
+    def _towards(self, targeted: Tensor | None) -> bool | Tensor:
+        """Whether samples move towards their goal: a bool for all, or (N,)."""
+        towards = self._options.targeted
+        if towards is None:
+            assert targeted is not None
+            return targeted
+        return towards
 
     def logit_gradient(self, logits: Tensor, samples: PGDSamples) -> Tensor:
+        kind, kind_away = self._kinds
         return logit_gradient(
-            _precise(logits.detach()), samples.goal, self._options.loss, samples.y, samples.clean_logits
+            _precise(logits.detach()), samples.goal, kind, samples.y, samples.clean_logits, kind_away, samples.targeted
         )
 
     def check_classes(self, classes: int) -> None:
@@ -219,14 +238,14 @@ class PGDSteps(Steps[PGDSamples]):
     ) -> tuple[Any, ...]:
         o = self._options
         return (
-            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted, o.norm,
+            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted is not False, o.norm,
             *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
         )  # fmt: skip
 
     def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
         if samples.zero_grad is None:
             return {}
-        return {
+        report = {
             "logits": score.logits.detach(),
             "pred": score.pred,
             "reached": score.reached,
@@ -234,13 +253,18 @@ class PGDSteps(Steps[PGDSamples]):
             "zero_grad": samples.zero_grad,
             "steps": torch.full_like(score.pred, self.number) if samples.taken is None else samples.taken,
         }
+        if samples.targeted is not None:
+            report["targeted"] = samples.targeted
+        return report
 
     def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         """One that reached its goal, then the better loss, then the earlier.
 
         With early_stop the first restart that reached its goal stays: those after it need not have been run.
         """
-        closer = new["loss"] < old["loss"] if self._options.targeted else new["loss"] > old["loss"]
+        towards = self._towards(new.get("targeted"))
+        less, more = new["loss"] < old["loss"], new["loss"] > old["loss"]
+        closer = torch.where(towards, less, more) if isinstance(towards, Tensor) else less if towards else more
         closer |= old["loss"].isnan() & ~new["loss"].isnan()
         if self._options.early_stop:
             closer &= ~old["reached"]
@@ -276,7 +300,7 @@ class PGDSteps(Steps[PGDSamples]):
         layouts = tuple(
             None if t is None else (t.dtype, t.shape[1:], t.stride()[1:]) for t in (b.x, b.y, b.clean_logits)
         )
-        options = (o.targeted, o.norm, o.loss, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
+        options = (o.targeted, o.norm, self._kinds, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
         return options, self.scored, self.mean is None, layouts
 
     @property
