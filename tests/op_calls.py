@@ -54,6 +54,8 @@ def pgd_step() -> Calls:
                 0.0, 1.0, torch.empty_like(grad, dtype=torch.bfloat16), torch.tensor([0.1, 0.2, 0.3]),
                 torch.tensor([0.5, 0.6, 0.7]), torch.zeros(9, dtype=torch.int64),
             )  # fmt: skip
+            plain = calls[f"pgd_step {norm} {dtype}"]
+            calls[f"pgd_step {norm} {dtype} momentum"] = (*plain, numbers(7) - 0.5, 0.9)
     return calls
 
 

@@ -28,10 +28,10 @@ bool any_sign(const Grad* grad, int64_t n) {
   return any;
 }
 
-// Sums of squares in fixed lanes: the same order, and so the same bits, on every instruction set. `Sum` is the type of
-// the lanes; blocks are added up in double, so that float lanes stay exact enough for long samples.
+// A sum in fixed lanes: the same order, and so the same bits, on every instruction set. `Sum` is the type of the terms
+// and lanes; blocks are added up in double, so that float lanes stay exact enough for long samples.
 template <typename Sum, typename Term>
-double sum_squares(int64_t n, Term term) {
+double sum_of(int64_t n, Term term) {
   constexpr int64_t kLanes = 16;
   double total = 0.0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
@@ -40,18 +40,30 @@ double sum_squares(int64_t n, Term term) {
     int64_t i = begin;
     for (; i + kLanes <= end; i += kLanes) {
 #pragma omp simd
-      for (int64_t k = 0; k < kLanes; ++k) {
-        const Sum value = static_cast<Sum>(term(i + k));
-        lanes[k] += value * value;
-      }
+      for (int64_t k = 0; k < kLanes; ++k) lanes[k] += term(i + k);
     }
-    for (; i < end; ++i) {
-      const Sum value = static_cast<Sum>(term(i));
-      lanes[i % kLanes] += value * value;
-    }
+    for (; i < end; ++i) lanes[i % kLanes] += term(i);
     for (int64_t k = 0; k < kLanes; ++k) total += static_cast<double>(lanes[k]);
   }
   return total;
+}
+
+template <typename Sum, typename Value>
+double sum_squares(int64_t n, Value at) {
+  return sum_of<Sum>(n, [=](int64_t i) {
+    const Sum value = static_cast<Sum>(at(i));
+    return value * value;
+  });
+}
+
+template <typename Grad>
+double sum_magnitudes(const Grad* grad, int64_t n) {
+  return sum_of<double>(n, [=](int64_t i) { return static_cast<double>(fabsf(finite_gradient(to_float(grad[i])))); });
+}
+
+template <typename Grad>
+void velocity_block(float* __restrict velocity, const Grad* __restrict grad, int64_t n, float momentum, float norm) {
+  for (int64_t i = 0; i < n; ++i) velocity[i] = next_velocity(velocity[i], to_float(grad[i]), momentum, norm);
 }
 
 template <typename Grad>
@@ -67,7 +79,7 @@ void l2_sample_in_double(float* __restrict x_adv, const Grad* __restrict grad, c
 template <typename Grad>
 void l2_sample(float* __restrict x_adv, const Grad* __restrict grad, const float* __restrict x, int64_t n, float eps,
                float towards, float lo, float hi) {
-  const double squares = sum_squares<double>(n, [=](int64_t i) { return l2_gradient(to_float(grad[i])); });
+  const double squares = sum_squares<double>(n, [=](int64_t i) { return finite_gradient(to_float(grad[i])); });
   const L2Scale scale = l2_scale(squares, towards);
   const double length = sum_squares<float>(n, [=](int64_t i) {
     return l2_offset(x_adv[i], to_float(grad[i]), x[i], scale);
@@ -202,9 +214,41 @@ void l2(const PgdStepArgs& a, uint8_t* moved) {
   }
 }
 
+// One sample along its velocity. In Linf, a block of it is updated and used while it is in the first-level cache.
+template <typename Grad>
+void momentum_sample(const PgdStepArgs& a, int64_t sample, uint8_t* moved) {
+  const int64_t at = sample * a.d;
+  const Grad* grad = static_cast<const Grad*>(a.grad) + at;
+  float* velocity = a.velocity + at;
+  const Radii r = radii_of(a, sample);
+  const double magnitudes = sum_magnitudes(grad, a.d);
+  const float norm = l1_norm(magnitudes);
+  if (moved != nullptr) moved[sample] = magnitudes != 0.0;
+  if (a.norm == Norm::l2) {
+    velocity_block(velocity, grad, a.d, a.momentum, norm);
+    l2_sample(a.x_adv + at, velocity, a.x + at, a.d, r.eps, r.towards, a.lo, a.hi);
+    return write_model_input(a, at, 0, a.d);
+  }
+  for (int64_t i = 0; i < a.d; i += kBlock) {
+    const int64_t count = min_of(a.d - i, kBlock);
+    velocity_block(velocity + i, grad + i, count, a.momentum, norm);
+    linf_block(a.x_adv + at + i, velocity + i, a.x + at + i, count, r.eps, r.towards, a.lo, a.hi);
+    write_model_input(a, at, i, count);
+  }
+}
+
+template <typename Grad>
+void with_momentum(const PgdStepArgs& a, uint8_t* moved) {
+  const int team = team_size(a.threads, a.n * a.d, a.n);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (int64_t s = 0; s < a.n; ++s) momentum_sample<Grad>(a, s, moved);
+}
+
 template <typename Grad>
 void step(const PgdStepArgs& a, uint8_t* moved) {
-  if (a.norm == Norm::linf) {
+  if (a.velocity != nullptr) {
+    with_momentum<Grad>(a, moved);
+  } else if (a.norm == Norm::linf) {
     linf<Grad>(a, moved);
   } else {
     l2<Grad>(a, moved);

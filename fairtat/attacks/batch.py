@@ -48,6 +48,7 @@ class Batch:
     eps: float
     step_n: Tensor | None  # (N,)
     step: float
+    schedule: Tensor | None  # (steps,): factors of the steps' sizes
     mean: Tensor | None  # (C,) of the image
     std: Tensor | None
     classes_needed: int  # 1 + the largest class index, where values were checked
@@ -115,6 +116,9 @@ def make_batch(
     check_bounds(options.bounds, x.dtype)
     eps_n, eps = per_sample("eps", options.eps, x)
     step_n, step = per_sample("step_size", options.step_size, x)
+    schedule = None
+    if options.step_schedule is not None:
+        schedule = torch.as_tensor(options.step_schedule, dtype=x.dtype, device=x.device).detach().contiguous()
     mean = std = None
     if options.normalize is not None:
         mean, std = (_per_channel(*pair, x) for pair in zip(("mean", "std"), options.normalize, strict=True))
@@ -136,6 +140,8 @@ def make_batch(
             values.radii(eps_n, options)
         if step_n is not None:
             values.finite("step_size", step_n, 0.0)
+        if schedule is not None and isinstance(options.step_schedule, Tensor) and options.steps:
+            values.finite("step_schedule", schedule, 0.0)
         if start is not None:
             values.finite("init", start)
         if options.normalize is not None:
@@ -156,6 +162,7 @@ def make_batch(
         eps=eps,
         step_n=step_n,
         step=step,
+        schedule=schedule,
         mean=mean,
         std=std,
         classes_needed=classes_needed,

@@ -31,6 +31,8 @@ class PGDKeywords(TypedDict, total=False):
     eps: float | Tensor  # scalar or (N,)
     step_size: float | Tensor  # scalar or (N,)
     steps: int
+    step_schedule: Sequence[float] | Tensor | None  # (steps,)
+    momentum: float
     norm: str
     loss: str | tuple[str, str]
     init: str | Tensor  # or (N, ...)
@@ -54,13 +56,15 @@ class PGDOptions:
     """How to attack, whatever the batch; validated when made. The meanings are fast_targeted_pgd's.
 
     Only ``eps``, ``step_size`` and ``init`` may hold tensors of one value or image per sample: those are
-    checked together with a batch.
+    checked together with a batch, and so are the values of other tensors.
     """
 
     targeted: bool | None = True  # None: each sample of a batch has its own direction
     eps: float | Tensor = 8 / 255  # scalar or (N,)
     step_size: float | Tensor = 2 / 255  # scalar or (N,)
     steps: int = 10
+    step_schedule: Sequence[float] | Tensor | None = None  # (steps,)
+    momentum: float = 0.0
     norm: str = "linf"
     loss: str | tuple[str, str] = "ce"  # a pair: (of the targeted samples, of the others)
     init: str | Tensor = "uniform"  # or (N, ...)
@@ -83,6 +87,9 @@ class PGDOptions:
         _check_number("eps", self.eps)
         _check_number("step_size", self.step_size)
         check_count("steps", self.steps, 0)
+        if self.step_schedule is not None:
+            _check_schedule(self.step_schedule, self.steps)
+        amount("momentum", self.momentum, torch.float32, expected="a number")
         check_count("restarts", self.restarts, 1)
         if self.restarts >= 2**32:
             raise ValueError(f"restarts must be less than 2**32, got {self.restarts}")
@@ -167,6 +174,19 @@ def _check_loss(loss: object, targeted: bool | None) -> None:
         raise TypeError(f"loss must be a name or a pair (of the targeted samples, of the others), got {loss!r}")
     _check_name("loss of the targeted samples", loss[0], TARGETED_LOSSES)
     _check_name("loss of the untargeted samples", loss[1], UNTARGETED_LOSSES)
+
+
+def _check_schedule(schedule: object, steps: int) -> None:
+    if not isinstance(schedule, Tensor):
+        if isinstance(schedule, str) or not isinstance(schedule, Sequence):
+            raise TypeError(f"step_schedule must be a sequence or a tensor (steps,), got {type(schedule).__name__}")
+        for value in schedule:
+            amount("step_schedule", value, expected="numbers")
+    shape = tuple(schedule.shape) if isinstance(schedule, Tensor) else (len(schedule),)
+    if shape != (steps,):
+        raise ValueError(f"step_schedule must have one factor for each of the {steps} steps, got shape {shape}")
+    if isinstance(schedule, Tensor) and not schedule.is_floating_point():
+        raise TypeError(f"step_schedule must be floating point, got {schedule.dtype}")
 
 
 def _check_normalize(normalize: object) -> None:

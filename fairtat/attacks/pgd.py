@@ -121,6 +121,10 @@ def fast_targeted_pgd(
         eps: Radius in pixel units (those of ``bounds``), a number or (N,).
         step_size: Step in pixel units, a number or (N,).
         steps: Gradient steps; 0 returns the start.
+        step_schedule: Factors (steps,), at least 0, a sequence or a floating-point tensor: step k has the size
+            ``step_size * step_schedule[k]``, so that sizes may differ by step and by sample.
+        momentum: At least 0. If it is not 0, a step goes along the velocity ``v <- momentum * v + g / ||g||_1``, which
+            starts at 0, in the place of the gradient g (MI-FGSM).
         norm: "linf" or "l2".
         loss: "ce", "margin" (largest other logit minus the target's, C >= 2) or "dlr" (targeted, C >= 4).
         init: "uniform" in the ball, "normal" (standard deviation 1e-3, as in TRADES), "zero" (x itself), or the
@@ -186,7 +190,8 @@ def fast_targeted_pgd(
         TypeError: the same for a wrong type or dtype, and for a model output without logits.
         RuntimeError: inside ``torch.inference_mode()``, or if the model's output has no gradient.
 
-    Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
+    Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081; targets as in FAIR-TAT,
+    Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
     return attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
 

@@ -36,6 +36,10 @@ class PGDSamples(Samples):
     clean_logits: Tensor | None  # (N, C)
     eps_n: Tensor | None  # (N,)
     step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
+    # With step_schedule:
+    sizes: Tensor | None = None  # (N, steps): what step_n is at each step
+    made: Tensor | None = None  # (N,) int64: steps made
+    velocity: Tensor | None = None  # (N, ...), with momentum
     zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
     # With early_stop:
     taken: Tensor | None = None  # (N,) int64: steps made
@@ -61,7 +65,7 @@ class PGDSteps(Steps[PGDSamples]):
         self.scored = options.return_info or options.restarts > 1
         # Elsewhere a sample that has stopped stays, unmoved: batch statistics must not change.
         self.shrinks = self.stops_early and options.bn_mode == "eval"
-        self.signs_only = options.norm == "linf"
+        self.signs_only = options.norm == "linf" and not options.momentum
         self._batch = batch
         self._options = options
         self._kinds = options.kinds
@@ -87,6 +91,9 @@ class PGDSteps(Steps[PGDSamples]):
                     given[name] = x.new_full((len(x),), number)
         if given["targeted"] is not None:
             given["step_n"] = signed_steps(given["step_n"], b.step, given["targeted"], x)
+        if b.schedule is not None:
+            first = x.new_full((len(x),), b.step) if given["step_n"] is None else given["step_n"]
+            given |= {"sizes": first[:, None] * b.schedule, "step_n": torch.empty_like(first)}
         samples = PGDSamples(
             spans=spans,
             in_place=x_adv is not None,
@@ -102,6 +109,8 @@ class PGDSteps(Steps[PGDSamples]):
         given: dict[str, Any] = {name: getattr(b, name) for name in _FROM_BATCH}
         given = {name: t if t is None else empty_rows(t, size).zero_() for name, t in given.items()}
         given |= {"x": x, "eps_n": x.new_zeros(size), "step_n": x.new_zeros(size)}
+        if self._batch.schedule is not None:
+            given["sizes"] = x.new_zeros((size, self.number))
         own = self._own(x, given["goal"])
         for t in own.values():
             t.zero_()
@@ -112,6 +121,10 @@ class PGDSteps(Steps[PGDSamples]):
         own: dict[str, Any] = {}
         if self._separate_input:
             own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
+        if self._batch.schedule is not None:
+            own["made"] = torch.empty_like(goal)
+        if self._options.momentum:
+            own["velocity"] = torch.empty_like(x)
         if self.scored:
             own["zero_grad"] = torch.empty_like(goal)
         if self.stops_early:
@@ -130,11 +143,14 @@ class PGDSteps(Steps[PGDSamples]):
                 room.fill_(numbers[name])
         if samples.targeted is not None and samples.step_n is not None:
             samples.step_n.copy_(signed_steps(samples.step_n, b.step, samples.targeted, samples.x))
+        if samples.sizes is not None and samples.step_n is not None and b.schedule is not None:
+            torch.mul(samples.step_n[:, None], b.schedule, out=samples.sizes)
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
-        if samples.zero_grad is not None:
-            samples.zero_grad.zero_()
+        for state in (samples.zero_grad, samples.velocity, samples.made):
+            if state is not None:
+                state.zero_()
         if samples.moving is not None and samples.taken is not None and samples.extra is not None:
             samples.moving.fill_(True)
             samples.taken.zero_()
@@ -155,7 +171,7 @@ class PGDSteps(Steps[PGDSamples]):
                 offset = part.stop
         if b.start is not None or self._separate_input:
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
-            self._step(samples, samples.x, eps_n, None, 0.0, None)
+            self._step(samples, samples.x, eps_n, None, 0.0, None, None)
 
     @property
     def _separate_input(self) -> bool:
@@ -210,17 +226,21 @@ class PGDSteps(Steps[PGDSamples]):
         samples.taken += samples.moving
 
     def step(self, samples: PGDSamples, grad: Tensor, moving: Tensor | None) -> None:
+        if samples.sizes is not None and samples.made is not None and samples.step_n is not None:
+            samples.step_n.copy_(samples.sizes.gather(1, samples.made[:, None])[:, 0])
+            samples.made.add_(1).remainder_(self.number)  # an engine that tries its steps out makes more of them
         if moving is None:
             if samples.plan is None or samples.plan[0] is not self:
                 arguments = self._arguments(
-                    samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad
+                    samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad, samples.velocity
                 )
                 samples.plan = self, backends.plan("pgd_step", self._step_backend, *arguments)
             samples.plan[1](grad)
             return
         zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
         step_n = samples.x.new_full((len(samples.x),), self._batch.step) if samples.step_n is None else samples.step_n
-        self._step(samples, grad, samples.eps_n, torch.where(moving, step_n, 0.0), 0.0, samples.zero_grad)
+        steps = torch.where(moving, step_n, 0.0)
+        self._step(samples, grad, samples.eps_n, steps, 0.0, samples.zero_grad, samples.velocity)
         if zero_before is not None and samples.zero_grad is not None:
             samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
 
@@ -235,11 +255,13 @@ class PGDSteps(Steps[PGDSamples]):
         step_n: Tensor | None,
         step: float,
         zero_grad: Tensor | None,
+        velocity: Tensor | None,
     ) -> tuple[Any, ...]:
         o = self._options
         return (
             samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted is not False, o.norm,
             *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
+            velocity, o.momentum,
         )  # fmt: skip
 
     def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
@@ -301,6 +323,7 @@ class PGDSteps(Steps[PGDSamples]):
             None if t is None else (t.dtype, t.shape[1:], t.stride()[1:]) for t in (b.x, b.y, b.clean_logits)
         )
         options = (o.targeted, o.norm, self._kinds, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
+        options += (float(o.momentum), b.schedule is None)
         return options, self.scored, self.mean is None, layouts
 
     @property

@@ -91,6 +91,8 @@ def _step_fields(
     mean: Tensor | None,
     std: Tensor | None,
     zero_grad: Tensor | None,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
 ) -> tuple[Any, ...]:
     n = x.shape[0]
     input_dtype, channels, channel_stride = 0, 1, 1
@@ -104,7 +106,7 @@ def _step_fields(
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
         _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), torch.get_num_threads(),
+        _pointer(zero_grad), _pointer(velocity), momentum, torch.get_num_threads(),
     )  # fmt: skip
 
 

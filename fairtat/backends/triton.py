@@ -82,10 +82,18 @@ def pgd_step_(
     mean: Tensor | None,
     std: Tensor | None,
     zero_grad: Tensor | None,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
 ) -> None:
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
+    if velocity is not None:  # a launch of its own, whose result is the step's gradient
+        with on_device(x):
+            steps.velocity_kernel[(n,)](
+                velocity, grad, momentum, zero_grad, d, BLOCK=ELEMENTS, **options(ELEMENT_THREADS)
+            )
+        grad, zero_grad = velocity, None
     channels, channel_stride = 1, 1
     if mean is not None:
         channels = x.shape[1]

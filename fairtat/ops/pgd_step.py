@@ -11,6 +11,7 @@ from torch import Tensor
 from fairtat import backends
 from fairtat.checks import (
     LOW_PRECISION,
+    amount,
     channel_numbers,
     check_apart,
     check_bounds,
@@ -26,7 +27,7 @@ from fairtat.checks import (
 from fairtat.ops._library import register_op
 from fairtat.ops.pgd_init import NORMS
 
-WRITTEN = ("x_adv", "model_input", "zero_grad")
+WRITTEN = ("x_adv", "model_input", "zero_grad", "velocity")
 IN_MEMORY = (*WRITTEN, "grad", "x", "eps", "step_size", "mean", "std")
 
 
@@ -44,6 +45,8 @@ def pgd_step_(
     mean: Tensor | Sequence[float] | None = None,  # (C,)
     std: Tensor | Sequence[float] | None = None,  # (C,)
     zero_grad: Tensor | None = None,  # (N,)
+    velocity: Tensor | None = None,  # (N, ...)
+    momentum: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
     """Move ``x_adv`` one PGD step and project it on the eps-ball around ``x`` and on the bounds, in place.
@@ -54,6 +57,10 @@ def pgd_step_(
                x_adv = min(max(v, max(x - eps, lo)), min(x + eps, hi))
         l2:    v = x_adv - d*step*grad/(||grad|| + 1e-12) - x
                x_adv = clip(x + v*min(1, eps/||v||), lo, hi)
+
+    With a ``velocity``, the step is made along it instead of along the gradient, after::
+
+        velocity = momentum * velocity + grad / ||grad||_1            an all-zero gradient adds nothing
 
     In Linf each element is independent and these comparisons decide: with NaN they are false. In L2 a NaN of the
     gradient counts as 0 and an infinity as the largest float32, while a pixel of x or x_adv that is not finite makes
@@ -73,10 +80,13 @@ def pgd_step_(
         model_input: (N, ...) written in the same pass; float32, bfloat16 or float16.
         mean, std: (C,) for dimension 1, given together and only with ``model_input``.
         zero_grad: (N,) int64; 1 is added for each sample whose gradient is all zero (or NaN).
+        velocity: (N, ...) of x_adv's dtype, overwritten: the gradients of earlier steps, zero before the first. NaN and
+            infinite gradients count here as in L2.
+        momentum: The share of it that is kept, at least 0; only with ``velocity``.
         backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
 
-    x_adv, grad, x and model_input share one dense memory format with the batch outermost. What is written (x_adv,
-    model_input, zero_grad) shares memory with nothing else.
+    x_adv, grad, x, model_input and velocity share one dense memory format with the batch outermost. What is written
+    (x_adv, model_input, zero_grad, velocity) shares memory with nothing else.
 
     Returns:
         x_adv, the same tensor.
@@ -84,7 +94,7 @@ def pgd_step_(
     Raises:
         ValueError, TypeError: naming the argument, what was given and what was expected.
 
-    Source: Madry et al. 2018, arXiv:1706.06083.
+    Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081.
     """
     check_images("x_adv", x_adv)
     for name, value in (("grad", grad), ("x", x)):
@@ -116,10 +126,16 @@ def pgd_step_(
         check_labels("zero_grad", zero_grad, x.shape[0], "x_adv", x_adv)
         if not zero_grad.is_contiguous():
             raise ValueError(f"zero_grad must be contiguous, got strides {zero_grad.stride()}")
+    momentum = amount("momentum", momentum, torch.float32, expected="a number")
+    if velocity is not None:
+        check_like("x_adv", x_adv, "velocity", velocity)
+        check_dtype("velocity", velocity, (x_adv.dtype,))
+    elif momentum:
+        raise ValueError(f"momentum needs velocity, the tensor that holds the earlier gradients, got {momentum}")
     chosen = backends.choose("pgd_step", x.device, x.dtype, backend)
     _call(
         x_adv, grad, x, eps_n, eps_value, step_n, step_value, targeted, norm, lo, hi,
-        model_input, mean_c, std_c, zero_grad, chosen,
+        model_input, mean_c, std_c, zero_grad, velocity, momentum, chosen,
     )  # fmt: skip
     return x_adv
 
@@ -146,13 +162,13 @@ def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Ten
 def _check(
     x_adv: Tensor, grad: Tensor, x: Tensor, eps_n: Tensor | None, eps: float, step_n: Tensor | None, *rest: Any
 ) -> None:
-    model_input, mean, std, zero_grad = rest[-4:]
-    check_apart(IN_MEMORY, (x_adv, model_input, zero_grad, grad, x, eps_n, step_n, mean, std), WRITTEN)
+    model_input, mean, std, zero_grad, velocity, _ = rest[-6:]
+    check_apart(IN_MEMORY, (x_adv, model_input, zero_grad, velocity, grad, x, eps_n, step_n, mean, std), WRITTEN)
 
 
 _call = register_op(
     "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor? eps_n, float eps, Tensor? step_n, float step, "
     "bool targeted, str norm, float lo, float hi, Tensor(b!)? model_input, Tensor? mean, Tensor? std, "
-    "Tensor(c!)? zero_grad) -> ()",
+    "Tensor(c!)? zero_grad, Tensor(d!)? velocity, float momentum) -> ()",
     check=_check,
 )
