@@ -66,7 +66,9 @@ class Batch:
     def check_classes(self, classes: int, options: PGDOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
         towards, away = options.kinds
-        for loss, with_y in ((towards, self.y is not None), (away or towards, self.y is not None and away is None)):
+        for loss, with_y in ((towards, self.y is not None), (away, False)):
+            if loss is None:
+                continue
             needed = min_classes(loss, with_y)
             if classes < needed:
                 advice = "; use loss='margin'" if loss == "dlr" and classes >= 2 else ""

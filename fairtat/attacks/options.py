@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ TARGETED_LOSSES = ("ce", "margin", "dlr")
 UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
 
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # of logits (N, C) and goals (N,): (N,)
 PerChannel = float | Sequence[float] | Tensor
 
 
@@ -34,7 +35,8 @@ class PGDKeywords(TypedDict, total=False):
     step_schedule: Sequence[float] | Tensor | None  # (steps,)
     momentum: float
     norm: str
-    loss: str | tuple[str, str]
+    loss: str | tuple[str, str] | LossFunction
+    eot: int
     init: str | Tensor  # or (N, ...)
     bounds: tuple[float, float]
     normalize: tuple[PerChannel, PerChannel] | None  # (C,), (C,)
@@ -66,7 +68,8 @@ class PGDOptions:
     step_schedule: Sequence[float] | Tensor | None = None  # (steps,)
     momentum: float = 0.0
     norm: str = "linf"
-    loss: str | tuple[str, str] = "ce"  # a pair: (of the targeted samples, of the others)
+    loss: str | tuple[str, str] | LossFunction = "ce"  # a pair: (of the targeted samples, of the others)
+    eot: int = 1
     init: str | Tensor = "uniform"  # or (N, ...)
     bounds: tuple[float, float] = (0.0, 1.0)
     normalize: tuple[PerChannel, PerChannel] | None = None  # (C,), (C,)
@@ -91,6 +94,7 @@ class PGDOptions:
             _check_schedule(self.step_schedule, self.steps)
         amount("momentum", self.momentum, torch.float32, expected="a number")
         check_count("restarts", self.restarts, 1)
+        check_count("eot", self.eot, 1)
         if self.restarts >= 2**32:
             raise ValueError(f"restarts must be less than 2**32, got {self.restarts}")
         if self.chunk_size is not None:
@@ -121,8 +125,10 @@ class PGDOptions:
             _check_normalize(self.normalize)
 
     @property
-    def kinds(self) -> tuple[str, str | None]:
-        """The loss of all samples and None, or (of the targeted samples, of the others)."""
+    def kinds(self) -> tuple[str, str | None] | tuple[None, None]:
+        """The loss of all samples and None, or (of the targeted samples, of the others); (None, None) of a function."""
+        if not isinstance(self.loss, (str, tuple, list)):
+            return None, None
         if isinstance(self.loss, str):
             towards = away = self.loss
         else:
@@ -167,8 +173,11 @@ def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str
 
 
 def _check_loss(loss: object, targeted: bool | None) -> None:
+    if callable(loss):
+        return
     if targeted is not None or isinstance(loss, str):
-        _check_name("loss", loss, UNTARGETED_LOSSES if targeted is False else TARGETED_LOSSES)
+        choices = UNTARGETED_LOSSES if targeted is False else TARGETED_LOSSES
+        _check_name("loss", loss, choices, "or a function of logits and goals")
         return
     if not isinstance(loss, (tuple, list)) or len(loss) != 2:
         raise TypeError(f"loss must be a name or a pair (of the targeted samples, of the others), got {loss!r}")

@@ -126,7 +126,12 @@ def fast_targeted_pgd(
         momentum: At least 0. If it is not 0, a step goes along the velocity ``v <- momentum * v + g / ||g||_1``, which
             starts at 0, in the place of the gradient g (MI-FGSM).
         norm: "linf" or "l2".
-        loss: "ce", "margin" (largest other logit minus the target's, C >= 2) or "dlr" (targeted, C >= 4).
+        loss: "ce", "margin" (largest other logit minus the target's, C >= 2), "dlr" (targeted, C >= 4), or a function:
+            it takes logits (N, C) and goals (N,), of the samples of a pass, and returns losses (N,) that are large far
+            from the goal, each from its own sample's logits. Its gradient is autograd's, and the engine the eager one.
+        eot: Passes of the model for a step, which goes along their mean gradient: for models that draw random numbers.
+            The first pass decides what stops; with ``bn_mode="train"`` it alone updates statistics. Above 1, the engine
+            is the eager one.
         init: "uniform" in the ball, "normal" (standard deviation 1e-3, as in TRADES), "zero" (x itself), or the
             starting x_adv, shaped like x, which is first projected on the ball and the bounds.
         bounds: (low, high) of a valid pixel.

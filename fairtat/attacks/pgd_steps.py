@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.logit_gradient import logit_gradient
+from fairtat.attacks.logit_gradient import differentiated, logit_gradient
 from fairtat.attacks.options import PGDOptions
 from fairtat.checks import in_memory
 from fairtat.engines.model.network import Network
@@ -69,6 +69,11 @@ class PGDSteps(Steps[PGDSamples]):
         self._batch = batch
         self._options = options
         self._kinds = options.kinds
+        self.draws = options.eot
+        if callable(options.loss):
+            self.eager_only = "a loss that is a function needs autograd"
+        elif self.draws > 1:
+            self.eager_only = "eot takes several passes of the model for a step"
         self._seed = seed
         x, backend = batch.x, options.backend
         # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.
@@ -187,17 +192,28 @@ class PGDSteps(Steps[PGDSamples]):
 
     def score(self, logits: Tensor, samples: PGDSamples) -> Score:
         z = _precise(in_memory("the model's logits", logits.detach()))
+        loss, dlogits, pred, hit = self._loss(z, samples)
+        return Score(logits, loss, dlogits, pred, hit == self._towards(samples.targeted))
+
+    def _loss(self, z: Tensor, samples: PGDSamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(loss (N,), dlogits (N, C), pred (N,), whether pred is the goal (N,))."""
+        if callable(self._options.loss):
+            self.classes = z.shape[1]
+            self.check_classes(self.classes)
+            loss, dlogits = differentiated(self._options.loss, z, samples.goal)
+            pred = z.argmax(1)
+            return loss, dlogits, pred, pred == samples.goal
         if self._loss_kernel is None:
             self.check_classes(z.shape[1])
             self.classes = z.shape[1]
             chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
             self._loss_kernel = backends.kernel("logit_loss", chosen)
         kind, kind_away = self._kinds
-        loss, dlogits, pred, hit = self._loss_kernel(
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = self._loss_kernel(
             z.contiguous(), samples.goal, kind, samples.y, samples.clean_logits, kind_away,
             None if kind_away is None else samples.targeted,
         )  # fmt: skip
-        return Score(logits, loss, dlogits, pred, self._towards(samples.targeted) == hit)
+        return result
 
     def _towards(self, targeted: Tensor | None) -> bool | Tensor:
         """Whether samples move towards their goal: a bool for all, or (N,)."""
@@ -209,6 +225,7 @@ class PGDSteps(Steps[PGDSamples]):
 
     def logit_gradient(self, logits: Tensor, samples: PGDSamples) -> Tensor:
         kind, kind_away = self._kinds
+        assert kind is not None
         return logit_gradient(
             _precise(logits.detach()), samples.goal, kind, samples.y, samples.clean_logits, kind_away, samples.targeted
         )

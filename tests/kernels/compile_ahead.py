@@ -208,10 +208,10 @@ def main() -> None:
                 continue
             with recorded() as launched:
                 launch()
-            for kernel, arguments, options in launched:
+            for launched_kernel, arguments, options in launched:
                 if fused:
                     options["enable_fp_fusion"] = True
-                compiled = triton.compile(source(kernel, arguments), target=target, options=options)
+                compiled = triton.compile(source(launched_kernel, arguments), target=target, options=options)
                 report = cuda_report(compiled) if backend == "cuda" else hip_report(compiled)
                 threads = options["num_warps"] * target.warp_size
                 about = {"call": call, "threads": threads, "shared": compiled.metadata.shared}
