@@ -95,6 +95,12 @@ FAIRTAT_FN float l2_project_in_double(double offset, double shrink, float x, flo
   return clip(static_cast<float>(static_cast<double>(x) + offset * shrink), lo, hi);
 }
 
+// In L1, what is left of an element's offset where `cut` is taken from each: no more than the bounds allow.
+FAIRTAT_FN double l1_left(double magnitude, double room, double cut) {
+  const double left = magnitude > cut ? magnitude - cut : 0.0;
+  return left < room ? left : room;
+}
+
 FAIRTAT_FN float normalise(float value, float mean, float std) { return (value - mean) / std; }
 
 }  // namespace FAIRTAT_ISA

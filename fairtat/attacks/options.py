@@ -14,7 +14,8 @@ from fairtat.backends import BACKENDS
 from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
 from fairtat.engines import ENGINE_CHECKS, ENGINES
 from fairtat.errors import did_you_mean
-from fairtat.ops.pgd_init import INITS, NORMS
+from fairtat.ops.pgd_init import INITS
+from fairtat.ops.pgd_step import STEP_NORMS, check_density
 from fairtat.radius import check_radius
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
@@ -35,6 +36,7 @@ class PGDKeywords(TypedDict, total=False):
     step_schedule: Sequence[float] | Tensor | None  # (steps,)
     momentum: float
     norm: str
+    density: float
     loss: str | tuple[str, str] | LossFunction
     eot: int
     init: str | Tensor  # or (N, ...)
@@ -68,6 +70,7 @@ class PGDOptions:
     step_schedule: Sequence[float] | Tensor | None = None  # (steps,)
     momentum: float = 0.0
     norm: str = "linf"
+    density: float = 0.01
     loss: str | tuple[str, str] | LossFunction = "ce"  # a pair: (of the targeted samples, of the others)
     eot: int = 1
     init: str | Tensor = "uniform"  # or (N, ...)
@@ -105,7 +108,12 @@ class PGDOptions:
         check_count("extra_steps", self.extra_steps, 0)
         if self.extra_steps and not self.early_stop:
             raise ValueError(f"extra_steps follow an early stop: they need early_stop=True, got {self.extra_steps}")
-        _check_name("norm", self.norm, NORMS)
+        _check_name("norm", self.norm, STEP_NORMS)
+        check_density(self.density)
+        if self.norm == "l1" and not isinstance(self.init, Tensor) and self.init != "zero":
+            raise ValueError(
+                f"norm='l1' has no random start: init must be 'zero' or the starting x_adv, got {self.init!r}"
+            )
         _check_loss(self.loss, self.targeted)
         if not isinstance(self.init, Tensor):
             _check_name("init", self.init, INITS, "or a tensor, the starting x_adv")

@@ -84,7 +84,8 @@ def fast_targeted_pgd(
 
         x_adv <- project(x_adv - step_size * sign(dJ(f(x_adv), t) / dx_adv))        on B(x) and the bounds
 
-    in Linf; in L2 the sign becomes ``g / (||g|| + 1e-12)``. J is a sum over the batch, never a mean.
+    in Linf; in L2 the sign becomes ``g / (||g|| + 1e-12)``, and in L1 the signs of the largest gradients over their
+    number. J is a sum over the batch, never a mean.
 
     Equivalent to::
 
@@ -125,7 +126,9 @@ def fast_targeted_pgd(
             ``step_size * step_schedule[k]``, so that sizes may differ by step and by sample.
         momentum: At least 0. If it is not 0, a step goes along the velocity ``v <- momentum * v + g / ||g||_1``, which
             starts at 0, in the place of the gradient g (MI-FGSM).
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1". In L1 there is no random start (``init="zero"``, or a tensor); the step runs on the
+            compiled CPU kernels or in plain PyTorch.
+        density: In L1, the share of an image's elements that a step moves, in (0, 1].
         loss: "ce", "margin" (largest other logit minus the target's, C >= 2), "dlr" (targeted, C >= 4), or a function:
             it takes logits (N, C) and goals (N,), of the samples of a pass, and returns losses (N,) that are large far
             from the goal, each from its own sample's logits. Its gradient is autograd's, and the engine the eager one.
@@ -195,7 +198,8 @@ def fast_targeted_pgd(
         TypeError: the same for a wrong type or dtype, and for a model output without logits.
         RuntimeError: inside ``torch.inference_mode()``, or if the model's output has no gradient.
 
-    Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081; targets as in FAIR-TAT,
+    Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081; Tramer
+    & Boneh 2019 and Croce & Hein 2021 (L1), arXiv:1904.13000, arXiv:2103.01208; targets as in FAIR-TAT,
     Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
     return attack(model, x, target, None, options, y=y, sample_ids=sample_ids)

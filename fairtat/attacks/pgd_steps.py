@@ -19,7 +19,7 @@ from fairtat.checks import in_memory
 from fairtat.engines.model.network import Network
 from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows, gather
 from fairtat.engines.steps import Steps
-from fairtat.ops.pgd_step import signed_steps
+from fairtat.ops.pgd_step import kept_elements, signed_steps
 
 # Of PGDSamples, by their names in Batch.
 _FROM_BATCH = ("x", "goal", "targeted", "y", "clean_logits", "eps_n", "step_n")
@@ -69,6 +69,7 @@ class PGDSteps(Steps[PGDSamples]):
         self._batch = batch
         self._options = options
         self._kinds = options.kinds
+        self._kept = kept_elements(options.density, batch.x.shape[1:].numel()) if options.norm == "l1" else 0
         self.draws = options.eot
         if callable(options.loss):
             self.eager_only = "a loss that is a function needs autograd"
@@ -79,7 +80,7 @@ class PGDSteps(Steps[PGDSamples]):
         # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.
         widest = torch.float64 if network.input_dtype == torch.float64 else x.dtype
         self._kernels = (
-            backends.choose("pgd_step", x.device, widest, backend),
+            backends.choose("pgd_step", x.device, widest, backend, form=options.norm),
             backends.choose("pgd_init", x.device, x.dtype, backend),
         )
         self._step_backend = self._kernels[0]
@@ -167,11 +168,12 @@ class PGDSteps(Steps[PGDSamples]):
             copy_rows(samples.x_adv, b.start, samples.spans)
         else:
             offset = 0
+            init_norm = "linf" if o.norm == "l1" else o.norm  # which in l1 is not read: all start at x
             for span in samples.spans:
                 part = slice(offset, offset + span.size)
                 self._init_kernel(
                     samples.x_adv[part], samples.x[part], None if eps_n is None else eps_n[part], b.eps,
-                    self._sample_ids(span.rows), self._seed, span.restart, o.init, o.norm, *o.bounds,
+                    self._sample_ids(span.rows), self._seed, span.restart, o.init, init_norm, *o.bounds,
                 )  # fmt: skip
                 offset = part.stop
         if b.start is not None or self._separate_input:
@@ -278,7 +280,7 @@ class PGDSteps(Steps[PGDSamples]):
         return (
             samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted is not False, o.norm,
             *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
-            velocity, o.momentum,
+            velocity, o.momentum, self._kept,
         )  # fmt: skip
 
     def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
@@ -340,7 +342,7 @@ class PGDSteps(Steps[PGDSamples]):
             None if t is None else (t.dtype, t.shape[1:], t.stride()[1:]) for t in (b.x, b.y, b.clean_logits)
         )
         options = (o.targeted, o.norm, self._kinds, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
-        options += (float(o.momentum), b.schedule is None)
+        options += (float(o.momentum), b.schedule is None, self._kept)
         return options, self.scored, self.mean is None, layouts
 
     @property

@@ -33,7 +33,7 @@ _core, MISSING = _load()  # MISSING: why the core cannot be used, or None
 CUDA = bool(_core is not None and _core.cuda)  # whether the core was built with its CUDA kernels
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NORM = {"linf": 0, "l2": 1}
+_NORM = {"linf": 0, "l2": 1, "l1": 2}
 _INIT = {"uniform": 0, "normal": 1, "zero": 2}
 _KIND = {"ce": 0, "margin": 1, "dlr": 2, "kl": 3}
 _LOW64 = (1 << 64) - 1
@@ -93,6 +93,7 @@ def _step_fields(
     zero_grad: Tensor | None,
     velocity: Tensor | None = None,
     momentum: float = 0.0,
+    kept: int = 0,
 ) -> tuple[Any, ...]:
     n = x.shape[0]
     input_dtype, channels, channel_stride = 0, 1, 1
@@ -106,7 +107,7 @@ def _step_fields(
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
         _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), _pointer(velocity), momentum, torch.get_num_threads(),
+        _pointer(zero_grad), _pointer(velocity), momentum, kept, torch.get_num_threads(),
     )  # fmt: skip
 
 

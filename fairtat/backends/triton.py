@@ -84,6 +84,7 @@ def pgd_step_(
     zero_grad: Tensor | None,
     velocity: Tensor | None = None,
     momentum: float = 0.0,
+    kept: int = 0,  # of a step in l1, which these kernels do not make
 ) -> None:
     if x.numel() == 0:
         return

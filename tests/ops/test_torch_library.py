@@ -75,7 +75,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
     "pgd_init, empty": (OPS.pgd_init, lambda: (images(0), None, 0.1, None, 3, 0, "zero", "linf", 0.0, 1.0)),
     "pgd_step_": (
         OPS.pgd_step_,
-        lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, *[None] * 5, 0.0),
+        lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, *[None] * 5, 0.0, 0),
     ),
     "pgd_step_, every option": (
         OPS.pgd_step_,
@@ -84,7 +84,14 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
             torch.rand(4), 0.0, torch.rand(4), 0.0, False, "l2", 0.0, 1.0,
             torch.empty(4, 3, 5, 7, dtype=torch.bfloat16, memory_format=channels_last),
             torch.rand(3), torch.rand(3) + 1, torch.zeros(4, dtype=torch.int64),
-            torch.rand(4, 3, 5, 7).contiguous(memory_format=channels_last), 0.9,
+            torch.rand(4, 3, 5, 7).contiguous(memory_format=channels_last), 0.9, 0,
+        ),
+    ),
+    "pgd_step_, l1": (
+        OPS.pgd_step_,
+        lambda: (
+            images(), images(), images(), None, 2.0, None, 1.0, True, "l1", 0.0, 1.0, None, None, None, None,
+            images() / 9, 0.9, 5,
         ),
     ),
     "logit_loss": (OPS.logit_loss, lambda: (logits().requires_grad_(), index(), "ce", None, None, None, None)),
