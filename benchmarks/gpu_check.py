@@ -372,7 +372,10 @@ def forms(backend: str) -> Iterator[Call]:
                 "std": rand(channels) + 0.5,
                 "zero_grad": torch.zeros(n, dtype=torch.int64, device=device),
             }
-            yield f"pgd_step {norm} {shape} {layout} {dtype}, all", partial(moved, eps=eps, step_size=step, **extras)
+            everything = partial(moved, eps=eps, step_size=step, **extras)
+            yield f"pgd_step {norm} {shape} {layout} {dtype}, all", everything
+            momentum = partial(everything, velocity=torch.zeros_like(x), momentum=0.9)
+            yield f"pgd_step {norm} {shape} {layout} {dtype}, all with momentum", momentum
     for n, classes in ((7, 4), (3, 33), (5, 1500)):
         logits, clean, target = rand(n, classes) * 9, rand(n, classes), classes_of(n, classes)
         options: dict[str, dict[str, Tensor]] = {
@@ -384,6 +387,9 @@ def forms(backend: str) -> Iterator[Call]:
         for kind, more in options.items():
             loss = partial(ops.logit_loss, logits, target, kind=kind, backend=backend)
             yield f"logit_loss {kind} C={classes}", partial(loss, **more)
+        targeted = torch.tensor([i % 2 == 0 for i in range(n)]).to(device)
+        mixed = partial(ops.logit_loss, logits, target, kind=("ce", "kl"), targeted=targeted, clean_logits=clean)
+        yield f"logit_loss ce and kl C={classes}", partial(mixed, backend=backend)
     for n, classes in ((301, 7), (301, 300)):  # counted in shared memory, and beyond it
         label, pred, target = (classes_of(n, classes) for _ in range(3))
         for size in ((classes,), (classes, classes)):

@@ -258,6 +258,7 @@ void launch(const PgdStepArgs& a, cudaStream_t stream) {
 }  // namespace
 
 void pgd_step(const PgdStepArgs& a, Place place) {
+  if (a.norm == Norm::l1) throw std::invalid_argument("pgd_step: no CUDA kernel for l1");
   if (a.n == 0 || a.d == 0) return;
   const DeviceGuard guard(place.device);
   const auto stream = static_cast<cudaStream_t>(place.stream);

@@ -86,6 +86,7 @@ def pgd_step_(
     momentum: float = 0.0,
     kept: int = 0,  # of a step in l1, which these kernels do not make
 ) -> None:
+    assert norm in ("linf", "l2")
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
