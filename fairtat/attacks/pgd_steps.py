@@ -130,7 +130,7 @@ class PGDSteps(Steps[PGDSamples]):
         if self._batch.schedule is not None:
             own["made"] = torch.empty_like(goal)
         if self._options.momentum:
-            own["velocity"] = torch.empty_like(x)
+            own["velocity"] = empty_rows(x, len(x))
         if self.scored:
             own["zero_grad"] = torch.empty_like(goal)
         if self.stops_early:
