@@ -6,7 +6,7 @@
 namespace fairtat {
 
 enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2 };
-enum class Norm : int { linf = 0, l2 = 1 };
+enum class Norm : int { linf = 0, l2 = 1, l1 = 2 };  // l1: a step on the CPU alone
 enum class Init : int { uniform = 0, normal = 1, zero = 2 };
 enum class LossKind : int { ce = 0, margin = 1, dlr = 2, kl = 3 };
 

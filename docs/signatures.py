@@ -7,10 +7,12 @@ from typing import Any
 
 import griffe
 
+MODULES = ("fairtat.attacks.pgd", "fairtat.attacks.mixed")
+
 
 class RuntimeSignatures(griffe.Extension):
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
-        if "options" not in func.parameters or func.path.rpartition(".")[0] != "fairtat.attacks.pgd":
+        if "options" not in func.parameters or func.path.rpartition(".")[0] not in MODULES:
             return
         signature = inspect.signature(griffe.dynamic_import(func.path))
         func.overloads = None

@@ -4,7 +4,7 @@ from typing import Any
 
 from fairtat import backends, ops
 from fairtat._version import __version__
-from fairtat.attacks import AttackResult, EngineFallback, TargetedPGD, fast_pgd, fast_targeted_pgd
+from fairtat.attacks import AttackResult, EngineFallback, TargetedPGD, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
 from fairtat.fairness import ClassStats, FairTAT
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "backends",
     "evaluate",
+    "fast_mixed_pgd",
     "fast_pgd",
     "fast_targeted_pgd",
     "load_run",

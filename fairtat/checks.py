@@ -121,6 +121,15 @@ def check_labels(name: str, value: object, n: int, like_name: str, like: Tensor)
     check_device(name, value, like_name, like)
 
 
+def check_mask(name: str, value: object, n: int, like_name: str, like: Tensor) -> None:
+    """A choice for each sample, (N,) bool on the device of ``like``."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    check_dtype(name, value, (torch.bool,))
+    check_shape(name, value, (n,))
+    check_device(name, value, like_name, like)
+
+
 def per_sample(name: str, value: float | Tensor, x: Tensor) -> tuple[Tensor | None, float]:
     """A radius or step as the kernels take it: (tensor (N,), unused) or (None, number)."""
     if not isinstance(value, Tensor):
@@ -135,10 +144,12 @@ def per_sample(name: str, value: float | Tensor, x: Tensor) -> tuple[Tensor | No
     return value.to(x.dtype).contiguous(), 0.0
 
 
-def amount(name: str, value: object, dtype: torch.dtype = torch.float64) -> float:
+def amount(
+    name: str, value: object, dtype: torch.dtype = torch.float64, *, expected: str = "a number or a tensor (N,)"
+) -> float:
     """A radius or step for all samples: a number of at least 0 that is finite in ``dtype``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or a tensor (N,), got {type(value).__name__}")
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     if not 0.0 <= value <= LARGEST[dtype]:
         raise ValueError(f"{name} must be finite and at least 0{_in(dtype, value)}, got {shown(value)}")
     return float(value)

@@ -78,13 +78,12 @@ def _softmax(z, j, top, best, scale):
 
 
 @triton.jit
-def ce_kernel(logits, target, loss, dlogits, pred, reached, classes, BLOCK: tl.constexpr):
+def _cross_entropy(sample, logits, target, loss, dlogits, pred, reached, classes, BLOCK: tl.constexpr):
     """logsumexp(z) - z_t, and softmax(z) - onehot(t) without cancellation near p_t = 1.
 
     The target's entry is minus the sum of the others, not p_t - 1: a confident sample keeps a gradient where
     the difference rounds to 0. For the same reason the loss uses log1p.
     """
-    sample = tl.program_id(0).to(tl.int64)
     row = logits + sample * classes
     best, top, t, valid = _predict(row, target, pred, reached, sample, classes, BLOCK)
     own = _logit(row, t, valid)
@@ -103,9 +102,8 @@ def ce_kernel(logits, target, loss, dlogits, pred, reached, classes, BLOCK: tl.c
 
 
 @triton.jit
-def kl_kernel(logits, target, clean_logits, loss, dlogits, pred, reached, classes, BLOCK: tl.constexpr):
+def _divergence(sample, logits, target, clean_logits, loss, dlogits, pred, reached, classes, BLOCK: tl.constexpr):
     """KL(softmax(clean_logits) || softmax(logits)); its gradient is the second minus the first."""
-    sample = tl.program_id(0).to(tl.int64)
     row = logits + sample * classes
     clean_row = clean_logits + sample * classes
     best, top, _, valid = _predict(row, target, pred, reached, sample, classes, BLOCK)
@@ -133,9 +131,10 @@ def kl_kernel(logits, target, clean_logits, loss, dlogits, pred, reached, classe
 
 
 @triton.jit
-def difference_kernel(logits, target, y, loss, dlogits, pred, reached, classes, DLR: tl.constexpr, BLOCK: tl.constexpr):
+def _difference(
+    sample, logits, target, y, loss, dlogits, pred, reached, classes, DLR: tl.constexpr, BLOCK: tl.constexpr
+):
     """margin, and dlr without and with y: z_plus - z_t, over the spread of the leading logits for dlr."""
-    sample = tl.program_id(0).to(tl.int64)
     row = logits + sample * classes
     best, top, t, valid = _predict(row, target, pred, reached, sample, classes, BLOCK)
     if y is None:
@@ -172,3 +171,34 @@ def difference_kernel(logits, target, y, loss, dlogits, pred, reached, classes, 
             slope = tl.div_rn(slope, scale)  # last, so that 1 - 1 cancels exactly where value equals scale
         slope = tl.where(valid, slope, NAN)
         tl.store(dlogits + sample * classes + j, slope.to(dlogits.dtype.element_ty), j < classes)
+
+
+@triton.jit
+def _loss_of_kind(
+    sample, logits, target, y, clean_logits, loss, dlogits, pred, reached, classes, KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    if KIND == "ce":
+        _cross_entropy(sample, logits, target, loss, dlogits, pred, reached, classes, BLOCK)
+    elif KIND == "kl":
+        _divergence(sample, logits, target, clean_logits, loss, dlogits, pred, reached, classes, BLOCK)
+    else:
+        _difference(sample, logits, target, y, loss, dlogits, pred, reached, classes, KIND == "dlr", BLOCK)
+
+
+@triton.jit
+def logit_loss_kernel(
+    logits, target, y, clean_logits, targeted, loss, dlogits, pred, reached, classes,
+    KIND: tl.constexpr, KIND_AWAY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row. With ``targeted``, KIND is the loss where it is true and KIND_AWAY, without y, elsewhere."""
+    sample = tl.program_id(0).to(tl.int64)
+    if targeted is None:
+        _loss_of_kind(sample, logits, target, y, clean_logits, loss, dlogits, pred, reached, classes, KIND, BLOCK)
+    else:
+        if tl.load(targeted + sample):
+            _loss_of_kind(sample, logits, target, y, clean_logits, loss, dlogits, pred, reached, classes, KIND, BLOCK)
+        else:
+            _loss_of_kind(
+                sample, logits, target, None, clean_logits, loss, dlogits, pred, reached, classes, KIND_AWAY, BLOCK
+            )

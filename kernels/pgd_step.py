@@ -78,6 +78,32 @@ def _finite_gradient(g):
 
 
 @triton.jit
+def velocity_kernel(velocity, grad, momentum, zero_grad, d, BLOCK: tl.constexpr):
+    """One sample: ``momentum * velocity + grad / ||grad||_1``, along which the step is made.
+
+    The norm is summed in double and rounded to float, so backends that sum in another order agree on it.
+    """
+    sample = tl.program_id(0).to(tl.int64)
+    base = sample * d
+    lane = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), tl.float64)
+    for first in range(0, d, BLOCK):
+        element = first + lane
+        sums += tl.abs(_finite_gradient(tl.load(grad + base + element, element < d, 0.0))).to(tl.float64)
+    magnitudes = tl.sum(sums, 0)
+    norm = clip(magnitudes.to(tl.float32), 0.0, FLOAT32_MAX)
+    norm = tl.where(magnitudes == 0, 1.0, norm)
+    for first in range(0, d, BLOCK):
+        element = first + lane
+        mask = element < d
+        g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))
+        before = tl.load(velocity + base + element, mask, 0.0)
+        tl.store(velocity + base + element, momentum * before + tl.div_rn(g, norm), mask)
+    if zero_grad is not None:
+        tl.store(zero_grad + sample, tl.load(zero_grad + sample) + (magnitudes == 0).to(tl.int64))
+
+
+@triton.jit
 def _load(x_adv, grad, x, base, element, mask):
     """Gradient, image and clean image of these elements of the sample that begins at ``base``."""
     g = _finite_gradient(tl.load(grad + base + element, mask, 0.0))

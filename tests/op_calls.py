@@ -61,6 +61,8 @@ def pgd_step() -> Calls:
                 0.0, 1.0, torch.empty_like(grad, dtype=torch.bfloat16), torch.tensor([0.1, 0.2, 0.3]),
                 torch.tensor([0.5, 0.6, 0.7]), torch.zeros(9, dtype=torch.int64),
             )  # fmt: skip
+            plain = calls[f"pgd_step {norm} {dtype}"]
+            calls[f"pgd_step {norm} {dtype} momentum"] = (*plain, numbers(7) - 0.5, 0.9)
     return calls
 
 
@@ -72,6 +74,14 @@ def logit_loss() -> Calls:
             z = ((numbers(3, 401, 101) - 0.5) * 40).to(dtype)
             y = (index + 1) % 101 if kind == "dlr" else None
             calls[f"logit_loss {kind} {dtype}"] = (z, index, kind, y, clean if kind == "kl" else None)
+    targeted = numbers(8, 401) < 0.5
+    for kind, away in (("ce", "kl"), ("dlr", "dlr"), ("margin", "ce")):
+        for classes in (10, 101):
+            z, label = (numbers(3, 401, classes) - 0.5) * 40, torch.arange(401) % classes
+            y, given = (label + 1) % classes if kind == "dlr" else None, numbers(4, 401, classes) * 9
+            calls[f"logit_loss {kind} {away} of {classes}"] = (
+                z, label, kind, y, given if away == "kl" else None, away, targeted,
+            )  # fmt: skip
     return calls
 
 

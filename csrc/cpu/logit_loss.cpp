@@ -165,18 +165,18 @@ void top_indices(const float* z, int64_t classes, int count, int64_t* order) {
 }
 
 // (z_plus - z_minus), over the spread of the leading logits for DLR.
-float difference(const LogitLossArgs& a, float* __restrict dz, const float* __restrict z, int64_t best, int64_t plus,
-                 int64_t minus, bool targeted) {
-  const int64_t n = padded(a.classes);
+float difference(LossKind kind, int64_t classes, float* __restrict dz, const float* __restrict z, int64_t best,
+                 int64_t plus, int64_t minus, bool targeted) {
+  const int64_t n = padded(classes);
   for_lanes(n, [=](int64_t j) { dz[j] = 0.0f; });
   const float gap = z[plus] - z[minus] + nan_unless_finite(z[best]);
-  if (a.kind == LossKind::margin) {
+  if (kind == LossKind::margin) {
     dz[plus] += 1.0f;
     dz[minus] -= 1.0f;
     return gap;
   }
   int64_t order[4];
-  top_indices(z, a.classes, targeted ? 4 : 3, order);
+  top_indices(z, classes, targeted ? 4 : 3, order);
   // Differences first: a large offset common to all logits then costs no accuracy.
   const float to_third = z[order[0]] - z[order[2]];
   const float spread = targeted ? 0.5f * (to_third + (z[order[0]] - z[order[3]])) : to_third;
@@ -200,15 +200,18 @@ void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
   const int64_t best = argmax(z, n);
   a.pred[s] = best;
   a.reached[s] = best == target;
-  if (a.kind == LossKind::ce) {
+  const bool towards = is_towards(a, s);
+  const LossKind kind = towards ? a.kind : a.kind_away;
+  if (kind == LossKind::ce) {
     a.loss[s] = cross_entropy(dz, z, n, best, target);
-  } else if (a.kind == LossKind::kl) {
+  } else if (kind == LossKind::kl) {
     float* p = work + 2 * n;
     load(p, a.clean_logits, a.clean_dtype, s, a.classes);
     a.loss[s] = divergence(dz, p, z, work + 3 * n, n, best);
   } else {
-    const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
-    a.loss[s] = difference(a, dz, z, best, targeted ? a.y[s] : argmax_other(z, a.classes, target), target, targeted);
+    const bool targeted = kind == LossKind::dlr && towards && a.y != nullptr;
+    const int64_t plus = targeted ? a.y[s] : argmax_other(z, a.classes, target);
+    a.loss[s] = difference(kind, a.classes, dz, z, best, plus, target, targeted);
   }
   if (a.loss[s] != a.loss[s]) for_lanes(n, [=](int64_t j) { dz[j] = NAN; });
   save(a, dz, s);
@@ -217,6 +220,10 @@ void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
 // With few classes a row is shorter than a vector, so cross-entropy, which every training step asks for, takes
 // sixteen samples side by side: entry [j][k] is class j of sample k.
 constexpr int64_t kFewClasses = 64;
+
+bool is_cross_entropy(const LogitLossArgs& a, int64_t s) {
+  return (is_towards(a, s) ? a.kind : a.kind_away) == LossKind::ce;
+}
 
 template <typename T>
 void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
@@ -258,6 +265,7 @@ void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
     }
   }
   for (int k = 0; k < count; ++k) {
+    if (!is_cross_entropy(a, first + k)) continue;  // computed beside the others, at no cost
     p[target[k]][k] = -others[k];
     a.loss[first + k] = log1pf(rest[k]) + (top[k] - at_target[k]);
     a.pred[first + k] = best[k];
@@ -281,16 +289,21 @@ BadIndex logit_loss(const LogitLossArgs& a) {
   if (bad.argument == nullptr && a.y != nullptr) bad = check_indices("y", a.y, a.n, a.classes);
   if (bad.argument != nullptr || a.n == 0) return bad;
   const int team = team_size(a.threads, a.n * a.classes, a.n);
-  if (a.kind == LossKind::ce && a.classes <= kFewClasses) {
+  const bool mixed = a.targeted != nullptr;
+  // The other samples of a mixed batch follow one by one: a sample has the same bits in any company.
+  const bool side_by_side = a.classes <= kFewClasses && (a.kind == LossKind::ce || (mixed && a.kind_away == LossKind::ce));
+  if (side_by_side) {
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (int64_t first = 0; first < a.n; first += kLanes) few_classes(a, first);
-    return bad;
+    if (!mixed) return bad;
   }
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     float* work = static_cast<float*>(malloc(static_cast<size_t>(4 * padded(a.classes)) * sizeof(float)));
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < a.n; ++s) one_sample(a, s, work);
+    for (int64_t s = 0; s < a.n; ++s) {
+      if (!side_by_side || !is_cross_entropy(a, s)) one_sample(a, s, work);
+    }
     free(work);
   }
   return bad;

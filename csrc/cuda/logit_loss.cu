@@ -127,9 +127,8 @@ __device__ Best next_of(Row<T> z, int64_t classes, Best last) {
 
 // (z_plus - z_minus), over the spread of the leading logits for DLR.
 template <bool kBlock, typename T>
-__device__ float difference(const LogitLossArgs& a, Row<T> z, T* dz, Best best, int64_t plus, int64_t minus,
+__device__ float difference(const LogitLossArgs& a, bool dlr, Row<T> z, T* dz, Best best, int64_t plus, int64_t minus,
                             bool targeted) {
-  const bool dlr = a.kind == LossKind::dlr;
   const float gap = z(plus) - z(minus);
   Best third = best, fourth = best;
   float scale = 1.0f;
@@ -179,7 +178,9 @@ __global__ void logit_loss_kernel(LogitLossArgs a) {
     const Row<T> z{static_cast<const T*>(a.logits) + at};
     T* dz = static_cast<T*>(a.dlogits) + at;
     const Best best = best_of<kBlock>(z, a.classes, [](int64_t, float) { return true; });
-    const bool targeted = a.kind == LossKind::dlr && a.y != nullptr;
+    const bool towards = is_towards(a, s);
+    const LossKind kind = towards ? a.kind : a.kind_away;
+    const bool targeted = kind == LossKind::dlr && towards && a.y != nullptr;
     const int64_t y = targeted ? a.y[s] : 0;
     float loss;
     const bool in_range = target >= 0 && target < a.classes && y >= 0 && y < a.classes;
@@ -187,13 +188,13 @@ __global__ void logit_loss_kernel(LogitLossArgs a) {
       // No softmax; or an index out of range, which cannot raise without a synchronisation.
       loss = nanf("");
       for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) store(dz + j, loss);
-    } else if (a.kind == LossKind::ce) {
+    } else if (kind == LossKind::ce) {
       loss = cross_entropy<kBlock>(z, dz, a.classes, best, target);
-    } else if (a.kind == LossKind::kl) {
+    } else if (kind == LossKind::kl) {
       loss = kl<kBlock>(a, z, dz, at, best);
     } else {
       const int64_t plus = targeted ? y : best_of<kBlock>(z, a.classes, [=](int64_t j, float) { return j != target; }).index;
-      loss = difference<kBlock>(a, z, dz, best, plus, target, targeted);
+      loss = difference<kBlock>(a, kind == LossKind::dlr, z, dz, best, plus, target, targeted);
     }
     if (Team<kBlock>::rank() == 0) {
       a.loss[s] = loss;

@@ -8,6 +8,12 @@ namespace FAIRTAT_ISA {
 
 constexpr float kDlrEps = 1e-12f;
 
+// Which loss one sample has: both kinds may stand in one batch. `args` is LogitLossArgs.
+template <typename Args>
+FAIRTAT_FN bool is_towards(const Args& args, int64_t sample) {
+  return args.targeted == nullptr || args.targeted[sample];
+}
+
 // exp(x) for x <= 0, within 2 ulp; 0 below the smallest normal float, NaN for NaN.
 // exp(x) = 2**n * exp(r) with n = round(x / ln 2) and |r| <= ln(2)/2, exp(r) by its series to degree 7.
 FAIRTAT_FN float exp_nonpositive(float x) {

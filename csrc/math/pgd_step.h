@@ -23,11 +23,23 @@ FAIRTAT_FN float linf_step(float x_adv, float grad, float x, float eps, float to
 
 FAIRTAT_FN bool has_sign(float grad) { return grad > 0.0f || grad < 0.0f; }
 
-// The L2 step reads NaN as 0 and infinity as the largest float.
-FAIRTAT_FN float l2_gradient(float grad) {
+// What takes the gradient's size reads NaN as 0 and infinity as the largest float.
+FAIRTAT_FN float finite_gradient(float grad) {
   const float largest = 0x1.fffffep127f;
   const float finite = clip(grad, -largest, largest);
   return finite != finite ? 0.0f : finite;
+}
+
+// A gradient's L1 norm as its share of the velocity is divided by it; 1 for one that is all zero. The sum is a double
+// and the norm a float, so backends that sum in another order agree on it.
+FAIRTAT_FN float l1_norm(double magnitudes) {
+  const float largest = 0x1.fffffep127f;
+  if (magnitudes == 0.0) return 1.0f;
+  return magnitudes < static_cast<double>(largest) ? static_cast<float>(magnitudes) : largest;
+}
+
+FAIRTAT_FN float next_velocity(float velocity, float grad, float momentum, float norm) {
+  return momentum * velocity + finite_gradient(grad) / norm;
 }
 
 // How far to go along the gradient, as two factors. Squares are summed in double, so that no norm overflows; where the
@@ -46,7 +58,7 @@ FAIRTAT_FN L2Scale l2_scale(double squares, float towards) {
 
 // x_adv - x after the step and before the projection.
 FAIRTAT_FN float l2_offset(float x_adv, float grad, float x, L2Scale scale) {
-  return (x_adv - l2_gradient(grad) * scale.first * scale.second) - x;
+  return (x_adv - finite_gradient(grad) * scale.first * scale.second) - x;
 }
 
 // The factor that brings an offset of this length back to the ball.
@@ -69,7 +81,7 @@ FAIRTAT_FN bool l2_is_extreme(L2Scale scale, float towards, double squares, floa
 }
 
 FAIRTAT_FN double l2_offset_in_double(float x_adv, float grad, float x, float towards, double norm) {
-  const double step = static_cast<double>(towards) * static_cast<double>(l2_gradient(grad)) / norm;
+  const double step = static_cast<double>(towards) * static_cast<double>(finite_gradient(grad)) / norm;
   return static_cast<double>(x_adv) - step - static_cast<double>(x);
 }
 
@@ -81,6 +93,12 @@ FAIRTAT_FN double l2_shrink_in_double(double squares, float eps) {
 
 FAIRTAT_FN float l2_project_in_double(double offset, double shrink, float x, float lo, float hi) {
   return clip(static_cast<float>(static_cast<double>(x) + offset * shrink), lo, hi);
+}
+
+// In L1, what is left of an element's offset where `cut` is taken from each: no more than the bounds allow.
+FAIRTAT_FN double l1_left(double magnitude, double room, double cut) {
+  const double left = magnitude > cut ? magnitude - cut : 0.0;
+  return left < room ? left : room;
 }
 
 FAIRTAT_FN float normalise(float value, float mean, float std) { return (value - mean) / std; }

@@ -17,6 +17,7 @@ from fairtat.checks import (
     check_device,
     check_dtype,
     check_labels,
+    check_mask,
     check_shape,
     check_tensor,
     in_memory,
@@ -38,6 +39,7 @@ class Batch:
 
     x: Tensor  # (N, ...) float32 or float64, dense by sample
     goal: Tensor  # (N,) int64: the class the loss is measured against (target, or label when untargeted)
+    targeted: Tensor | None  # (N,) bool, only where each sample has its own direction
     y: Tensor | None  # (N,) int64, only where the loss needs it
     clean_logits: Tensor | None  # (N, C), only for kl
     start: Tensor | None  # (N, ...), the caller's starting x_adv
@@ -46,11 +48,12 @@ class Batch:
     eps: float
     step_n: Tensor | None  # (N,)
     step: float
+    schedule: Tensor | None  # (steps,): factors of the steps' sizes
     mean: Tensor | None  # (C,) of the image
     std: Tensor | None
     classes_needed: int  # 1 + the largest class index, where values were checked
     first_class: int  # the smallest one
-    goal_name: str  # "target" or "y", for messages
+    goal_name: str  # "target", "y" or "goal", for messages
 
     def __post_init__(self) -> None:
         # The engines hand these to kernels that read memory, below the dispatcher.
@@ -62,13 +65,17 @@ class Batch:
 
     def check_classes(self, classes: int, options: PGDOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
-        needed = min_classes(options.loss, self.y is not None)
-        if classes < needed:
-            advice = "; use loss='margin'" if options.loss == "dlr" and classes >= 2 else ""
-            kind = "targeted " if self.y is not None else ""
-            raise ValueError(
-                f"{kind}loss={options.loss!r} needs at least {needed} classes, the model has {classes}{advice}"
-            )
+        towards, away = options.kinds
+        for loss, with_y in ((towards, self.y is not None), (away, False)):
+            if loss is None:
+                continue
+            needed = min_classes(loss, with_y)
+            if classes < needed:
+                advice = "; use loss='margin'" if loss == "dlr" and classes >= 2 else ""
+                kind = "targeted " if with_y else ""
+                raise ValueError(
+                    f"{kind}loss={loss!r} needs at least {needed} classes, the model has {classes}{advice}"
+                )
         if self.classes_needed > classes:
             last = self.classes_needed - 1
             raise ValueError(
@@ -86,16 +93,23 @@ def make_batch(
     goal: object,
     options: PGDOptions,
     *,
+    targeted: object = None,
     y: object = None,
     clean_logits: object = None,
     sample_ids: object = None,
 ) -> Batch:
-    """Check the data of a call against the options. ``goal`` is the target, or the label when untargeted."""
-    goal_name = "target" if options.targeted else "y"
+    """Check the data of a call against the options.
+
+    ``goal`` is the target, or the label of a sample that is untargeted. ``targeted`` goes with options that leave the
+    direction to the samples.
+    """
+    goal_name = {True: "target", False: "y", None: "goal"}[options.targeted]
     x = _images(x)
     goal = _integers(goal_name, goal, x)
+    mask = None if options.targeted is not None else _mask("targeted", targeted, x)
     y = None if y is None else _integers("y", y, x)
-    if options.targeted and options.loss == "dlr" and y is None:
+    takes_y = options.targeted is not False and options.kinds[0] == "dlr"
+    if takes_y and y is None:
         raise ValueError("loss='dlr' towards a target needs y, the true labels, got y=None")
     if options.amp is not None and x.dtype == torch.float64:
         raise ValueError("amp needs float32 images (autocast leaves float64 alone), got float64; call x.float()")
@@ -104,6 +118,9 @@ def make_batch(
     check_bounds(options.bounds, x.dtype)
     eps_n, eps = per_sample("eps", options.eps, x)
     step_n, step = per_sample("step_size", options.step_size, x)
+    schedule = None
+    if options.step_schedule is not None:
+        schedule = torch.as_tensor(options.step_schedule, dtype=x.dtype, device=x.device).detach().contiguous()
     mean = std = None
     if options.normalize is not None:
         mean, std = (_per_channel(*pair, x) for pair in zip(("mean", "std"), options.normalize, strict=True))
@@ -120,11 +137,13 @@ def make_batch(
         values.class_indices(goal_name, goal)
         if y is not None:
             values.class_indices("y", y)
-            values.distinct(goal, y)
+            values.distinct(goal_name, goal, y, mask)
         if eps_n is not None:
             values.radii(eps_n, options)
         if step_n is not None:
             values.finite("step_size", step_n, 0.0)
+        if schedule is not None and isinstance(options.step_schedule, Tensor) and options.steps:
+            values.finite("step_schedule", schedule, 0.0)
         if start is not None:
             values.finite("init", start)
         if options.normalize is not None:
@@ -136,7 +155,8 @@ def make_batch(
     return Batch(
         x=x,
         goal=goal,
-        y=y if options.targeted and options.loss == "dlr" else None,
+        targeted=mask,
+        y=y if takes_y else None,
         clean_logits=_clean_logits(clean_logits, options, x),
         start=start,
         sample_ids=None if sample_ids is None else _integers("sample_ids", sample_ids, x),
@@ -144,6 +164,7 @@ def make_batch(
         eps=eps,
         step_n=step_n,
         step=step,
+        schedule=schedule,
         mean=mean,
         std=std,
         classes_needed=classes_needed,
@@ -178,6 +199,12 @@ def _integers(name: str, value: object, x: Tensor) -> Tensor:
     return value.contiguous()
 
 
+def _mask(name: str, value: object, x: Tensor) -> Tensor:
+    check_mask(name, value, x.shape[0], "x", x)
+    assert isinstance(value, Tensor)
+    return value.detach().contiguous()
+
+
 def _per_channel(name: str, value: PerChannel, x: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         value = channel_numbers(f"normalize: {name}", value if isinstance(value, Sequence) else (value,), x.dtype)
@@ -191,7 +218,7 @@ def _per_channel(name: str, value: PerChannel, x: Tensor) -> Tensor:
 
 
 def _clean_logits(value: object, options: PGDOptions, x: Tensor) -> Tensor | None:
-    if (value is not None) != (options.loss == "kl"):
+    if (value is not None) != ("kl" in options.kinds):
         given = "None" if value is None else "a value"
         raise ValueError(f"clean_logits goes with loss='kl' and no other, got {given} with loss={options.loss!r}")
     if value is None:
@@ -251,15 +278,26 @@ class _ValueChecks:
 
         self._add(judge, *torch.aminmax(tensor))
 
-    def distinct(self, target: Tensor, y: Tensor) -> None:
+    def distinct(self, name: str, goal: Tensor, y: Tensor, targeted: Tensor | None) -> None:
         def judge(equal: float) -> None:
             if equal:
                 raise ValueError(
-                    f"target must be another class than y, got the true label for {equal:.0f} of {len(y)} samples; "
+                    f"{name} must be another class than y, got the true label for {equal:.0f} of {len(y)} samples; "
                     "to move away from the label use fast_pgd"
                 )
 
-        self._add(judge, (target == y).sum())
+        def judge_mixed(towards_label: float, away_from_other: float) -> None:
+            if towards_label or away_from_other:
+                raise ValueError(
+                    f"{name} must be another class than y where targeted, and y elsewhere, got the true label for "
+                    f"{towards_label:.0f} targeted samples and another class for {away_from_other:.0f} others"
+                )
+
+        is_label = goal == y
+        if targeted is None:
+            self._add(judge, is_label.sum())
+        else:
+            self._add(judge_mixed, (is_label & targeted).sum(), (~is_label & ~targeted).sum())
 
     def judge(self) -> tuple[int, int]:
         """Raise for the first bad value, in the order of the calls.

@@ -6,6 +6,8 @@ comparisons and selects, so where a sample's target stands is a mask here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,16 @@ def logit_gradient(
     kind: str,
     y: Tensor | None,  # (N,)
     clean_logits: Tensor | None,  # (N, C)
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,  # (N,) bool
 ) -> Tensor:
-    """d loss / d logits (N, C) in the logits' dtype, computed in float32 (float64 for float64 logits)."""
+    """d loss / d logits (N, C) in the logits' dtype, computed in float32 (float64 for float64 logits).
+
+    ``targeted``: where it is false, the loss is ``kind_away``, without y.
+    """
+    if kind_away is not None and targeted is not None:
+        towards = logit_gradient(logits, target, kind, y, clean_logits)
+        return torch.where(targeted[:, None], towards, logit_gradient(logits, target, kind_away, None, clean_logits))
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     if kind == "ce":
         gradient = _cross_entropy(z, target)
@@ -32,6 +42,32 @@ def logit_gradient(
         gradient = _logit_ratio(z, target, y)
     top = z.amax(1, keepdim=True)
     return (gradient + (top - top)).to(logits.dtype)  # NaN where the row has no softmax
+
+
+def differentiated(
+    function: Callable[[Tensor, Tensor], Tensor],
+    logits: Tensor,  # (N, C)
+    goal: Tensor,  # (N,)
+) -> tuple[Tensor, Tensor]:
+    """A function's losses (N,) and their gradients (N, C), by autograd.
+
+    Raises:
+        TypeError, ValueError: it returned something else than a number for each sample.
+    """
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        loss = function(leaf, goal)
+        if not isinstance(loss, Tensor) or not loss.is_floating_point():
+            kind = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(f"loss must return a floating-point tensor (N,), got {kind}")
+        if tuple(loss.shape) != (len(logits),):
+            raise ValueError(
+                f"loss must return one value for each of the {len(logits)} samples, got shape {tuple(loss.shape)}"
+            )
+        if not loss.requires_grad:
+            raise ValueError("loss must depend on the logits, got a value without a gradient")
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), gradient
 
 
 def _cross_entropy(z: Tensor, target: Tensor) -> Tensor:

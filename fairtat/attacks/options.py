@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from fairtat.backends import BACKENDS
 from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
 from fairtat.engines import ENGINE_CHECKS, ENGINES
 from fairtat.errors import did_you_mean
-from fairtat.ops.pgd_init import INITS, NORMS
+from fairtat.ops.pgd_init import INITS
+from fairtat.ops.pgd_step import STEP_NORMS, check_density
 from fairtat.radius import check_radius
 
 BN_MODES = ("eval", "train", "train_frozen_stats")
@@ -22,6 +23,7 @@ TARGETED_LOSSES = ("ce", "margin", "dlr")
 UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
 
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # of logits (N, C) and goals (N,): (N,)
 PerChannel = float | Sequence[float] | Tensor
 
 
@@ -31,8 +33,12 @@ class PGDKeywords(TypedDict, total=False):
     eps: float | Tensor  # scalar or (N,)
     step_size: float | Tensor  # scalar or (N,)
     steps: int
+    step_schedule: Sequence[float] | Tensor | None  # (steps,)
+    momentum: float
     norm: str
-    loss: str
+    density: float
+    loss: str | tuple[str, str] | LossFunction
+    eot: int
     init: str | Tensor  # or (N, ...)
     bounds: tuple[float, float]
     normalize: tuple[PerChannel, PerChannel] | None  # (C,), (C,)
@@ -54,15 +60,19 @@ class PGDOptions:
     """How to attack, whatever the batch; validated when made. The meanings are fast_targeted_pgd's.
 
     Only ``eps``, ``step_size`` and ``init`` may hold tensors of one value or image per sample: those are
-    checked together with a batch.
+    checked together with a batch, and so are the values of other tensors.
     """
 
-    targeted: bool = True
+    targeted: bool | None = True  # None: each sample of a batch has its own direction
     eps: float | Tensor = 8 / 255  # scalar or (N,)
     step_size: float | Tensor = 2 / 255  # scalar or (N,)
     steps: int = 10
+    step_schedule: Sequence[float] | Tensor | None = None  # (steps,)
+    momentum: float = 0.0
     norm: str = "linf"
-    loss: str = "ce"
+    density: float = 0.01
+    loss: str | tuple[str, str] | LossFunction = "ce"  # a pair: (of the targeted samples, of the others)
+    eot: int = 1
     init: str | Tensor = "uniform"  # or (N, ...)
     bounds: tuple[float, float] = (0.0, 1.0)
     normalize: tuple[PerChannel, PerChannel] | None = None  # (C,), (C,)
@@ -83,7 +93,11 @@ class PGDOptions:
         _check_number("eps", self.eps)
         _check_number("step_size", self.step_size)
         check_count("steps", self.steps, 0)
+        if self.step_schedule is not None:
+            _check_schedule(self.step_schedule, self.steps)
+        amount("momentum", self.momentum, torch.float32, expected="a number")
         check_count("restarts", self.restarts, 1)
+        check_count("eot", self.eot, 1)
         if self.restarts >= 2**32:
             raise ValueError(f"restarts must be less than 2**32, got {self.restarts}")
         if self.chunk_size is not None:
@@ -94,8 +108,13 @@ class PGDOptions:
         check_count("extra_steps", self.extra_steps, 0)
         if self.extra_steps and not self.early_stop:
             raise ValueError(f"extra_steps follow an early stop: they need early_stop=True, got {self.extra_steps}")
-        _check_name("norm", self.norm, NORMS)
-        _check_name("loss", self.loss, TARGETED_LOSSES if self.targeted else UNTARGETED_LOSSES)
+        _check_name("norm", self.norm, STEP_NORMS)
+        check_density(self.density)
+        if self.norm == "l1" and not isinstance(self.init, Tensor) and self.init != "zero":
+            raise ValueError(
+                f"norm='l1' has no random start: init must be 'zero' or the starting x_adv, got {self.init!r}"
+            )
+        _check_loss(self.loss, self.targeted)
         if not isinstance(self.init, Tensor):
             _check_name("init", self.init, INITS, "or a tensor, the starting x_adv")
         _check_name("bn_mode", self.bn_mode, BN_MODES)
@@ -113,8 +132,20 @@ class PGDOptions:
         if self.normalize is not None:
             _check_normalize(self.normalize)
 
+    @property
+    def kinds(self) -> tuple[str, str | None] | tuple[None, None]:
+        """The loss of all samples and None, or (of the targeted samples, of the others); (None, None) of a function."""
+        if not isinstance(self.loss, (str, tuple, list)):
+            return None, None
+        if isinstance(self.loss, str):
+            towards = away = self.loss
+        else:
+            towards, away = self.loss
+        # Towards a target, dlr is another loss than away from a label: it takes y.
+        return towards, away if self.targeted is None and (towards != away or towards == "dlr") else None
+
     @classmethod
-    def named(cls, options: Mapping[str, Any], *, targeted: bool) -> PGDOptions:
+    def named(cls, options: Mapping[str, Any], *, targeted: bool | None) -> PGDOptions:
         """Options given by name; an unknown name is a TypeError."""
         _check_names(options)
         return cls(targeted=targeted, **options)
@@ -147,6 +178,32 @@ def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str
         listed = ", ".join(map(repr, choices))
         raise TypeError(f"{name} must be one of {listed}{otherwise and ' ' + otherwise}, got {type(value).__name__}")
     check_choice(name, value, choices)
+
+
+def _check_loss(loss: object, targeted: bool | None) -> None:
+    if callable(loss):
+        return
+    if targeted is not None or isinstance(loss, str):
+        choices = UNTARGETED_LOSSES if targeted is False else TARGETED_LOSSES
+        _check_name("loss", loss, choices, "or a function of logits and goals")
+        return
+    if not isinstance(loss, (tuple, list)) or len(loss) != 2:
+        raise TypeError(f"loss must be a name or a pair (of the targeted samples, of the others), got {loss!r}")
+    _check_name("loss of the targeted samples", loss[0], TARGETED_LOSSES)
+    _check_name("loss of the untargeted samples", loss[1], UNTARGETED_LOSSES)
+
+
+def _check_schedule(schedule: object, steps: int) -> None:
+    if not isinstance(schedule, Tensor):
+        if isinstance(schedule, str) or not isinstance(schedule, Sequence):
+            raise TypeError(f"step_schedule must be a sequence or a tensor (steps,), got {type(schedule).__name__}")
+        for value in schedule:
+            amount("step_schedule", value, expected="numbers")
+    shape = tuple(schedule.shape) if isinstance(schedule, Tensor) else (len(schedule),)
+    if shape != (steps,):
+        raise ValueError(f"step_schedule must have one factor for each of the {steps} steps, got shape {shape}")
+    if isinstance(schedule, Tensor) and not schedule.is_floating_point():
+        raise TypeError(f"step_schedule must be floating point, got {schedule.dtype}")
 
 
 def _check_normalize(normalize: object) -> None:

@@ -1,4 +1,4 @@
-"""fast_targeted_pgd, fast_pgd and TargetedPGD: three ways to call one attack."""
+"""fast_targeted_pgd, fast_pgd and TargetedPGD: ways to call one attack, in which each sample may have its direction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _shows_options(function: F) -> F:
+def shows_options(function: F) -> F:
     """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
     given = inspect.signature(function)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -68,7 +68,7 @@ def fast_targeted_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@_shows_options
+@shows_options
 def fast_targeted_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -84,7 +84,8 @@ def fast_targeted_pgd(
 
         x_adv <- project(x_adv - step_size * sign(dJ(f(x_adv), t) / dx_adv))        on B(x) and the bounds
 
-    in Linf; in L2 the sign becomes ``g / (||g|| + 1e-12)``. J is a sum over the batch, never a mean.
+    in Linf; in L2 the sign becomes ``g / (||g|| + 1e-12)``, and in L1 the signs of the largest gradients over their
+    number. J is a sum over the batch, never a mean.
 
     Equivalent to::
 
@@ -121,8 +122,19 @@ def fast_targeted_pgd(
         eps: Radius in pixel units (those of ``bounds``), a number or (N,).
         step_size: Step in pixel units, a number or (N,).
         steps: Gradient steps; 0 returns the start.
-        norm: "linf" or "l2".
-        loss: "ce", "margin" (largest other logit minus the target's, C >= 2) or "dlr" (targeted, C >= 4).
+        step_schedule: Factors (steps,), at least 0, a sequence or a floating-point tensor: step k has the size
+            ``step_size * step_schedule[k]``, so that sizes may differ by step and by sample.
+        momentum: At least 0. If it is not 0, a step goes along the velocity ``v <- momentum * v + g / ||g||_1``, which
+            starts at 0, in the place of the gradient g (MI-FGSM).
+        norm: "linf", "l2" or "l1". In L1 there is no random start (``init="zero"``, or a tensor); the step runs on the
+            compiled CPU kernels or in plain PyTorch.
+        density: In L1, the share of an image's elements that a step moves, in (0, 1].
+        loss: "ce", "margin" (largest other logit minus the target's, C >= 2), "dlr" (targeted, C >= 4), or a function:
+            it takes logits (N, C) and goals (N,), of the samples of a pass, and returns losses (N,) that are large far
+            from the goal, each from its own sample's logits. Its gradient is autograd's, and the engine the eager one.
+        eot: Passes of the model for a step, which goes along their mean gradient: for models that draw random numbers.
+            The first pass decides what stops; with ``bn_mode="train"`` it alone updates statistics. Above 1, the engine
+            is the eager one.
         init: "uniform" in the ball, "normal" (standard deviation 1e-3, as in TRADES), "zero" (x itself), or the
             starting x_adv, shaped like x, which is first projected on the ball and the bounds.
         bounds: (low, high) of a valid pixel.
@@ -186,9 +198,11 @@ def fast_targeted_pgd(
         TypeError: the same for a wrong type or dtype, and for a model output without logits.
         RuntimeError: inside ``torch.inference_mode()``, or if the model's output has no gradient.
 
-    Source: Madry et al. 2018, arXiv:1706.06083; targets as in FAIR-TAT, Medi, Jung & Keuper 2025, arXiv:2410.23142.
+    Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081; Tramer
+    & Boneh 2019 and Croce & Hein 2021 (L1), arXiv:1904.13000, arXiv:2103.01208; targets as in FAIR-TAT,
+    Medi, Jung & Keuper 2025, arXiv:2410.23142.
     """
-    return _attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
+    return attack(model, x, target, None, options, y=y, sample_ids=sample_ids)
 
 
 @overload
@@ -224,7 +238,7 @@ def fast_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@_shows_options
+@shows_options
 def fast_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -259,7 +273,7 @@ def fast_pgd(
     Source: Madry et al. 2018, arXiv:1706.06083; Zhang et al. 2019 (TRADES), arXiv:1901.08573; ``early_stop`` and
     ``extra_steps``: Zhang et al. 2020 (friendly adversarial training), arXiv:2002.11242.
     """
-    return _attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
+    return attack(model, x, y, None, options, targeted=False, clean_logits=clean_logits, sample_ids=sample_ids)
 
 
 class TargetedPGD:
@@ -317,21 +331,25 @@ class TargetedPGD:
         **options: Any,
     ) -> Tensor | AttackResult:
         """Attack one batch; arguments, result and errors as :func:`fast_targeted_pgd`."""
-        return _attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
+        return attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
 
 
-def _attack(
+def attack(
     model: Model,
     x: Tensor,
     goal: Tensor,
     base: PGDOptions | None,
     changes: Mapping[str, Any],
     *,
-    targeted: bool = True,
+    targeted: bool | Tensor = True,
     y: Tensor | None = None,
     clean_logits: Tensor | None = None,
     sample_ids: Tensor | None = None,
 ) -> Tensor | AttackResult:
+    """Attack a batch: towards ``goal`` where ``targeted``, one for all or (N,), and away from it elsewhere.
+
+    ``changes``: options by name, on top of those of ``base``.
+    """
     # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
     # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
     run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
@@ -344,7 +362,7 @@ def _run(
     goal: Tensor,
     base: PGDOptions | None,
     changes: Mapping[str, Any],
-    targeted: bool,
+    targeted: bool | Tensor,
     y: Tensor | None,
     clean_logits: Tensor | None,
     sample_ids: Tensor | None,
@@ -356,8 +374,9 @@ def _run(
         )
     if not callable(model):
         raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
-    options = PGDOptions.named(changes, targeted=targeted) if base is None else base.updated(changes)
-    batch = make_batch(x, goal, options, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
+    direction = targeted if isinstance(targeted, bool) else None
+    options = PGDOptions.named(changes, targeted=direction) if base is None else base.updated(changes)
+    batch = make_batch(x, goal, options, targeted=targeted, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
     seed = _next_seed() if options.seed is None else options.seed
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
@@ -378,6 +397,7 @@ def _run(
                 restarts=options.restarts,
                 chunk_size=options.chunk_size,
             )
+    columns.pop("targeted", None)  # which only the choice among restarts reads
     return AttackResult(**columns) if options.return_info else columns["x_adv"]
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from fairtat import backends
 from fairtat.attacks.batch import Batch
-from fairtat.attacks.logit_gradient import logit_gradient
+from fairtat.attacks.logit_gradient import differentiated, logit_gradient
 from fairtat.attacks.options import PGDOptions
 from fairtat.checks import in_memory
 from fairtat.engines.model.network import Network
 from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows, gather
 from fairtat.engines.steps import Steps
+from fairtat.ops.pgd_step import kept_elements, signed_steps
 
-_FROM_BATCH = ("x", "goal", "y", "clean_logits", "eps_n", "step_n")  # of PGDSamples, by their names in Batch
+# Of PGDSamples, by their names in Batch.
+_FROM_BATCH = ("x", "goal", "targeted", "y", "clean_logits", "eps_n", "step_n")
 
 
 @dataclass(kw_only=True)
@@ -29,10 +31,15 @@ class PGDSamples(Samples):
 
     x: Tensor  # (N, ...)
     goal: Tensor  # (N,)
+    targeted: Tensor | None  # (N,) bool, where each sample has its own direction
     y: Tensor | None  # (N,)
     clean_logits: Tensor | None  # (N, C)
     eps_n: Tensor | None  # (N,)
-    step_n: Tensor | None  # (N,)
+    step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
+    # With step_schedule:
+    sizes: Tensor | None = None  # (N, steps): what step_n is at each step
+    made: Tensor | None = None  # (N,) int64: steps made
+    velocity: Tensor | None = None  # (N, ...), with momentum
     zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
     # With early_stop:
     taken: Tensor | None = None  # (N,) int64: steps made
@@ -58,15 +65,22 @@ class PGDSteps(Steps[PGDSamples]):
         self.scored = options.return_info or options.restarts > 1
         # Elsewhere a sample that has stopped stays, unmoved: batch statistics must not change.
         self.shrinks = self.stops_early and options.bn_mode == "eval"
-        self.signs_only = options.norm == "linf"
+        self.signs_only = options.norm == "linf" and not options.momentum
         self._batch = batch
         self._options = options
+        self._kinds = options.kinds
+        self._kept = kept_elements(options.density, batch.x.shape[1:].numel()) if options.norm == "l1" else 0
+        self.draws = options.eot
+        if callable(options.loss):
+            self.eager_only = "a loss that is a function needs autograd"
+        elif self.draws > 1:
+            self.eager_only = "eot takes several passes of the model for a step"
         self._seed = seed
         x, backend = batch.x, options.backend
         # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.
         widest = torch.float64 if network.input_dtype == torch.float64 else x.dtype
         self._kernels = (
-            backends.choose("pgd_step", x.device, widest, backend),
+            backends.choose("pgd_step", x.device, widest, backend, form=options.norm),
             backends.choose("pgd_init", x.device, x.dtype, backend),
         )
         self._step_backend = self._kernels[0]
@@ -81,6 +95,11 @@ class PGDSteps(Steps[PGDSamples]):
             for name, number in (("eps_n", b.eps), ("step_n", b.step)):
                 if given[name] is None:
                     given[name] = x.new_full((len(x),), number)
+        if given["targeted"] is not None:
+            given["step_n"] = signed_steps(given["step_n"], b.step, given["targeted"], x)
+        if b.schedule is not None:
+            first = x.new_full((len(x),), b.step) if given["step_n"] is None else given["step_n"]
+            given |= {"sizes": first[:, None] * b.schedule, "step_n": torch.empty_like(first)}
         samples = PGDSamples(
             spans=spans,
             in_place=x_adv is not None,
@@ -96,6 +115,8 @@ class PGDSteps(Steps[PGDSamples]):
         given: dict[str, Any] = {name: getattr(b, name) for name in _FROM_BATCH}
         given = {name: t if t is None else empty_rows(t, size).zero_() for name, t in given.items()}
         given |= {"x": x, "eps_n": x.new_zeros(size), "step_n": x.new_zeros(size)}
+        if self._batch.schedule is not None:
+            given["sizes"] = x.new_zeros((size, self.number))
         own = self._own(x, given["goal"])
         for t in own.values():
             t.zero_()
@@ -106,6 +127,10 @@ class PGDSteps(Steps[PGDSamples]):
         own: dict[str, Any] = {}
         if self._separate_input:
             own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
+        if self._batch.schedule is not None:
+            own["made"] = torch.empty_like(goal)
+        if self._options.momentum:
+            own["velocity"] = empty_rows(x, len(x))
         if self.scored:
             own["zero_grad"] = torch.empty_like(goal)
         if self.stops_early:
@@ -122,11 +147,16 @@ class PGDSteps(Steps[PGDSamples]):
                 copy_rows(room, given, spans)
             elif name in numbers:
                 room.fill_(numbers[name])
+        if samples.targeted is not None and samples.step_n is not None:
+            samples.step_n.copy_(signed_steps(samples.step_n, b.step, samples.targeted, samples.x))
+        if samples.sizes is not None and samples.step_n is not None and b.schedule is not None:
+            torch.mul(samples.step_n[:, None], b.schedule, out=samples.sizes)
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
-        if samples.zero_grad is not None:
-            samples.zero_grad.zero_()
+        for state in (samples.zero_grad, samples.velocity, samples.made):
+            if state is not None:
+                state.zero_()
         if samples.moving is not None and samples.taken is not None and samples.extra is not None:
             samples.moving.fill_(True)
             samples.taken.zero_()
@@ -138,16 +168,17 @@ class PGDSteps(Steps[PGDSamples]):
             copy_rows(samples.x_adv, b.start, samples.spans)
         else:
             offset = 0
+            init_norm = "linf" if o.norm == "l1" else o.norm  # which in l1 is not read: all start at x
             for span in samples.spans:
                 part = slice(offset, offset + span.size)
                 self._init_kernel(
                     samples.x_adv[part], samples.x[part], None if eps_n is None else eps_n[part], b.eps,
-                    self._sample_ids(span.rows), self._seed, span.restart, o.init, o.norm, *o.bounds,
+                    self._sample_ids(span.rows), self._seed, span.restart, o.init, init_norm, *o.bounds,
                 )  # fmt: skip
                 offset = part.stop
         if b.start is not None or self._separate_input:
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
-            self._step(samples, samples.x, eps_n, None, 0.0, None)
+            self._step(samples, samples.x, eps_n, None, 0.0, None, None)
 
     @property
     def _separate_input(self) -> bool:
@@ -163,19 +194,42 @@ class PGDSteps(Steps[PGDSamples]):
 
     def score(self, logits: Tensor, samples: PGDSamples) -> Score:
         z = _precise(in_memory("the model's logits", logits.detach()))
+        loss, dlogits, pred, hit = self._loss(z, samples)
+        return Score(logits, loss, dlogits, pred, hit == self._towards(samples.targeted))
+
+    def _loss(self, z: Tensor, samples: PGDSamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(loss (N,), dlogits (N, C), pred (N,), whether pred is the goal (N,))."""
+        if callable(self._options.loss):
+            self.classes = z.shape[1]
+            self.check_classes(self.classes)
+            loss, dlogits = differentiated(self._options.loss, z, samples.goal)
+            pred = z.argmax(1)
+            return loss, dlogits, pred, pred == samples.goal
         if self._loss_kernel is None:
             self.check_classes(z.shape[1])
             self.classes = z.shape[1]
             chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
             self._loss_kernel = backends.kernel("logit_loss", chosen)
-        loss, dlogits, pred, reached = self._loss_kernel(
-            z.contiguous(), samples.goal, self._options.loss, samples.y, samples.clean_logits
-        )
-        return Score(logits, loss, dlogits, pred, reached if self._options.targeted else ~reached)
+        kind, kind_away = self._kinds
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = self._loss_kernel(
+            z.contiguous(), samples.goal, kind, samples.y, samples.clean_logits, kind_away,
+            None if kind_away is None else samples.targeted,
+        )  # fmt: skip
+        return result
+
+    def _towards(self, targeted: Tensor | None) -> bool | Tensor:
+        """Whether samples move towards their goal: a bool for all, or (N,)."""
+        towards = self._options.targeted
+        if towards is None:
+            assert targeted is not None
+            return targeted
+        return towards
 
     def logit_gradient(self, logits: Tensor, samples: PGDSamples) -> Tensor:
+        kind, kind_away = self._kinds
+        assert kind is not None
         return logit_gradient(
-            _precise(logits.detach()), samples.goal, self._options.loss, samples.y, samples.clean_logits
+            _precise(logits.detach()), samples.goal, kind, samples.y, samples.clean_logits, kind_away, samples.targeted
         )
 
     def check_classes(self, classes: int) -> None:
@@ -191,17 +245,21 @@ class PGDSteps(Steps[PGDSamples]):
         samples.taken += samples.moving
 
     def step(self, samples: PGDSamples, grad: Tensor, moving: Tensor | None) -> None:
+        if samples.sizes is not None and samples.made is not None and samples.step_n is not None:
+            samples.step_n.copy_(samples.sizes.gather(1, samples.made[:, None])[:, 0])
+            samples.made.add_(1).remainder_(self.number)  # an engine that tries its steps out makes more of them
         if moving is None:
             if samples.plan is None or samples.plan[0] is not self:
                 arguments = self._arguments(
-                    samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad
+                    samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad, samples.velocity
                 )
                 samples.plan = self, backends.plan("pgd_step", self._step_backend, *arguments)
             samples.plan[1](grad)
             return
         zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
         step_n = samples.x.new_full((len(samples.x),), self._batch.step) if samples.step_n is None else samples.step_n
-        self._step(samples, grad, samples.eps_n, torch.where(moving, step_n, 0.0), 0.0, samples.zero_grad)
+        steps = torch.where(moving, step_n, 0.0)
+        self._step(samples, grad, samples.eps_n, steps, 0.0, samples.zero_grad, samples.velocity)
         if zero_before is not None and samples.zero_grad is not None:
             samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
 
@@ -216,17 +274,19 @@ class PGDSteps(Steps[PGDSamples]):
         step_n: Tensor | None,
         step: float,
         zero_grad: Tensor | None,
+        velocity: Tensor | None,
     ) -> tuple[Any, ...]:
         o = self._options
         return (
-            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted, o.norm,
+            samples.x_adv, grad, samples.x, eps_n, self._batch.eps, step_n, step, o.targeted is not False, o.norm,
             *o.bounds, samples.separate_input, self.mean, self.std, zero_grad,
+            velocity, o.momentum, self._kept,
         )  # fmt: skip
 
     def report(self, samples: PGDSamples, score: Score) -> dict[str, Tensor]:
         if samples.zero_grad is None:
             return {}
-        return {
+        report = {
             "logits": score.logits.detach(),
             "pred": score.pred,
             "reached": score.reached,
@@ -234,13 +294,18 @@ class PGDSteps(Steps[PGDSamples]):
             "zero_grad": samples.zero_grad,
             "steps": torch.full_like(score.pred, self.number) if samples.taken is None else samples.taken,
         }
+        if samples.targeted is not None:
+            report["targeted"] = samples.targeted
+        return report
 
     def better(self, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> Tensor:
         """One that reached its goal, then the better loss, then the earlier.
 
         With early_stop the first restart that reached its goal stays: those after it need not have been run.
         """
-        closer = new["loss"] < old["loss"] if self._options.targeted else new["loss"] > old["loss"]
+        towards = self._towards(new.get("targeted"))
+        less, more = new["loss"] < old["loss"], new["loss"] > old["loss"]
+        closer = torch.where(towards, less, more) if isinstance(towards, Tensor) else less if towards else more
         closer |= old["loss"].isnan() & ~new["loss"].isnan()
         if self._options.early_stop:
             closer &= ~old["reached"]
@@ -276,7 +341,8 @@ class PGDSteps(Steps[PGDSamples]):
         layouts = tuple(
             None if t is None else (t.dtype, t.shape[1:], t.stride()[1:]) for t in (b.x, b.y, b.clean_logits)
         )
-        options = (o.targeted, o.norm, o.loss, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
+        options = (o.targeted, o.norm, self._kinds, o.steps, o.amp, o.bn_mode, o.early_stop, *map(float, o.bounds))
+        options += (float(o.momentum), b.schedule is None, self._kept)
         return options, self.scored, self.mean is None, layouts
 
     @property

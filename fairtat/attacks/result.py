@@ -20,7 +20,7 @@ class AttackResult:
     x_adv: Tensor  # (N, ...) like the images
     logits: Tensor  # (N, C) in the model's dtype
     pred: Tensor  # (N,) int64, the class with the largest logit
-    reached: Tensor  # (N,) bool: pred == target; untargeted: pred != y, the model is fooled
+    reached: Tensor  # (N,) bool: pred == target; of an untargeted sample: pred != y, the model is fooled
     loss: Tensor  # (N,) float32 (float64 for float64 logits): the attack's loss
     zero_grad: Tensor  # (N,) int64: steps in which the gradient was zero everywhere, a sign of gradient masking
     steps: Tensor  # (N,) int64: steps run, fewer than asked for only with early_stop

@@ -39,6 +39,7 @@ _KERNELS: dict[str, Kernels] = {
 
 _TRITON = importlib.util.find_spec("triton") is not None  # imported when the first kernel may be asked for
 _triton_trouble: str | None = None  # why Triton, which is installed, cannot be used; None also before it was tried
+_LACKS = {("pgd_step", "l1"): ("cuda", "triton")}  # (op, form of it): backends without a kernel for it
 _SERVES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # type of device
 
 
@@ -74,8 +75,8 @@ def native_info() -> dict[str, Any] | None:
     }
 
 
-def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "auto") -> str:
-    """The backend that serves ``op`` for tensors of this device and dtype.
+def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "auto", *, form: str | None = None) -> str:
+    """The backend that serves ``op``, or a form of it that not all have, for tensors of this device and dtype.
 
     ``auto`` takes ``FAIRTAT_BACKEND`` where it is set and can serve the tensor, else the first of the op's order that
     is present and can: on a CPU the compiled core, on a GPU the CUDA or the Triton kernels, and for float64 the
@@ -83,21 +84,21 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
 
     Raises:
         ValueError: an unknown backend, one that is not present here, or one that cannot serve this
-            device or dtype.
+            device, dtype or form.
     """
     if backend == "auto":
         preferred = os.environ.get("FAIRTAT_BACKEND") or "auto"
         if preferred != "auto":
             _check_present(preferred, "FAIRTAT_BACKEND")
-            if _objection(preferred, device, dtype) is None:
+            if _objection(preferred, device, dtype, op, form) is None:
                 return preferred
         order = auto.ORDER.get(device.type)
         for name in ("reference",) if order is None else order[op]:
-            if _missing(name) is None and _objection(name, device, dtype) is None:
+            if _missing(name) is None and _objection(name, device, dtype, op, form) is None:
                 return name
         raise AssertionError("the reference serves every tensor")
     _check_present(backend, "backend")
-    objection = _objection(backend, device, dtype)
+    objection = _objection(backend, device, dtype, op, form)
     if objection is not None:
         raise ValueError(f"backend={backend!r} cannot run {op} here: {objection}; use backend='auto'")
     return backend
@@ -217,8 +218,10 @@ def _about(backend: str) -> str:
     return "plain PyTorch, any device and float64"
 
 
-def _objection(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def _objection(backend: str, device: torch.device, dtype: torch.dtype, op: str, form: str | None) -> str | None:
     """Why a backend that is present cannot serve such a tensor, or None."""
+    if form is not None and backend in _LACKS.get((op, form), ()):
+        return f"it has no kernel for {form}"
     if backend == "reference":
         return None
     if device.type != _SERVES[backend]:

@@ -33,7 +33,7 @@ _core, MISSING = _load()  # MISSING: why the core cannot be used, or None
 CUDA = bool(_core is not None and _core.cuda)  # whether the core was built with its CUDA kernels
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NORM = {"linf": 0, "l2": 1}
+_NORM = {"linf": 0, "l2": 1, "l1": 2}
 _INIT = {"uniform": 0, "normal": 1, "zero": 2}
 _KIND = {"ce": 0, "margin": 1, "dlr": 2, "kl": 3}
 _LOW64 = (1 << 64) - 1
@@ -98,6 +98,9 @@ def _step_fields(
     mean: Tensor | None,
     std: Tensor | None,
     zero_grad: Tensor | None,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
+    kept: int = 0,
 ) -> tuple[Any, ...]:
     n = x.shape[0]
     input_dtype, channels, channel_stride = 0, 1, 1
@@ -111,7 +114,7 @@ def _step_fields(
         x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
         _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
         _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), torch.get_num_threads(),
+        _pointer(zero_grad), _pointer(velocity), momentum, kept, torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -137,14 +140,21 @@ def _step_along(run: Callable[..., None], x_adv: Tensor, arguments: tuple[Any, .
 
 
 def logit_loss(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
     loss = logits.new_empty(n, dtype=torch.float32)  # named, for the default dtype is the user's to set
     dlogits, pred = torch.empty_like(logits), torch.empty_like(target)
     reached = torch.empty_like(target, dtype=torch.bool)
     core().logit_loss(
-        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind], _pointer(y),
+        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind],
+        _KIND[kind_away or kind], _pointer(targeted), _pointer(y),
         _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],
         loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(),
         torch.get_num_threads(), *_place(logits),

@@ -96,10 +96,20 @@ def pgd_step_(
     mean: Tensor | None,
     std: Tensor | None,
     zero_grad: Tensor | None,
+    velocity: Tensor | None = None,
+    momentum: float = 0.0,
+    kept: int = 0,  # of a step in l1, which these kernels do not make
 ) -> None:
+    assert norm in ("linf", "l2")
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
+    if velocity is not None:  # a launch of its own, whose result is the step's gradient
+        with on_device(x):
+            steps.velocity_kernel[(n,)](
+                velocity, grad, momentum, zero_grad, d, BLOCK=ELEMENTS, **options(ELEMENT_THREADS)
+            )
+        grad, zero_grad = velocity, None
     channels, channel_stride = 1, 1
     if mean is not None:
         channels = x.shape[1]
@@ -122,7 +132,13 @@ def pgd_step_(
 
 
 def logit_loss(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, classes = logits.shape
     # Everything is named: the default dtype and device are the user's to set.
@@ -131,17 +147,12 @@ def logit_loss(
     pred = target.new_empty(n)
     reached = target.new_empty(n, dtype=torch.bool)
     if n > 0:
-        outputs = (loss, dlogits, pred, reached, classes)
         block, threads = row_shape(classes)
         with on_device(logits):
-            if kind == "ce":
-                losses.ce_kernel[(n,)](logits, target, *outputs, BLOCK=block, **options(threads))
-            elif kind == "kl":
-                losses.kl_kernel[(n,)](logits, target, clean_logits, *outputs, BLOCK=block, **options(threads))
-            else:
-                losses.difference_kernel[(n,)](
-                    logits, target, y, *outputs, DLR=kind == "dlr", BLOCK=block, **options(threads)
-                )
+            losses.logit_loss_kernel[(n,)](
+                logits, target, y, clean_logits, targeted, loss, dlogits, pred, reached, classes,
+                KIND=kind, KIND_AWAY=kind_away or kind, BLOCK=block, **options(threads),
+            )  # fmt: skip
     return loss, dlogits, pred, reached
 
 

@@ -83,17 +83,29 @@ def _pgd_step(backend: str, device: torch.device) -> Iterator[Case]:
         moved = ops.pgd_step_(x.clone(), grad, x, 0.25, 0.125, targeted=targeted, backend=backend)
         yield f"known step, targeted={targeted}", torch.equal(moved.cpu(), torch.tensor([expected]))
 
-    for layout, norm in product(LAYOUTS, ("linf", "l2")):
-        found, reference = (_step_on(chosen, device, layout, norm) for chosen in (backend, "reference"))
+    towards = torch.tensor([True, False], device=device)
+    both = ops.pgd_step_(
+        x.repeat(2, 1), grad.repeat(2, 1), x.repeat(2, 1), 0.25, 0.125, targeted=towards, backend=backend
+    )
+    expected_both = torch.tensor([[0.375, 0.625, 0.5, 0.5, 1.0, 0.625], [0.625, 0.375, 0.5, 0.5, 0.8125, 0.375]])
+    yield "known step, targeted by sample", torch.equal(both.cpu(), expected_both)
+
+    norms = ("linf", "l2", "l1") if backend in ("cpu", "reference") else ("linf", "l2")
+    for layout, norm, momentum in product(LAYOUTS, norms, (False, True)):
+        found, reference = (_step_on(chosen, device, layout, norm, momentum) for chosen in (backend, "reference"))
         exact = norm == "linf"
-        yield f"x_adv {norm} {layout}", _agree(found[0], reference[0], exact)
-        yield f"model input {norm} {layout}", _agree(found[1], reference[1], exact)
+        name = f"{norm}{' with momentum' if momentum else ''} {layout}"
+        yield f"x_adv {name}", _agree(found[0], reference[0], exact)
+        yield f"model input {name}", _agree(found[1], reference[1], exact)
+        yield f"velocity {name}", torch.equal(found[2], reference[2])
 
 
-def _step_on(backend: str, device: torch.device, layout: torch.memory_format, norm: str) -> tuple[Tensor, Tensor]:
+def _step_on(
+    backend: str, device: torch.device, layout: torch.memory_format, norm: str, momentum: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     x = _images(device).to(memory_format=layout)
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED)).to(device).to(memory_format=layout)
-    x_adv, model_input = x.clone(), torch.empty_like(x)
+    x_adv, model_input, velocity = x.clone(), torch.empty_like(x), (x - 0.5) / 99
     ops.pgd_step_(
         x_adv,
         grad,
@@ -104,9 +116,11 @@ def _step_on(backend: str, device: torch.device, layout: torch.memory_format, no
         model_input=model_input,
         mean=torch.tensor([0.4, 0.5, 0.6], device=device),
         std=torch.tensor([0.2, 0.3, 0.25], device=device),
+        velocity=velocity if momentum else None,
+        momentum=0.9 if momentum else 0.0,
         backend=backend,
     )
-    return x_adv, model_input
+    return x_adv, model_input, velocity
 
 
 def _logit_loss(backend: str, device: torch.device) -> Iterator[Case]:
@@ -140,6 +154,16 @@ def _logit_loss(backend: str, device: torch.device) -> Iterator[Case]:
         yield f"{name} loss", _agree(found.loss.double(), expected.loss, exact=False)
         yield f"{name} gradient", _agree(found.dlogits.double(), expected.dlogits, exact=False)
         yield f"{name} prediction", torch.equal(found.pred, expected.pred)
+
+    targeted = torch.arange(7, device=device) % 2 == 0
+    pairs: tuple[tuple[str, str], ...] = (("ce", "kl"), ("dlr", "dlr"))
+    for pair in pairs:
+        mixed = partial(ops.logit_loss, target=target, kind=pair, targeted=targeted, y=y if pair[0] == "dlr" else None)
+        given = clean if "kl" in pair else None
+        found = mixed(logits, clean_logits=given, backend=backend)
+        expected = mixed(logits.double(), clean_logits=None if given is None else given.double(), backend="reference")
+        yield f"{' and '.join(pair)} loss", _agree(found.loss.double(), expected.loss, exact=False)
+        yield f"{' and '.join(pair)} gradient", _agree(found.dlogits.double(), expected.dlogits, exact=False)
 
 
 def _sample_targets(backend: str, device: torch.device) -> Iterator[Case]:

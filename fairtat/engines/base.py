@@ -59,7 +59,7 @@ class Engine(ABC, Generic[S, P]):
         """Attack the samples of these spans and write their results; False: the eager engine has to."""
         if self.steps.number == 0:
             return False
-        self._reason = self.unsupported_options() or self._unsupported_model()
+        self._reason = self.steps.eager_only or self.unsupported_options() or self._unsupported_model()
         if self._reason is not None:
             return False
         self.structure = ModelStructure.of(self.model)

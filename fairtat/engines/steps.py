@@ -45,6 +45,8 @@ def run_eagerly(steps: Steps[S], spans: Sequence[Span], results: Results) -> Non
         if left is not None:
             grad = take(grad, left)
             samples.keep(left)
+        if steps.draws > 1:
+            grad = steps.mean_gradient(samples, grad)
         steps.step(samples, grad, None if steps.shrinks else samples.moving)
     results.write(samples, steps.report(samples, steps.judge(samples)) if steps.scored else {})
 
@@ -58,6 +60,8 @@ class Steps(ABC, Generic[S]):
     scored: bool  # whether anyone reads more of the result than x_adv
     shrinks: bool  # whether a sample that has stopped leaves the batch
     signs_only: bool  # whether a step uses nothing of the gradient but its signs
+    eager_only: str | None = None  # why only plain PyTorch passes can make the steps
+    draws: int = 1  # of a model that draws random numbers, whose mean gradient a step goes along
     x: Tensor  # (N, ...) the images
     mean: Tensor | None  # (C,) of the image, where the model's input is normalized
     std: Tensor | None  # (C,)
@@ -78,6 +82,16 @@ class Steps(ABC, Generic[S]):
     def gradient(self, leaf: Tensor, score: Score) -> Tensor:
         """Backward pass: the loss's gradient with respect to x_adv, laid out like ``leaf``."""
         return in_memory("the gradient of the model's input", self.input_gradient(score.logits, score.dlogits, leaf))
+
+    def mean_gradient(self, samples: S, first: Tensor) -> Tensor:
+        """The mean of the first draw's gradient and those of more passes, which stop no sample and write no buffer."""
+        total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)
+        for _ in range(self.draws - 1):
+            leaf = samples.model_input.detach().requires_grad_()
+            with self.network.state.statistics_held():
+                score = self.score(self.network(leaf), samples)
+            total += self.gradient(leaf, score)
+        return total.div_(self.draws)
 
     def advance(self, samples: S) -> tuple[Score, Tensor]:
         """Make one step in place, and return what it went by: score and gradient.

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.checks import LOW_PRECISION, check_choice, check_device, check_dtype, check_labels, check_tensor
+from fairtat.checks import (
+    LOW_PRECISION,
+    check_choice,
+    check_device,
+    check_dtype,
+    check_labels,
+    check_mask,
+    check_tensor,
+)
 from fairtat.ops._library import register_op
 
 KINDS = ("ce", "margin", "dlr", "kl")
@@ -41,7 +49,8 @@ def logit_loss(
     logits: Tensor,  # (N, C)
     target: Tensor,  # (N,)
     *,
-    kind: str = "ce",
+    kind: str | tuple[str, str] = "ce",
+    targeted: Tensor | None = None,  # (N,)
     y: Tensor | None = None,  # (N,)
     clean_logits: Tensor | None = None,  # (N, C)
     backend: str = "auto",
@@ -67,14 +76,18 @@ def logit_loss(
                      logits of the spread
         kl:          z rules a class out that clean_logits does not: loss +inf, and the usual gradient
 
+    A pair of kinds with ``targeted`` (N,) bool serves a batch that mixes directions: a sample's kind is the first where
+    ``targeted`` is true, and the second, without y, elsewhere.
+
     Sum reduction: a sample's gradient does not depend on its batch. The arithmetic is float32 for float32,
     bfloat16 and float16 logits and float64 for float64.
 
     Args:
         logits: (N, C).
         target: (N,) int64 in [0, C).
-        kind: "ce", "margin", "dlr" or "kl".
-        y: (N,) int64 true labels; for "dlr" only, where it selects the targeted form.
+        kind: "ce", "margin", "dlr" or "kl", or a pair of them: (of the targeted samples, of the others).
+        targeted: (N,) bool, with a pair of kinds.
+        y: (N,) int64 true labels in [0, C); for "dlr" only (the first of a pair), where it selects the targeted form.
         clean_logits: (N, C) logits or log-probabilities of the clean images; for "kl" only.
         backend: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
 
@@ -93,14 +106,19 @@ def logit_loss(
     check_dtype("logits", logits, (*LOW_PRECISION, torch.float64))
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape (N, C), got {tuple(logits.shape)}")
-    check_choice("kind", kind, KINDS)
     n, classes = logits.shape
     check_labels("target", target, n, "logits", logits)
+    towards, away = _kinds(kind)
+    if (targeted is not None) != (away is not None):
+        given = "None" if targeted is None else "a tensor"
+        raise ValueError(f"targeted goes with a pair of kinds, got targeted {given} with kind {kind!r}")
+    if targeted is not None:
+        check_mask("targeted", targeted, n, "logits", logits)
     if y is not None:
-        if kind != "dlr":
+        if towards != "dlr":
             raise ValueError(f"y is used by kind 'dlr' alone, got kind {kind!r}")
         check_labels("y", y, n, "logits", logits)
-    if (clean_logits is not None) != (kind == "kl"):
+    if (clean_logits is not None) != ("kl" in (towards, away)):
         raise ValueError(f"clean_logits goes with kind 'kl' and with no other, got kind {kind!r}")
     if clean_logits is not None:
         check_tensor("clean_logits", clean_logits)
@@ -111,13 +129,22 @@ def logit_loss(
         if clean_logits.dtype == torch.float64 and logits.dtype != torch.float64:
             clean_logits = clean_logits.float()  # the precision of the arithmetic
         clean_logits = clean_logits.contiguous()
-    check_classes(kind, y is not None, classes)
+    check_classes(towards, y is not None, classes)
+    if away is not None:
+        check_classes(away, False, classes)
     chosen = backends.choose("logit_loss", logits.device, logits.dtype, backend)
-    return LogitLoss(
-        *_call(
-            logits.contiguous(), target.contiguous(), kind, None if y is None else y.contiguous(), clean_logits, chosen
-        )
-    )
+    y, targeted = (None if t is None else t.contiguous() for t in (y, targeted))
+    return LogitLoss(*_call(logits.contiguous(), target.contiguous(), towards, y, clean_logits, away, targeted, chosen))
+
+
+def _kinds(kind: object) -> tuple[str, str | None]:
+    """(of all samples, None), or (of the targeted samples, of the others)."""
+    pair = kind if isinstance(kind, tuple) else (kind,)
+    if not 1 <= len(pair) <= 2 or not all(isinstance(one, str) for one in pair):
+        raise TypeError(f"kind must be a name or a pair of names, got {kind!r}")
+    for one in pair:
+        check_choice("kind", one, KINDS)
+    return pair[0], pair[1] if len(pair) == 2 else None
 
 
 def _fake(logits: Tensor, target: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,7 +159,7 @@ def _fake(logits: Tensor, target: Tensor, *_: object) -> tuple[Tensor, Tensor, T
 
 
 _call = register_op(
-    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits, str? kind_away, "
+    "Tensor? targeted) -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake,
 )

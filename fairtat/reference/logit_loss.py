@@ -12,9 +12,23 @@ DLR_EPS = 1e-12
 
 @torch.no_grad()
 def logit_loss(
-    logits: Tensor, target: Tensor, kind: str, y: Tensor | None, clean_logits: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    y: Tensor | None,
+    clean_logits: Tensor | None,
+    kind_away: str | None = None,
+    targeted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss (N,), dlogits (N, C), pred (N,), reached (N,)); see :func:`fairtat.ops.logit_loss`."""
+    """(loss (N,), dlogits (N, C), pred (N,), reached (N,)); see :func:`fairtat.ops.logit_loss`.
+
+    ``targeted`` (N,) bool: where it is false, the loss is ``kind_away``, without y.
+    """
+    if kind_away is not None and targeted is not None:
+        loss, dlogits, pred, reached = logit_loss(logits, target, kind, y, clean_logits)
+        loss_away, dlogits_away, *_ = logit_loss(logits, target, kind_away, None, clean_logits)
+        loss = torch.where(targeted, loss, loss_away)
+        return loss, torch.where(targeted[:, None], dlogits, dlogits_away), pred, reached
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     n, classes = z.shape
     if n == 0:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairtat import fast_pgd, fast_targeted_pgd
+from fairtat import fast_mixed_pgd, fast_pgd, fast_targeted_pgd
 from fairtat.attacks.options import OPTIONS, PGDKeywords
 
 BAD = [
@@ -26,8 +26,8 @@ BAD = [
     ({"restarts": 2**32}, ValueError, r"restarts must be less than 2\*\*32"),
     ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1, got 0"),
     ({"chunk_size": "all"}, TypeError, "chunk_size must be an int, got str"),
-    ({"norm": "Linf"}, ValueError, "norm must be one of 'linf', 'l2', got 'Linf'; did you mean 'linf'"),
-    ({"norm": 2}, TypeError, "norm must be one of 'linf', 'l2', got int"),
+    ({"norm": "Linf"}, ValueError, "norm must be one of 'linf', 'l2', 'l1', got 'Linf'; did you mean 'linf'"),
+    ({"norm": 2}, TypeError, "norm must be one of 'linf', 'l2', 'l1', got int"),
     ({"loss": "cross_entropy"}, ValueError, "loss must be one of 'ce', 'margin', 'dlr', got 'cross_entropy'"),
     ({"loss": "kl"}, ValueError, "loss must be one of 'ce', 'margin', 'dlr', got 'kl'"),
     ({"init": "unifrom"}, ValueError, "init must be .* got 'unifrom'; did you mean 'uniform'"),
@@ -97,10 +97,11 @@ def test_the_keywords_are_the_options():
     assert list(options.items()) == list(keywords.items())
 
 
-@pytest.mark.parametrize("call", [fast_targeted_pgd, fast_pgd])
+@pytest.mark.parametrize("call", [fast_targeted_pgd, fast_pgd, fast_mixed_pgd])
 def test_a_signature_names_every_option(call):
     parameters = inspect.signature(call).parameters.values()
     assert {p.name for p in parameters} >= {field.name for field in OPTIONS}
     assert all(p.kind is not p.VAR_KEYWORD for p in parameters)
+    arguments = 3 if call is fast_mixed_pgd else 2
     with pytest.raises(TypeError, match="'step' is not an option of the attack; did you mean 'steps'"):
-        call(None.__class__, *[torch.zeros(1)] * 2, step=3)
+        call(None.__class__, *[torch.zeros(1)] * arguments, step=3)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fairtat
-from fairtat import AttackResult, TargetedPGD, fast_pgd, fast_targeted_pgd, ops
+from fairtat import AttackResult, TargetedPGD, fast_mixed_pgd, fast_pgd, fast_targeted_pgd, ops
 from fairtat.attacks.options import PGDOptions
 
 FLOAT64 = torch.float64
@@ -392,7 +392,7 @@ def test_a_model_without_gradient_is_named(h):
 
 def test_all_doors_have_the_same_defaults():
     defaults = {name: p.default for name, p in inspect.signature(PGDOptions).parameters.items() if name != "targeted"}
-    for door in (fast_targeted_pgd, fast_pgd):
+    for door in (fast_targeted_pgd, fast_pgd, fast_mixed_pgd):
         parameters = {
             name: p.default
             for name, p in inspect.signature(door).parameters.items()
@@ -420,4 +420,4 @@ def test_the_object_is_the_function_with_options_fixed(h):
 
 def test_public_names():
     assert fairtat.fast_targeted_pgd is fast_targeted_pgd
-    assert {"fast_targeted_pgd", "fast_pgd", "TargetedPGD", "AttackResult"} <= set(fairtat.__all__)
+    assert {"fast_targeted_pgd", "fast_pgd", "fast_mixed_pgd", "TargetedPGD", "AttackResult"} <= set(fairtat.__all__)

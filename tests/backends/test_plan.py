@@ -25,12 +25,15 @@ def arguments(norm: str, full: bool) -> list[Any]:
     """Of a step; the second one is the gradient."""
     n = SHAPE[0]
     if not full:
-        return [images(0), None, images(1), None, 0.1, None, 0.03, False, norm, 0, 1, None, None, None, None]
+        return [images(0), None, images(1), None, 0.1, None, 0.03, False, norm, 0, 1, *[None] * 5, 0.0]
     eps, steps = torch.linspace(0, 0.2, n), torch.linspace(0.1, 0, n)
     model_input = torch.empty_like(images(1), dtype=torch.bfloat16)
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     count = torch.zeros(n, dtype=torch.int64)
-    return [images(0), None, images(1), eps, 0.0, steps, 0.0, True, norm, 0.0, 1.0, model_input, mean, std, count]
+    return [
+        images(0), None, images(1), eps, 0.0, steps, 0.0, True, norm, 0.0, 1.0, model_input, mean, std, count,
+        images(2) / 99, 0.9,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", PRESENT)
@@ -46,7 +49,7 @@ def test_a_planned_step_is_the_kernels(backend: str, norm: str, full: bool) -> N
         theirs[1] = grad
         step(grad)
         kernel("pgd_step", backend)(*theirs)
-        for i in (0, 11, 14):
+        for i in (0, 11, 14, 15):
             if theirs[i] is not None:
                 assert torch.equal(ours[i], theirs[i]), i
     assert not torch.equal(ours[0], images(0))

@@ -147,23 +147,30 @@ def test_pgd_step(data: st.DataObject) -> None:
     grad = layout(d.tensor(shape).to(d.draw(st.sampled_from(LOW_PRECISION))))
     eps, step = d.by_sample(shape[0]), d.by_sample(shape[0])
     norm = d.draw(st.sampled_from(["linf", "l2"]))
-    options = {"norm": norm, "bounds": d.draw(bounds), "targeted": d.draw(st.booleans())}
+    targeted = d.draw(st.booleans())
+    mixed = torch.arange(shape[0]) % 3 == 0 if d.draw(st.booleans()) else targeted
+    options = {"norm": norm, "bounds": d.draw(bounds), "targeted": mixed}
     input_dtype = d.draw(st.sampled_from([None, *LOW_PRECISION]))
     statistics = [d.tensor((shape[1],)) for _ in range(2)] if d.draw(st.booleans()) else None
     counted = d.draw(st.booleans())
+    velocity = layout(d.tensor(shape).nan_to_num(0.0, 1.0, -1.0)) if d.draw(st.booleans()) else None
+    momentum = 0.0 if velocity is None else d.draw(st.sampled_from([0.0, 0.9, 1.0]))
 
-    def run(backend: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def run(backend: str) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         moved = torch.empty_like(x_adv).copy_(x_adv)
         count = torch.arange(shape[0]) if counted else None
         model_input = None if input_dtype is None else torch.empty_like(x_adv, dtype=input_dtype)
         mean, std = (None, None) if input_dtype is None or statistics is None else statistics
+        speed = None if velocity is None else torch.empty_like(x_adv).copy_(velocity)
         pgd_step_(
             moved, grad, x, eps, step, model_input=model_input, mean=mean, std=std, zero_grad=count, backend=backend,
-            **options,
+            velocity=speed, momentum=momentum, **options,
         )  # fmt: skip
-        return moved, model_input, count
+        return moved, model_input, count, speed
 
-    (ours, our_input, our_count), (theirs, _, their_count) = d.both(run)
+    (ours, our_input, our_count, our_speed), (theirs, _, their_count, their_speed) = d.both(run)
+    if our_speed is not None:
+        same_bits(our_speed, their_speed)
     if norm == "linf":
         same_bits(ours, theirs)
     else:

@@ -43,14 +43,19 @@ def empty(*shape: int, dtype: torch.dtype = F32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def step(norm: str, grad: torch.dtype, everything: bool, shape: tuple[int, ...] = BATCH) -> None:
+def step(
+    norm: str, grad: torch.dtype, everything: bool, shape: tuple[int, ...] = BATCH, momentum: bool = False
+) -> None:
     x, n = empty(*shape), shape[0]
     eps, steps = (empty(n), empty(n)) if everything else (None, None)
     mean, std = (empty(shape[1]), empty(shape[1])) if everything else (None, None)
     model_input = empty(*shape, dtype=BF16) if everything else None
     count = empty(n, dtype=I64) if everything else None
     gradient = empty(*shape, dtype=grad)
-    launches.pgd_step_(x, gradient, x, eps, 0.1, steps, 0.1, True, norm, 0.0, 1.0, model_input, mean, std, count)
+    launches.pgd_step_(
+        x, gradient, x, eps, 0.1, steps, 0.1, True, norm, 0.0, 1.0, model_input, mean, std, count,
+        x if momentum else None, 0.9,
+    )  # fmt: skip
 
 
 def start(init: str, norm: str, x: Tensor) -> None:
@@ -58,9 +63,11 @@ def start(init: str, norm: str, x: Tensor) -> None:
     launches.pgd_init(torch.empty_like(x), x, None, 0.1, ids, 0, 0, init, norm, 0.0, 1.0)
 
 
-def loss(kind: str, with_y: bool, classes: int, dtype: torch.dtype) -> None:
+def loss(kind: str, with_y: bool, classes: int, dtype: torch.dtype, away: str | None = None) -> None:
     logits, index = empty(16, classes, dtype=dtype), empty(16, dtype=I64)
-    launches.logit_loss(logits, index, kind, index if with_y else None, logits if kind == "kl" else None)
+    targeted = None if away is None else empty(16, dtype=torch.bool)
+    clean = logits if "kl" in (kind, away) else None
+    launches.logit_loss(logits, index, kind, index if with_y else None, clean, away, targeted)
 
 
 def targets(*table: int) -> None:
@@ -79,6 +86,7 @@ def calls() -> Iterator[tuple[str, Callable[[], None]]]:
     for norm, grad in product(("linf", "l2"), (F32, BF16, F16)):
         yield f"pgd_step {norm} {grad}", partial(step, norm, grad, False)
         yield f"pgd_step {norm} {grad} everything", partial(step, norm, grad, True)
+        yield f"pgd_step {norm} {grad} everything with momentum", partial(step, norm, grad, True, momentum=True)
     for norm in ("linf", "l2"):
         yield f"pgd_step {norm} odd", partial(step, norm, F32, True, (3, 3, 33, 31))
         yield f"pgd_step {norm} huge", partial(step, norm, F32, False, (1, 2**31))
@@ -94,6 +102,9 @@ def calls() -> Iterator[tuple[str, Callable[[], None]]]:
     for (kind, with_y), classes, dtype in product(kinds, (10, 1000, 21841), (F32, BF16, F16)):
         if dtype != F16 or kind == "ce":
             yield f"logit_loss {kind} {with_y} {classes} {dtype}", partial(loss, kind, with_y, classes, dtype)
+    for classes, dtype in product((10, 1000, 21841), (F32, BF16)):
+        yield f"logit_loss ce kl {classes} {dtype}", partial(loss, "ce", False, classes, dtype, "kl")
+        yield f"logit_loss dlr dlr {classes} {dtype}", partial(loss, "dlr", True, classes, dtype, "dlr")
     yield "sample_targets one row", partial(targets, 10)
     yield "sample_targets by label", partial(targets, 1000, 1000)
     for classes, full in product((10, 1000), (False, True)):
@@ -197,14 +208,14 @@ def main() -> None:
                 continue
             with recorded() as launched:
                 launch()
-            ((kernel, arguments, options),) = launched
-            if fused:
-                options["enable_fp_fusion"] = True
-            compiled = triton.compile(source(kernel, arguments), target=target, options=options)
-            report = cuda_report(compiled) if backend == "cuda" else hip_report(compiled)
-            threads = options["num_warps"] * target.warp_size
-            about = {"call": call, "threads": threads, "shared": compiled.metadata.shared}
-            print(json.dumps({**about, **report}), flush=True)
+            for launched_kernel, arguments, options in launched:
+                if fused:
+                    options["enable_fp_fusion"] = True
+                compiled = triton.compile(source(launched_kernel, arguments), target=target, options=options)
+                report = cuda_report(compiled) if backend == "cuda" else hip_report(compiled)
+                threads = options["num_warps"] * target.warp_size
+                about = {"call": call, "threads": threads, "shared": compiled.metadata.shared}
+                print(json.dumps({**about, **report}), flush=True)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,32 @@ def logit_loss() -> Iterator[Case]:
         index = (torch.arange(len(special)) % 4, (torch.arange(len(special)) % 4 + 1) % 4)
         shuffled = special[torch.randperm(len(special), generator=generator(3))]
         yield f"{name}special", partial(losses, kind, with_y, special.contiguous(), *index, shuffled)
+    for kind, away in (("ce", "kl"), ("dlr", "dlr"), ("margin", "ce"), ("kl", "dlr")):
+        for classes in (5, 10, 1000):
+            yield f"{kind} and {away} C={classes}", partial(both_kinds, kind, away, classes)
     for dtype in (torch.float32, torch.bfloat16):
         yield f"confident {dtype}", partial(confident, dtype)
+
+
+def both_kinds(kind: str, away: str, classes: int) -> None:
+    """Each row has the loss of its kind, and the same bits as in a batch of that kind alone."""
+    z, target, y, clean = rows(7 if classes < 100 else 3, classes)
+    targeted = torch.arange(len(z)) % 3 == 0
+    given = [y if kind == "dlr" else None, clean if "kl" in (kind, away) else None]
+    found = call(kernels.logit_loss, z, target, kind, *given, away, targeted)
+    wide = [t.double() if t is not None and t.is_floating_point() else t for t in given]
+    expected = reference.logit_loss(z.double(), target, kind, *wide, away, targeted)
+    for ours, theirs in zip(found, expected, strict=True):
+        (close if ours.is_floating_point() else same_bits)(ours, theirs)
+    given_alone = {
+        kind: [given[0], given[1] if kind == "kl" else None],
+        away: [None, given[1] if away == "kl" else None],
+    }
+    for part, one in ((targeted, kind), (~targeted, away)):
+        if kind != away:
+            alone = call(kernels.logit_loss, z, target, one, *given_alone[one])
+            for ours, theirs in zip(found, alone, strict=True):
+                same_bits(ours[part], theirs[part])
 
 
 def nan_rows(kind: str, z: Tensor, target: Tensor, y: Tensor | None, clean: Tensor) -> None:

@@ -128,7 +128,48 @@ def step_uncounted(n: int, d: int) -> None:
     same_bits(ours.tensor, expected)
 
 
+def with_momentum(
+    shape: tuple[int, ...], norm: str, grad_dtype: torch.dtype, momentum: float, layout: Callable[[Tensor], Tensor]
+) -> None:
+    """Three steps; the first sample's gradient is all zero in the second, and special elsewhere."""
+    n = shape[0]
+    x = layout(images(shape, 0))
+    start = layout((x + 0.05 * torch.randn(shape, generator=generator(2))).clamp(0, 1))
+    expected, ours = start.clone(), Guarded(start)
+    velocity, our_velocity = torch.zeros_like(x), Guarded(torch.zeros_like(x))
+    counts = [torch.arange(n) for _ in range(2)]
+    mean, std = (torch.linspace(0.4, 0.5, shape[1]), torch.linspace(0.2, 0.3, shape[1])) if shape[1] else (None, None)
+    inputs = [Guarded(torch.full_like(x, NAN, dtype=BF16)) for _ in range(2)]
+    step_n = torch.linspace(0.03, -0.03, n)
+    for step in range(3):
+        grad = torch.randn(shape, generator=generator(step)) * 10.0 ** (step - 1)
+        if step == 1 and n:
+            grad[0] = 0.0
+            grad[-1].view(-1)[: len(SPECIAL)] = torch.tensor(SPECIAL)[: grad[-1].numel()]
+        grad = layout(grad.to(grad_dtype))
+        rest = (grad, x, None, 0.1, step_n, 0.0, True, norm, 0.0, 1.0)
+        reference.pgd_step_(expected, *rest, inputs[0].tensor, mean, std, counts[0], velocity, momentum)
+        call(
+            kernels.pgd_step_, ours.tensor, *rest, inputs[1].tensor, mean, std, counts[1], our_velocity.tensor, momentum
+        )
+        same_bits(our_velocity.tensor, velocity)
+        (same_bits if norm == "linf" else close)(ours.tensor, expected)
+        if norm == "linf":
+            same_bits(inputs[1].tensor, inputs[0].tensor)
+        same_bits(counts[1], counts[0])
+    for guarded in (ours, our_velocity, inputs[1]):
+        guarded.check()
+
+
 def pgd_step() -> Iterator[Case]:
+    for norm, shape in product(("linf", "l2"), ((1, 1), (3, 5), (2, 3, 33, 31), (3, 1, 1030), (0, 3, 4, 4), (2, 0, 4))):
+        yield (
+            f"{norm} {shape} momentum",
+            partial(with_momentum, shape, norm, torch.float32, 0.9, torch.Tensor.contiguous),
+        )
+    for norm, grad_dtype, layout in pairs(("linf", "l2"), LOW_PRECISION, LAYOUTS):
+        options = (norm, grad_dtype, 1.0, layout)
+        yield f"{options} momentum", partial(with_momentum, (2, 3, 7, 5), *options)
     for norm in ("linf", "l2"):
         for shape in SHAPES:
             yield f"{norm} {shape}", partial(step, shape, norm=norm)

@@ -339,7 +339,55 @@ def test_logits_of_a_model_give_a_gradient_without_a_graph(backend: str) -> None
         assert not any(t.requires_grad for t in result)
 
 
+PAIRS = [("ce", "kl"), ("ce", "ce"), ("margin", "ce"), ("kl", "margin"), ("dlr", "dlr"), ("ce", "dlr"), ("dlr", "kl")]
+
+
+@pairwise("threads", pair=PAIRS, shape=[(1, 5), (37, 10), (33, 64), (21, 65), (130, 130)], dtype=DTYPES, threads=(1, 3))
+def test_a_batch_of_both_kinds_is_the_two_batches(
+    backend: str, pair: tuple[str, str], shape: tuple[int, int], dtype: torch.dtype, threads: int
+) -> None:
+    """To the last bit: what a sample gets does not depend on what stands beside it."""
+    z, target, y, clean = (t.to(dtype) if t.is_floating_point() else t for t in batch(shape))
+    targeted = torch.rand(shape[0], generator=torch.Generator().manual_seed(1)) < 0.4
+    given = {"y": y if pair[0] == "dlr" else None, "clean_logits": clean if "kl" in pair else None}
+    mixed = logit_loss(z, target, kind=pair, targeted=targeted, **given, backend=backend)
+    for rows, kind, with_y in ((targeted, pair[0], pair[0] == "dlr"), (~targeted, pair[1], False)):
+        alone = options(kind, with_y, y[rows], clean[rows])
+        part = logit_loss(z[rows], target[rows], **alone, backend=backend)
+        for name in part._fields:
+            assert torch.equal(getattr(mixed, name)[rows], getattr(part, name)), name
+
+
+@pytest.mark.parametrize("pair", [("ce", "kl"), ("dlr", "dlr")], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_batch_of_both_kinds_meets_the_textbook(backend: str, pair: tuple[str, str], share: float) -> None:
+    z, target, y, clean = batch((31, 12))
+    targeted = torch.arange(31) < round(31 * share)
+    kinds = (pair[0], pair[0] == "dlr"), (pair[1], False)
+    y_given, clean_given = (y if pair[0] == "dlr" else None), (clean.float() if "kl" in pair else None)
+    result = logit_loss(
+        z.float(), target, kind=pair, targeted=targeted, y=y_given, clean_logits=clean_given, backend=backend
+    )
+    towards, away = (differentiated(TEXTBOOK[kind], z, target, y, clean) for kind in kinds)
+    for ours, first, second in zip(result[:2], towards, away, strict=True):
+        expected = torch.where(targeted.view(-1, *[1] * (ours.ndim - 1)), first, second)
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
+    empty = torch.empty(0, dtype=torch.int64)
+    none = logit_loss(torch.empty(0, 12), empty, kind=("ce", "margin"), targeted=empty.bool(), backend=backend)
+    assert [tuple(t.shape) for t in none] == [(0,), (0, 12), (0,), (0,)]
+
+
+def test_an_infinite_row_beside_another_kind_stays_in_its_row(backend: str) -> None:
+    z = torch.tensor([[INF, 0.0, 1.0], [0.0, 1.0, 2.0], [NAN, 0.0, 0.0], [0.0, -INF, 1.0]]).repeat(9, 1)
+    targeted, target, clean = torch.arange(36) % 3 == 0, torch.zeros(36, dtype=torch.int64), torch.rand(36, 3)
+    result = logit_loss(z, target, kind=("ce", "kl"), targeted=targeted, clean_logits=clean, backend=backend)
+    bad = torch.tensor([True, False, True, False]).repeat(9)
+    assert torch.equal(result.loss.isnan(), bad)
+    assert torch.equal(result.dlogits.isnan().all(1), bad)
+
+
 LOGITS, INDEX = torch.zeros(2, 5), torch.tensor([0, 1])
+MASK = torch.tensor([True, False])
 BAD = {
     "logits a list": ({"logits": [[0.0]]}, TypeError, "logits must be a tensor, got list"),
     "logits of integers": ({"logits": LOGITS.long()}, TypeError, "logits must be float32 .* got int64"),
@@ -377,6 +425,30 @@ BAD = {
     "targeted dlr of three": (
         {"logits": torch.zeros(2, 3), "kind": "dlr", "y": INDEX}, ValueError,
         "'dlr' with y needs at least 4 classes, got 3",
+    ),
+    "kind of three": ({"kind": ("ce",) * 3}, TypeError, "kind must be a name or a pair of names, got .'ce', 'ce'"),
+    "kind a number": ({"kind": 3}, TypeError, "kind must be a name or a pair of names, got 3"),
+    "second kind unknown": (
+        {"kind": ("ce", "dlrr"), "targeted": MASK}, ValueError, "kind must be one of .*; did you mean 'dlr'",
+    ),
+    "a pair without a mask": ({"kind": ("ce", "kl")}, ValueError, "targeted goes with a pair .* got targeted None"),
+    "a mask without a pair": ({"targeted": MASK}, ValueError, "targeted goes with a pair of kinds, .* kind 'ce'"),
+    "a mask of integers": ({"kind": ("ce", "ce"), "targeted": INDEX}, TypeError, "targeted must be bool, got int64"),
+    "a mask of another batch": (
+        {"kind": ("ce", "ce"), "targeted": MASK[:1]}, ValueError, r"targeted must have shape \(2,\), got \(1,\)",
+    ),
+    "a mask elsewhere": (
+        {"kind": ("ce", "ce"), "targeted": MASK.to("meta")}, ValueError, "targeted must be on the device of logits",
+    ),
+    "y for the second kind alone": (
+        {"kind": ("ce", "dlr"), "targeted": MASK, "y": INDEX}, ValueError, "y is used by kind 'dlr' alone, got kind",
+    ),
+    "clean_logits missing for the second kind": (
+        {"kind": ("ce", "kl"), "targeted": MASK}, ValueError, "clean_logits goes with kind 'kl'",
+    ),
+    "a second kind of more classes": (
+        {"logits": torch.zeros(2, 2), "kind": ("ce", "dlr"), "targeted": MASK}, ValueError,
+        "'dlr' needs at least 3 classes, got 2",
     ),
     "backend unknown": ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of .*'gpu'"),
     "backend absent": ({"backend": "cuda"}, ValueError, "backend='cuda' is not available"),

@@ -119,6 +119,32 @@ def test_l2_is_the_equation_in_float64(
     torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pairwise(
+    "threads", shape=[*SHAPES, (0, 3, 4, 4)], dtype=GRADS, share=(0.0, 0.4, 1.0), per_sample=(False, True),
+    norm=("linf", "l2"), threads=(1, 3),
+)  # fmt: skip
+def test_samples_of_both_directions_step_as_they_would_apart(
+    backend: str, shape: tuple[int, ...], dtype: torch.dtype, share: float, per_sample: bool, norm: str, threads: int,
+    same_bits: SameBits,
+) -> None:  # fmt: skip
+    x_adv, grad, x = batch(shape, dtype)
+    n = shape[0]
+    targeted = torch.rand(n, generator=torch.Generator().manual_seed(3)) < share
+    eps: float | Tensor = torch.linspace(0.01, 0.3, n) if per_sample else 8 / 255
+    step: float | Tensor = torch.linspace(0.2, 0.01, n) if per_sample else 2 / 255
+    by_row = targeted.view(-1, *[1] * (x.ndim - 1))
+    oracle = linf if norm == "linf" else l2
+    expected = torch.where(by_row, *(oracle(x_adv, grad, x, eps, step, towards) for towards in (True, False)))
+    kept, model_input = targeted.clone(), torch.empty_like(x, dtype=torch.bfloat16)
+    moved = pgd_step_(x_adv, grad, x, eps, step, targeted=targeted, norm=norm, model_input=model_input, backend=backend)
+    assert torch.equal(targeted, kept)
+    same_bits(model_input, moved.bfloat16())
+    if norm == "linf":
+        same_bits(moved, expected)
+    else:
+        torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("grad_dtype", [*GRADS, torch.float64], ids=str)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_float64_images_step_in_their_precision(grad_dtype: torch.dtype, norm: str) -> None:

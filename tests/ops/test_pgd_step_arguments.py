@@ -64,6 +64,17 @@ BAD = {
     "step huge": ({"step_size": 10**400}, ValueError, "step_size must be finite and at least 0 in float32, got an int"),
     "step nan": ({"step_size": NAN}, ValueError, "step_size must be finite"),
     "step for another batch": ({"step_size": torch.rand(2, 1)}, ValueError, r"step_size must have shape \(2,\), got"),
+    "targeted a number": ({"targeted": 1}, TypeError, "targeted must be True, False or a tensor .N,., got int"),
+    "targeted of integers": ({"targeted": torch.ones(2).long()}, TypeError, "targeted must be bool, got int64"),
+    "targeted for another batch": (
+        {"targeted": torch.ones(3).bool()}, ValueError, r"targeted must have shape \(2,\), got \(3,\)",
+    ),
+    "targeted by pixel": (
+        {"targeted": torch.ones(2, 1).bool()}, ValueError, r"targeted must have shape \(2,\), got \(2, 1\)",
+    ),
+    "targeted elsewhere": (
+        {"targeted": torch.ones(2).bool().to("meta")}, ValueError, "targeted must be on the device of x_adv",
+    ),
     "norm unknown": ({"norm": "l-2"}, ValueError, "norm must be one of .*'l-2'; did you mean 'l2'"),
     "bounds reversed": ({"bounds": (1, 0)}, ValueError, "bounds must be .* with low < high"),
     "bounds beyond float32": (

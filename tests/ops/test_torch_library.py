@@ -84,7 +84,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
     ),
     "pgd_step_": (
         OPS.pgd_step_,
-        lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, None, None, None, None),
+        lambda: (images(), images(), images(), None, 0.1, None, 0.1, True, "linf", 0.0, 1.0, *[None] * 5, 0.0, 0),
     ),
     "pgd_step_, every option": (
         OPS.pgd_step_,
@@ -93,11 +93,24 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
             torch.rand(4), 0.0, torch.rand(4), 0.0, False, "l2", 0.0, 1.0,
             torch.empty(4, 3, 5, 7, dtype=torch.bfloat16, memory_format=channels_last),
             torch.rand(3), torch.rand(3) + 1, torch.zeros(4, dtype=torch.int64),
+            torch.rand(4, 3, 5, 7).contiguous(memory_format=channels_last), 0.9, 0,
         ),
     ),
-    "logit_loss": (OPS.logit_loss, lambda: (logits().requires_grad_(), index(), "ce", None, None)),
-    "logit_loss, dlr in bfloat16": (OPS.logit_loss, lambda: (logits().bfloat16(), index(), "dlr", index(4, 1), None)),
-    "logit_loss, kl": (OPS.logit_loss, lambda: (logits(), index(), "kl", None, logits().half())),
+    "pgd_step_, l1": (
+        OPS.pgd_step_,
+        lambda: (
+            images(), images(), images(), None, 2.0, None, 1.0, True, "l1", 0.0, 1.0, None, None, None, None,
+            images() / 9, 0.9, 5,
+        ),
+    ),
+    "logit_loss": (OPS.logit_loss, lambda: (logits().requires_grad_(), index(), "ce", None, None, None, None)),
+    "logit_loss, dlr in bfloat16": (
+        OPS.logit_loss, lambda: (logits().bfloat16(), index(), "dlr", index(4, 1), None, None, None),
+    ),
+    "logit_loss, kl": (OPS.logit_loss, lambda: (logits(), index(), "kl", None, logits().half(), None, None)),
+    "logit_loss, mixed": (
+        OPS.logit_loss, lambda: (logits(), index(), "ce", None, logits(), "kl", torch.arange(4) % 2 == 0),
+    ),
     "sample_targets": (OPS.sample_targets, lambda: (index(), table(), None, 5, 0)),
     "sample_targets, every option": (
         OPS.sample_targets, lambda: (index(), target_table(torch.rand(6, 6) + 0.1), torch.arange(4) - 9, -5, 7),
