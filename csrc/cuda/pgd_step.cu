@@ -426,14 +426,14 @@ void launch_wide(const PgdStepArgs& a, cudaStream_t stream) {
 
 template <typename Grad>
 void launch_l2(const PgdStepArgs& a, cudaStream_t stream) {
-  constexpr int kHeld = 3, kLarge = 1024;
+  constexpr int kHeld = 3, kMost = 6, kLarge = 512;
   const int64_t vectors = a.d / kWidth;
   const unsigned samples = static_cast<unsigned>(a.n);
   if (a.velocity != nullptr) {
     l2_momentum_kernel<Grad><<<grid_for(a.n, 1), kThreads, 0, stream>>>(a);
     return;
   }
-  if (!is_wide(a) || vectors > kHeld * kLarge || a.n > INT32_MAX) {
+  if (!is_wide(a) || vectors > kMost * kLarge || a.n > INT32_MAX) {
     l2_kernel<Grad><<<grid_for(a.n, 1), kThreads, 0, stream>>>(a);
     return;
   }
@@ -443,7 +443,7 @@ void launch_l2(const PgdStepArgs& a, cudaStream_t stream) {
   } else if (vectors <= kHeld * kThreads) {
     l2_held_kernel<Grad, kHeld, kThreads><<<samples, kThreads, 0, stream>>>(a, channels);
   } else {
-    l2_held_kernel<Grad, kHeld, kLarge><<<samples, kLarge, 0, stream>>>(a, channels);
+    l2_held_kernel<Grad, kMost, kLarge><<<samples, kLarge, 0, stream>>>(a, channels);
   }
 }
 
