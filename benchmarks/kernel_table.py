@@ -163,18 +163,17 @@ def _widths(accesses: Counter[str], stem: str) -> str:
 
 
 def faults(kernels: Iterable[sass.Kernel]) -> dict[str, set[str]]:
-    """What slows kernels down whatever their way: fault -> names of kernels of the `FACTS` architecture."""
+    """What slows kernels down whatever their way: fault -> names of kernels, on any architecture."""
     found: dict[str, set[str]] = {
         "spills": set(),
         "divides 64-bit integers in a loop": set(),
         "adds in a compare-and-swap loop": set(),
     }
     for kernel in kernels:
-        if kernel.arch == FACTS:
-            stem = re.sub(r"<.*", "", kernel.name)
-            for fault, has in zip(found, (kernel.spilled > 0, kernel.divides_in_a_loop, kernel.spins), strict=True):
-                if has:
-                    found[fault].add(stem)
+        judged = (kernel.spilled > 0, kernel.divides_in_a_loop, kernel.spins)
+        for fault, has in zip(found, judged, strict=True):
+            if has:
+                found[fault].add(re.sub(r"<.*", "", kernel.name))
     return found
 
 

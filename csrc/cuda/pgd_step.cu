@@ -265,10 +265,17 @@ __device__ bool l2_sample_in_double(const PgdStepArgs& a, int64_t sample, const 
   return moved;
 }
 
+// Blocks of a multiprocessor for which l2_held_kernel finds its registers: 80 are enough but on sm_100.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ / 100 == 10
+constexpr int kHeldBlocks = 2;
+#else
+constexpr int kHeldBlocks = kFullBlocks * 3 / 8;
+#endif
+
 // A block for each sample, which it holds in registers, kHeld vectors a thread: one read of x_adv, grad and x, all of
 // whose loads are in flight at once, and one write.
 template <typename Grad, int kHeld, int kBlock>
-__global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kFullBlocks * 3 / 8 : 1)
+__global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kHeldBlocks : 1)
     l2_held_kernel(PgdStepArgs a, Channels channels) {
   __shared__ Statistics statistics[kMaxChannels];
   const uint32_t c = threadIdx.x, vectors = static_cast<uint32_t>(a.d) / kWidth;
@@ -279,6 +286,7 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kFullBlocks * 3 /
   // What lies beyond the sample reads its beginning and counts as zero: no load waits for a branch.
   Vector<float> x_adv[kHeld], x[kHeld];
   Vector<Grad> loaded[kHeld];
+#pragma unroll
   for (int h = 0; h < kHeld; ++h) {
     const uint32_t vector = h * kBlock + c, j = (vector < vectors ? vector : 0) * kWidth;
     loaded[h] = load(grad + j);
@@ -291,6 +299,7 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kFullBlocks * 3 /
   float g[kHeld][kWidth];
   double squares = 0.0;
   uint32_t signs = 0;
+#pragma unroll
   for (int h = 0; h < kHeld; ++h) {
     const bool inside = h * kBlock + c < vectors;
     for (int k = 0; k < kWidth; ++k) {
@@ -303,6 +312,7 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kFullBlocks * 3 /
   const double gradient_squares = block_sum(squares);
   const L2Scale scale = l2_scale(gradient_squares, r.towards);
   double length = 0.0;
+#pragma unroll
   for (int h = 0; h < kHeld; ++h) {
     const bool inside = h * kBlock + c < vectors;
     for (int k = 0; k < kWidth; ++k) {
@@ -318,9 +328,10 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kFullBlocks * 3 /
     return;
   }
   const float shrink = l2_shrink(length, r.eps);
+#pragma unroll
   for (int h = 0; h < kHeld; ++h) {
     const uint32_t vector = h * kBlock + c;
-    if (vector >= vectors) break;
+    if (vector >= vectors) continue;
     Vector<float> out;
     for (int k = 0; k < kWidth; ++k) out.at[k] = l2_project(g[h][k], shrink, x[h].at[k], a.lo, a.hi);
     *reinterpret_cast<Vector<float>*>(a.x_adv + base + static_cast<int64_t>(vector) * kWidth) = out;
@@ -426,7 +437,7 @@ void launch_wide(const PgdStepArgs& a, cudaStream_t stream) {
 
 template <typename Grad>
 void launch_l2(const PgdStepArgs& a, cudaStream_t stream) {
-  constexpr int kHeld = 3, kMost = 6, kLarge = 512;
+  constexpr int kHeld = 3, kMost = 4, kLarge = 512;
   const int64_t vectors = a.d / kWidth;
   const unsigned samples = static_cast<unsigned>(a.n);
   if (a.velocity != nullptr) {
