@@ -163,6 +163,7 @@ PYBIND11_MODULE(_C, m) {
         if (!set_cpu_isa(name.c_str())) throw py::value_error("this processor cannot run " + name);
       },
       py::arg("name"), "Use another instruction set from now on: for tests and comparisons.");
+  m.def("cuda_trouble", &cuda::trouble, py::arg("device"), "Why the CUDA kernels cannot run on a GPU, or an empty text.");
   m.attr("__version__") = FAIRTAT_VERSION;
 #if defined(__clang__)
   m.attr("compiler") = "clang " __clang_version__;

@@ -17,5 +17,7 @@ namespace {
   void name(const Type&, Place) { refuse(); }
 #include "ops.def"
 
+std::string trouble(int) { refuse(); }
+
 }  // namespace cuda
 }  // namespace fairtat

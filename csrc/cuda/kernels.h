@@ -1,6 +1,8 @@
 // The CUDA launches, one for each op: on the caller's device and stream, without a synchronisation.
 #pragma once
 
+#include <string>
+
 #include "args.h"
 
 namespace fairtat {
@@ -15,6 +17,9 @@ struct Place {
 // Each throws std::runtime_error where CUDA refuses the launch.
 #define OP(name, Type, Result) void name(const Type& a, Place place);
 #include "ops.def"
+
+// Why the kernels cannot run on a GPU, or nothing.
+std::string trouble(int device);
 
 }  // namespace cuda
 }  // namespace fairtat

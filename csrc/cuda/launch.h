@@ -17,27 +17,52 @@ using namespace FAIRTAT_ISA;
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 
+// Blocks of kThreads that fill a multiprocessor, for __launch_bounds__.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+constexpr int kFullBlocks = 4;
+#elif defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kFullBlocks = 6;
+#else
+constexpr int kFullBlocks = 8;
+#endif
+
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// Makes the tensors' device current for a launch, and the caller's again afterwards.
+// Whether this thread has a context. The driver is asked, for calls of the runtime can create one.
+inline bool has_context() {
+  void* entry = nullptr;
+#if CUDART_VERSION >= 12050
+  cudaDriverEntryPointQueryResult found;
+  check(cudaGetDriverEntryPointByVersion("cuCtxGetCurrent", &entry, 12000, cudaEnableDefault, &found), "cuCtxGetCurrent");
+#else
+  check(cudaGetDriverEntryPoint("cuCtxGetCurrent", &entry, cudaEnableDefault), "cuCtxGetCurrent");
+#endif
+  void* context = nullptr;
+  return entry != nullptr && reinterpret_cast<int (*)(void**)>(entry)(&context) == 0 && context != nullptr;
+}
+
+// Makes the tensors' device current for a launch, and the caller's again afterwards. A thread without a context has no
+// device to go back to: making one current would create a context there, which takes hundreds of megabytes of GPU 0 for
+// each process of a distributed run.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
     check(cudaGetDevice(&previous_), "cudaGetDevice");
-    if (previous_ != device) check(cudaSetDevice(device), "cudaSetDevice");
-    changed_ = previous_ != device;
+    if (previous_ == device) return;
+    goes_back_ = has_context();
+    check(cudaSetDevice(device), "cudaSetDevice");
   }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
+    if (goes_back_) cudaSetDevice(previous_);
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
   int previous_ = 0;
-  bool changed_ = false;
+  bool goes_back_ = false;
 };
 
 // Blocks for a grid-stride loop: enough to fill any chip, few enough that starting them costs nothing.

@@ -47,24 +47,37 @@ FAIRTAT_FN float to_float(float value) { return value; }
 FAIRTAT_FN float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
 FAIRTAT_FN float to_float(Float16 value) {
+#if defined(__CUDA_ARCH__)
+  float converted;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(converted) : "h"(value.bits));
+  return converted;
+#else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   // The exponent biases differ by 112; a product with 2**112 also normalises the subnormals.
   const uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
   const uint32_t special = magnitude | 0x7f800000u;  // infinity or NaN
   return float_of(sign | (magnitude >= 0x0f800000u ? special : finite));
+#endif
 }
 
-// Round to nearest, ties to even, as PyTorch does.
+// Round to nearest, ties to even, as PyTorch does. A GPU has instructions for it, whose NaN has other bits.
 FAIRTAT_FN void store(float* out, float value) { *out = value; }
 
 FAIRTAT_FN void store(BFloat16* out, float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out->bits) : "f"(value));
+#else
   const uint32_t bits = bits_of(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   out->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
+#endif
 }
 
 FAIRTAT_FN void store(Float16* out, float value) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out->bits) : "f"(value));
+#else
   const uint32_t bits = bits_of(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -75,6 +88,7 @@ FAIRTAT_FN void store(Float16* out, float value) {
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
   half = magnitude > 0x7f800000u ? 0x7e00u : half;
   out->bits = static_cast<uint16_t>(sign | half);
+#endif
 }
 
 }  // namespace FAIRTAT_ISA

@@ -12,10 +12,12 @@ FAIRTAT_FN float clip(float value, float lo, float hi) {
   return value > hi ? hi : value;
 }
 
-// `towards` is the step, negative to move away; sign(0) = sign(NaN) = 0.
+// sign(0) = sign(NaN) = 0
+FAIRTAT_FN float sign_of(float grad) { return static_cast<float>(grad > 0.0f) - static_cast<float>(grad < 0.0f); }
+
+// `towards` is the step, negative to move away.
 FAIRTAT_FN float linf_step(float x_adv, float grad, float x, float eps, float towards, float lo, float hi) {
-  const float sign = static_cast<float>(grad > 0.0f) - static_cast<float>(grad < 0.0f);
-  const float moved = x_adv - towards * sign;
+  const float moved = x_adv - towards * sign_of(grad);
   const float lower = x - eps < lo ? lo : x - eps;
   const float upper = x + eps > hi ? hi : x + eps;
   return clip(moved, lower, upper);
@@ -102,6 +104,34 @@ FAIRTAT_FN double l1_left(double magnitude, double room, double cut) {
 }
 
 FAIRTAT_FN float normalise(float value, float mean, float std) { return (value - mean) / std; }
+
+// A channel's statistics, with what divides by its std many times.
+struct alignas(16) Statistics {
+  float mean, std, reciprocal;
+  float largest;  // dividend that divide_safely takes; -1: none
+};
+
+constexpr float kSmallestDividend = 0x1p-60f;
+
+FAIRTAT_FN Statistics statistics_of(float mean, float std) {
+  // Between these no product or remainder below over- or underflows.
+  const bool usable = fabsf(std) >= 0x1p-30f && fabsf(std) <= 0x1p30f;
+  return {mean, std, 1.0f / std, usable ? 0x1p60f : -1.0f};
+}
+
+FAIRTAT_FN bool division_is_safe(float value, const Statistics& by) {
+  return fabsf(value) >= kSmallestDividend && fabsf(value) <= by.largest;
+}
+
+// value / std with the bits of the division, by the reciprocal. The first correction makes the quotient faithful; where
+// the reciprocal is rounded to nearest and the quotient faithful, one more rounds it to nearest (Markstein's theorem;
+// Muller et al., Handbook of Floating-Point Arithmetic, section 4.7): the remainder of each is exact in a fused
+// multiply-add.
+FAIRTAT_FN float divide_safely(float value, const Statistics& by) {
+  const float first = value * by.reciprocal;
+  const float faithful = fmaf(fmaf(-by.std, first, value), by.reciprocal, first);
+  return fmaf(fmaf(-by.std, faithful, value), by.reciprocal, faithful);
+}
 
 }  // namespace FAIRTAT_ISA
 }  // namespace fairtat

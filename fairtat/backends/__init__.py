@@ -40,6 +40,7 @@ _KERNELS: dict[str, Kernels] = {
 _TRITON = importlib.util.find_spec("triton") is not None  # imported when the first kernel may be asked for
 _triton_trouble: str | None = None  # why Triton, which is installed, cannot be used; None also before it was tried
 _LACKS = {("pgd_step", "l1"): ("cuda", "triton")}  # (op, form of it): backends without a kernel for it
+_cuda_trouble: dict[int, str | None] = {}  # GPU -> why the CUDA kernels cannot run on it; empty before they were tried
 _SERVES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}  # type of device
 
 
@@ -89,15 +90,15 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, backend: str = "au
     if backend == "auto":
         preferred = os.environ.get("FAIRTAT_BACKEND") or "auto"
         if preferred != "auto":
-            _check_present(preferred, "FAIRTAT_BACKEND")
+            _check_present(preferred, "FAIRTAT_BACKEND", device.index)
             if _objection(preferred, device, dtype, op, form) is None:
                 return preferred
         order = auto.ORDER.get(device.type)
         for name in ("reference",) if order is None else order[op]:
-            if _missing(name) is None and _objection(name, device, dtype, op, form) is None:
+            if _missing(name, device.index) is None and _objection(name, device, dtype, op, form) is None:
                 return name
         raise AssertionError("the reference serves every tensor")
-    _check_present(backend, "backend")
+    _check_present(backend, "backend", device.index)
     objection = _objection(backend, device, dtype, op, form)
     if objection is not None:
         raise ValueError(f"backend={backend!r} cannot run {op} here: {objection}; use backend='auto'")
@@ -164,16 +165,19 @@ def _by_op(values: dict[str, str]) -> str:
     return "; ".join(f"{value} ({', '.join(ops)})" for value, ops in shared.items())
 
 
-def _check_present(backend: str, source: str) -> None:
+def _check_present(backend: str, source: str, gpu: int | None) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"{source} must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
-    missing = _missing(backend)
+    missing = _missing(backend, gpu)
     if missing:
         raise ValueError(f"{source}={backend!r} is not available: {missing}")
 
 
-def _missing(backend: str) -> str | None:
-    """Why a backend cannot be used in this process, or None. Asks the core nothing: torch.compile traces this."""
+def _missing(backend: str, gpu: int | None = None) -> str | None:
+    """Why a backend cannot be used in this process and on this GPU (None: the current one), or None.
+
+    While torch.compile traces this, it asks the core nothing.
+    """
     if backend == "cpu":
         return native.MISSING
     if backend == "cuda":
@@ -183,12 +187,23 @@ def _missing(backend: str) -> str | None:
             return "the compiled core was built without CUDA (FAIRTAT_CUDA=1 and a CUDA compiler build it)"
         if torch.version.hip is not None:
             return "PyTorch is built for AMD GPUs, which Triton serves"
-        return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+        return _trouble_with_cuda(gpu) if torch.cuda.is_available() else "PyTorch sees no GPU"
     if backend == "triton":
         if not _TRITON:
             return "Triton is not installed (pip install triton)"
         return _trouble_with_triton() if torch.cuda.is_available() else "PyTorch sees no GPU"
     return None
+
+
+def _trouble_with_cuda(gpu: int | None) -> str | None:
+    """Why the CUDA kernels cannot run on a GPU, or None. Asks each GPU once."""
+    if torch.compiler.is_compiling():
+        return None if gpu is None else _cuda_trouble.get(gpu)
+    if gpu is None:
+        gpu = torch.cuda.current_device()
+    if gpu not in _cuda_trouble:
+        _cuda_trouble[gpu] = native.cuda_trouble(gpu)
+    return _cuda_trouble[gpu]
 
 
 def _trouble_with_triton() -> str | None:

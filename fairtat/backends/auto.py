@@ -1,8 +1,9 @@
 """The order in which ``backend="auto"`` tries the backends.
 
 On a CPU the compiled core goes first. For GPU tensors ``auto.json`` holds an order for each op, with the GPU on which
-it was measured; ``benchmarks/gpu_check.py`` writes it. It is read once, with the package: choosing stays a lookup
-that torch.compile can trace.
+it was measured; ``benchmarks/gpu_check.py`` writes it. Until then the order follows the machine code: the backend whose
+kernels a model puts nearer to a copy's bandwidth goes first (docs/kernels.md). It is read once, with the package:
+choosing stays a lookup that torch.compile can trace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fairtat.reference import OPS
 
 PATH = Path(__file__).with_name("auto.json")
 GPU_BACKENDS = ("cuda", "triton", "reference")
-UNMEASURED = "not measured yet on a GPU"
+UNMEASURED = "by their machine code, not measured yet on a GPU"
 
 Order = Mapping[str, tuple[str, ...]]  # op -> backends, fastest first
 

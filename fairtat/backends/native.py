@@ -45,6 +45,14 @@ def core() -> ModuleType:
     return _core
 
 
+def cuda_trouble(device: int) -> str | None:
+    """Why the CUDA kernels of the core cannot run on a GPU, or None: its driver, or the architectures of the build."""
+    try:
+        return core().cuda_trouble(device) or None
+    except RuntimeError as error:  # what CUDA refuses
+        return f"the kernels cannot run on GPU {device} ({error})"
+
+
 def _place(t: Tensor) -> tuple[int, int]:
     """Where a call runs: device -1 for the CPU, else the tensor's device and PyTorch's current stream on it."""
     if not t.is_cuda:

@@ -21,7 +21,7 @@ def test_the_shipped_table_is_valid_and_says_whether_it_was_measured(monkeypatch
     assert set(order) == set(backends.OPS)
     assert measured == auto.MEASURED
     monkeypatch.setattr(auto, "MEASURED", None)
-    assert "order on a GPU (not measured yet on a GPU)" in backends.describe()
+    assert "order on a GPU (by their machine code, not measured yet on a GPU)" in backends.describe()
     monkeypatch.setattr(auto, "MEASURED", auto.Measured("Some GPU", "2026-01-02", "abc"))
     assert "measured on Some GPU, 2026-01-02, at abc" in backends.describe()
 

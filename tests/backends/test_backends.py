@@ -35,8 +35,10 @@ def no_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, a CUDA build and Triton, as far as choosing a backend goes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr("fairtat.backends.native.MISSING", None)
     monkeypatch.setattr("fairtat.backends.native.CUDA", True)
+    monkeypatch.setattr(backends, "_cuda_trouble", {0: None})
     monkeypatch.setattr(backends, "_TRITON", True)
     monkeypatch.setattr(backends, "_triton_trouble", None)
     monkeypatch.setattr(backends, "_KERNELS", {**backends._KERNELS, "triton": {}})
@@ -87,6 +89,32 @@ def test_the_cuda_kernels_are_not_for_amd(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.version, "hip", "7.0")
     assert choose("pgd_step", CUDA, FLOAT) == "triton"
     assert "AMD" in status()["cuda"].reason
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_cuda_kernels_that_cannot_run_leave_the_gpu_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def cuda_trouble(device: int) -> str:
+        asked.append(device)
+        if device == 2:
+            raise RuntimeError("cudaGetDevice: unknown error")
+        return "the driver is too old" if device == 0 else ""
+
+    monkeypatch.setattr(backends, "_cuda_trouble", {})
+    core = SimpleNamespace(cuda_trouble=cuda_trouble, isa=lambda: "some")
+    monkeypatch.setattr("fairtat.backends.native._core", core)
+    ordered(monkeypatch, "pgd_step", "cuda", "triton", "reference")
+    for _ in range(2):
+        assert choose("pgd_step", CUDA, FLOAT) == "triton"
+        assert choose("pgd_step", torch.device("cuda", 1), FLOAT) == "cuda"  # each GPU is asked for itself
+        assert choose("pgd_step", torch.device("cuda", 2), FLOAT) == "triton"
+    assert asked == [0, 1, 2]
+    assert status()["cuda"] == backends.Status(False, "the driver is too old")
+    with pytest.raises(ValueError, match="backend='cuda' is not available: the driver is too old"):
+        choose("pgd_step", CUDA, FLOAT, "cuda")
+    with pytest.raises(ValueError, match=r"the kernels cannot run on GPU 2 \(cudaGetDevice: unknown error\)"):
+        choose("pgd_step", torch.device("cuda", 2), FLOAT, "cuda")
 
 
 @pytest.mark.usefixtures("a_gpu")

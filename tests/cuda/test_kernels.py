@@ -140,6 +140,29 @@ def test_an_all_zero_gradient_is_counted(cuda: Run) -> None:
     assert cuda("pgd_step", *step)[15].tolist() == [4, 5, 4]
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sample_of_several_blocks(cuda: Run, norm: str, layout: str) -> None:
+    x = images((4, 3, 40, 40), layout)
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+    memory = torch.as_strided(grad, (4, grad[0].numel()), (grad.stride(0), 1))
+    memory[0] = 0.0
+    memory[1, :-1] = 0.0  # only the last block sees that it is not zero
+    memory[2, 1:] = torch.nan
+    mean, std = torch.tensor([0.1, 0.0, 0.5]), torch.tensor([0.2, 0.3, 1e-35])
+    arguments = (x.clone(), grad, x, None, 0.1, None, 0.03, False, norm, 0.0, 1.0)
+    outputs = (torch.empty_like(x, dtype=torch.bfloat16), mean, std, torch.zeros(4, dtype=torch.int64))
+    ours, theirs = (call("pgd_step", *arguments, *outputs) for call in (cuda, reference))
+    assert ours[15].tolist() == theirs[15].tolist() == [1, 0, 0, 0]
+    for i in (1, 12):
+        if norm == "linf":
+            assert torch.equal(ours[i], theirs[i])
+        else:
+            torch.testing.assert_close(ours[i], theirs[i], rtol=1e-5 if i == 1 else 1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("classes", [4, 10, 33, 1000, 1500])
 def test_logit_loss(cuda: Run, classes: int, dtype: torch.dtype) -> None:

@@ -196,6 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--only", default="", help="calls whose name starts so")
+    parser.add_argument("--exactly", default="", help="calls of these names, separated by commas")
+    parser.add_argument("--cubins", type=Path, help="folder for the machine code of each call on NVIDIA")
     parser.add_argument("--fuse", default="", help="one call more, with the contraction that the launches forbid")
     given = parser.parse_args()
     for name in given.targets:
@@ -206,12 +208,16 @@ def main() -> None:
             fused = call == given.fuse
             if not call.startswith(given.only) and not fused:
                 continue
+            if given.exactly and call not in given.exactly.split(","):
+                continue
             with recorded() as launched:
                 launch()
             for launched_kernel, arguments, options in launched:
                 if fused:
                     options["enable_fp_fusion"] = True
                 compiled = triton.compile(source(launched_kernel, arguments), target=target, options=options)
+                if given.cubins is not None:
+                    (given.cubins / f"{call}.cubin").write_bytes(compiled.asm["cubin"])
                 report = cuda_report(compiled) if backend == "cuda" else hip_report(compiled)
                 threads = options["num_warps"] * target.warp_size
                 about = {"call": call, "threads": threads, "shared": compiled.metadata.shared}

@@ -17,16 +17,18 @@
 #define __device__
 #define __host__
 #define __shared__ static
+#define __launch_bounds__(...)
 
-struct Index {
-  unsigned x = 0;
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned in_x = 1, unsigned in_y = 1, unsigned in_z = 1) : x(in_x), y(in_y), z(in_z) {}
 };
 
 struct alignas(16) float4 {
   float x, y, z, w;
 };
 
-inline Index threadIdx, blockIdx, blockDim, gridDim;
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
@@ -114,15 +116,19 @@ inline void run_block(unsigned threads) {
 }
 
 template <typename Kernel>
-void launch(Kernel kernel, unsigned grid, unsigned threads, size_t shared = 0, void* = nullptr) {
+void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared = 0, void* = nullptr) {
   if (machine.fibers.size() < threads) machine.fibers.resize(threads);
   machine.shared.resize(shared);
   machine.body = kernel;
-  gridDim.x = grid;
-  blockDim.x = threads;
-  for (unsigned b = 0; b < grid; ++b) {
-    blockIdx.x = b;
-    run_block(threads);
+  gridDim = grid;
+  blockDim = dim3(threads);
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = dim3(x, y, z);
+        run_block(threads);
+      }
+    }
   }
   if (machine.failed) throw std::runtime_error("threads of a block or warp diverged at a barrier or shuffle");
 }
@@ -179,10 +185,65 @@ inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long v
   return before;
 }
 
+// The hardware's exp2 as far from the value as it may be, to either side.
+inline float rough_exp2(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return static_cast<float>(std::exp2(double{x}) * (1.0 + (bits % 2 == 0 ? 1 : -1) * 0x1p-22));
+}
+#define exp2f rough_exp2
+
+inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0;
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+#define CUDART_VERSION 13000
+
+namespace emulator {
+
+// What the runtime and the driver answer; tests of the host's side set it.
+struct Host {
+  int device = 0;
+  bool context = true;  // of this thread
+  int driver = CUDART_VERSION;
+  cudaError_t image = cudaSuccess;  // whether the GPU can run the kernels
+  std::vector<int> made_current;    // each creates a context where its device has none
+};
+
+inline Host host;
+
+inline int current_context(void** context) {
+  *context = host.context ? &host : nullptr;
+  return 0;
+}
+
+}  // namespace emulator
+
+inline cudaError_t cudaGetDevice(int* device) { return *device = emulator::host.device, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) {
+  emulator::host.device = device;
+  emulator::host.context = true;
+  emulator::host.made_current.push_back(device);
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated error"; }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = emulator::host.driver, cudaSuccess; }
+
+struct cudaFuncAttributes {};
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
+  return emulator::host.image;
+}
+
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess };
+constexpr unsigned long long cudaEnableDefault = 0;
+inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** entry, unsigned, unsigned long long,
+                                                    cudaDriverEntryPointQueryResult*) {
+  *entry = strcmp(name, "cuCtxGetCurrent") == 0 ? reinterpret_cast<void*>(&emulator::current_context) : nullptr;
+  return cudaSuccess;
+}

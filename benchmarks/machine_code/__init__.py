@@ -1,0 +1,1 @@
+"""What the kernels' machine code says of their speed, on a machine without a GPU."""
