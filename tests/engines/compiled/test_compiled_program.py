@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fairtat.engines.compiled.program import MAX_NODES, MAX_STEPS, hoist, steps_in_one
+from fairtat.engines.compiled.constants import hoist
+from fairtat.engines.compiled.program import MAX_NODES, MAX_STEPS, steps_in_one
 
 
 @pytest.mark.parametrize(
