@@ -143,6 +143,9 @@ class StubGraphs:
     log: list = field(default_factory=list)
     current: str = "main"
     fail: Exception | None = None  # raised in the midst of a capture
+    lanes: int = 0
+    live: dict = field(default_factory=dict)  # lanes that are not retired: how many captures each has had
+    capturing: bool = False
     forget: bool = False  # captures are dropped, and a replay does nothing
 
     def generators(self):
@@ -157,15 +160,31 @@ class StubGraphs:
     def used_here(self, tensors):
         self.log.append(("used", self.current, len(list(tensors))))
 
-    def new_pool(self):
-        return object()
+    def new_lane(self):
+        self.lanes += 1
+        lane = self.lanes
+        self.live[lane] = 0
+        return lane
+
+    def retire(self, lane):
+        self.log.append(("retire", lane))
+        del self.live[lane]
+
+    def free_memory(self):
+        self.log.append("free")
 
     @contextmanager
-    def aside(self):
+    def aside(self, lane):
+        assert lane in self.live
         yield
 
-    def capture(self, function, pool):
-        result = function()
+    def capture(self, function, lane):
+        self.live[lane] += 1
+        self.capturing = True
+        try:
+            result = function()
+        finally:
+            self.capturing = False
         if self.fail is not None:
             raise self.fail
         self.captures += 1
@@ -174,6 +193,7 @@ class StubGraphs:
         written = tree_leaves(result)
 
         def replay():
+            assert lane in self.live
             self.replays += 1
             for tensor, value in zip(written, tree_leaves(function()), strict=True):
                 if tensor is not None:
@@ -206,7 +226,7 @@ class Record(TorchDispatchMode):
 class RecordedGraphs(StubGraphs):
     """Graphs that repeat operations whatever has become of the function, as real ones do; for backend="reference"."""
 
-    def capture(self, function, pool):
+    def capture(self, function, lane):
         with Record() as record:
             result = function()
         self.captures += 1

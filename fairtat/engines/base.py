@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from fairtat.engines.cache import Family, Record, record_of
+from fairtat.engines.cache import MAX_FAILURES, Family, Record, record_of
 from fairtat.engines.check import CHANGES, MISMATCH, FirstPass, Probe
 from fairtat.engines.fallback import warn_once
 from fairtat.engines.model.structure import ModelStructure
@@ -35,6 +35,10 @@ P = TypeVar("P", bound=Program)
 
 class Unsupported(Exception):
     """Why an engine can build nothing of a model."""
+
+
+class OutOfMemory(Unsupported):
+    """There was no memory to build something, which there may be at the next call."""
 
 
 class Engine(ABC, Generic[S, P]):
@@ -73,9 +77,9 @@ class Engine(ABC, Generic[S, P]):
         while size is not None and family.unsupported is None:
             new = size not in family.programs
             if new:
-                self._build(size, spans, family)
-                if family.unsupported is not None:
-                    break
+                self._reason = self._build(size, spans, family)
+                if self._reason is not None:
+                    return False
             program = family.programs[size] if new else family.use(size)
             self.steps.check_classes(program.classes)
             if self._run(program, size, spans, family, results):
@@ -110,16 +114,19 @@ class Engine(ABC, Generic[S, P]):
         autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
         return self.steps.settings(), device, autocast, self.network.input_dtype, self.environment()
 
-    def _build(self, size: int, spans: Sequence[Span], family: Family[P]) -> None:
-        """Add a program of this size to the family, or the reason why there can be none."""
+    def _build(self, size: int, spans: Sequence[Span], family: Family[P]) -> str | None:
+        """Add a program of this size to the family; or why there is none, which is kept unless it may pass."""
         try:
             program = self.build(size, spans)
         except Unsupported as reason:
-            family.unsupported = str(reason)
-            return
+            family.failures += 1
+            if not isinstance(reason, OutOfMemory) or family.failures > MAX_FAILURES:
+                family.unsupported = str(reason)
+            return str(reason)
         if self.addresses_count:  # a first forward may have made what later ones find
             family.signature = ModelStructure.of(self.model).signature(addresses=True)
         family.add(size, program)
+        return None
 
     def _run(self, program: P, size: int, spans: Sequence[Span], family: Family[P], results: Results) -> bool:
         """Make all steps; False: the program does not compute what the model computes, and has left no trace."""

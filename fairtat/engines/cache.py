@@ -23,6 +23,7 @@ from fairtat.engines.model.signature import Signature
 MAX_FAMILIES = 6  # of options and image shapes: a trainer has two, its attack and its validation's
 MAX_SIZES = 3  # of the batch in each
 MAX_UNUSED = 4  # families in a row of which no program was used again, before a model is left alone
+MAX_FAILURES = 1  # for want of memory, before a family is left alone
 SETTINGS_VARY_AFTER = 2  # of them because of its settings, before those of a model are taken to change at every call
 
 P = TypeVar("P")
@@ -37,6 +38,7 @@ class Family(Generic[P]):
     programs: OrderedDict[int, P] = field(default_factory=OrderedDict)  # the one used last comes last
     last_size: int = 0
     unsupported: str | None = None  # why there can be none
+    failures: int = 0  # to build one
     served: bool = False  # whether one was used again after it had been made
     unused: int = 0  # families before this one, in a row, of which none was
     settings_vary: bool = False  # the model's settings differ from call to call, though its computation may not
