@@ -134,6 +134,27 @@ def same(a, b):
     return a is b or a == b
 
 
+class Modes:
+    """What an attack sets in a model, as it is now."""
+
+    def __init__(self, model):
+        owners = [(m, name) for m in model.modules() for name in ("training", "track_running_stats") if name in vars(m)]
+        owners += [(parameter, "requires_grad") for parameter in model.parameters()]
+        self.values = [(owner, name, getattr(owner, name)) for owner, name in owners]
+
+    @contextmanager
+    def again(self):
+        """As it was."""
+        now = [(owner, name, getattr(owner, name)) for owner, name, _ in self.values]
+        try:
+            for entry in self.values:
+                setattr(*entry)
+            yield
+        finally:
+            for entry in now:
+                setattr(*entry)
+
+
 @dataclass
 class StubGraphs:
     """Graphs that run the captured function again."""
@@ -191,11 +212,14 @@ class StubGraphs:
         if self.forget:
             return (lambda: None), result
         written = tree_leaves(result)
+        modes = Modes(function.args[0].network.model)
 
         def replay():
             assert lane in self.live
             self.replays += 1
-            for tensor, value in zip(written, tree_leaves(function()), strict=True):
+            with modes.again():  # a real replay does not call the model
+                again = function()
+            for tensor, value in zip(written, tree_leaves(again), strict=True):
                 if tensor is not None:
                     tensor.copy_(value)
 

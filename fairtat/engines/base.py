@@ -7,7 +7,7 @@ may be beyond an engine, a batch not worth a build, or what was built not comput
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from fairtat.engines.cache import MAX_FAILURES, Family, Record, record_of
 from fairtat.engines.check import CHANGES, MISMATCH, FirstPass, Probe
 from fairtat.engines.fallback import warn_once
+from fairtat.engines.model.signature import Signature
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.samples import Results, Span, count
 from fairtat.engines.steps import S, Steps
@@ -31,6 +32,7 @@ class Program(Protocol):
 
 
 P = TypeVar("P", bound=Program)
+_Found = tuple[str | None, Signature | None, Callable[[], ModelStructure]]
 
 
 class Unsupported(Exception):
@@ -46,7 +48,7 @@ class Engine(ABC, Generic[S, P]):
 
     name: ClassVar[str]
     addresses_count: ClassVar[bool]  # whether a program is right only while the model's tensors stay where they are
-    structure: ModelStructure  # of the model, as it is now
+    _structure: Callable[[], ModelStructure]
     record: Record[P]  # what is kept of it
 
     def __init__(self, steps: Steps[S], check: str, *, requested: bool = True) -> None:
@@ -66,12 +68,11 @@ class Engine(ABC, Generic[S, P]):
         self._reason = self.unsupported_options() or self._unsupported_model()
         if self._reason is not None:
             return False
-        self.structure = ModelStructure.of(self.model)
-        self._reason = self.structure.unsupported() or self.unsupported_layers(self.structure)
-        if self._reason is not None:
+        self._reason, signature = self._look()
+        if signature is None:
             return False
         self.record = record_of(self.model, self.name)
-        settings, signature = self._settings(), self.structure.signature(addresses=self.addresses_count)
+        settings = self._settings()
         family = self.record.family(settings, signature, self._check)
         size = None if family.unsupported else self.size_for(count(spans), family)
         while size is not None and family.unsupported is None:
@@ -108,6 +109,26 @@ class Engine(ABC, Generic[S, P]):
             return None
         return f"the model is not a torch.nn.Module but a {type(self.model).__name__}, whose weights cannot be found"
 
+    def _look(self) -> tuple[str | None, Signature | None]:
+        """(Why it cannot be served, what the model is); as found by an earlier attack, if nothing has changed since."""
+        looks = self.network.state.looks
+        found: _Found | None = None if looks is None else looks.get(self.name)
+        if found is None:
+            self.network.state.freeze()
+            structure = ModelStructure.of(self.model)
+            reason = structure.unsupported() or self.unsupported_layers(structure)
+            signature = None if reason else structure.signature(addresses=self.addresses_count)
+            found = reason, signature, structure.kept()
+            if looks is not None:
+                looks[self.name] = found
+        self._structure = found[2]
+        return found[:2]
+
+    @property
+    def structure(self) -> ModelStructure:
+        """Of the model, as it was when this pass began."""
+        return self._structure()
+
     def _settings(self) -> Hashable:
         """All that a program depends on, except the model and the size of the batch."""
         device = self.steps.x.device
@@ -116,6 +137,7 @@ class Engine(ABC, Generic[S, P]):
 
     def _build(self, size: int, spans: Sequence[Span], family: Family[P]) -> str | None:
         """Add a program of this size to the family; or why there is none, which is kept unless it may pass."""
+        self.network.state.before_call()
         try:
             program = self.build(size, spans)
         except Unsupported as reason:

@@ -100,6 +100,8 @@ class Record(Generic[P]):
             else:
                 what = "attributes" if same_layers else "layers or weights"
                 found = self.start_over(settings, signature, f"its {what} change at every call", vary=same_layers)
+        elif found.unsupported is None:
+            found.signature = signature  # an equal one; of what is the same object, the next comparison takes no time
         self.families.move_to_end(settings)
         while len(self.families) > MAX_FAMILIES:
             self.families.popitem(last=False)
