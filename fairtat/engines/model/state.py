@@ -192,19 +192,19 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
 
 def _remember(
     modules: list[nn.Module], state: ModelState, things: frozenset[int], before: _Known | None
-) -> dict[str, Any] | None:
-    """Prepare a glance for the next attack; where to keep what engines find. None: glances are of no use here."""
-    misses = 0 if before is None else before.misses + 1
+) -> dict[str, Any]:
+    """Where engines keep what they find; with a glance at the model, if they kept something in the last attack."""
+    misses = 0 if before is None else before.misses + (before.glance is not None)
     glance = None
-    if misses <= MAX_MISSES:
+    if before is not None and before.looks and misses <= MAX_MISSES:
         try:
             glance = Glance(modules)
         except Unclear:
-            misses = MAX_MISSES
+            misses = MAX_MISSES + 1
     tracking = [i for i, module in enumerate(modules) if any(module is norm for norm in state.tracking)]
     kept = (state.dtype, state.device, state.mixes_samples, state.settings)
     known = _KNOWN[modules[0]][state.bn_mode] = _Known(things, glance, misses, kept, tracking)
-    return None if glance is None else known.looks
+    return known.looks
 
 
 def _refuse_batch_statistics(module: torch.jit.ScriptModule, bn_mode: str) -> None:
