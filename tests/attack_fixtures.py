@@ -161,6 +161,27 @@ def same(a, b):
     return a is b or a == b
 
 
+class Modes:
+    """What an attack sets in a model, as it is now."""
+
+    def __init__(self, model):
+        owners = [(m, name) for m in model.modules() for name in ("training", "track_running_stats") if name in vars(m)]
+        owners += [(parameter, "requires_grad") for parameter in model.parameters()]
+        self.values = [(owner, name, getattr(owner, name)) for owner, name in owners]
+
+    @contextmanager
+    def again(self):
+        """As it was."""
+        now = [(owner, name, getattr(owner, name)) for owner, name, _ in self.values]
+        try:
+            for entry in self.values:
+                setattr(*entry)
+            yield
+        finally:
+            for entry in now:
+                setattr(*entry)
+
+
 @dataclass
 class StubGraphs:
     """Graphs that run the captured function again."""
@@ -170,6 +191,9 @@ class StubGraphs:
     log: list = field(default_factory=list)
     current: str = "main"
     fail: Exception | None = None  # raised in the midst of a capture
+    lanes: int = 0
+    live: dict = field(default_factory=dict)  # lanes that are not retired: how many captures each has had
+    capturing: bool = False
     forget: bool = False  # captures are dropped, and a replay does nothing
 
     def generators(self):
@@ -184,25 +208,45 @@ class StubGraphs:
     def used_here(self, tensors):
         self.log.append(("used", self.current, len(list(tensors))))
 
-    def new_pool(self):
-        return object()
+    def new_lane(self):
+        self.lanes += 1
+        lane = self.lanes
+        self.live[lane] = 0
+        return lane
+
+    def retire(self, lane):
+        self.log.append(("retire", lane))
+        del self.live[lane]
+
+    def free_memory(self):
+        self.log.append("free")
 
     @contextmanager
-    def aside(self):
+    def aside(self, lane):
+        assert lane in self.live
         yield
 
-    def capture(self, function, pool):
-        result = function()
+    def capture(self, function, lane):
+        self.live[lane] += 1
+        self.capturing = True
+        try:
+            result = function()
+        finally:
+            self.capturing = False
         if self.fail is not None:
             raise self.fail
         self.captures += 1
         if self.forget:
             return (lambda: None), result
         written = tree_leaves(result)
+        modes = Modes(function.args[0].network.model)
 
         def replay():
+            assert lane in self.live
             self.replays += 1
-            for tensor, value in zip(written, tree_leaves(function()), strict=True):
+            with modes.again():  # a real replay does not call the model
+                again = function()
+            for tensor, value in zip(written, tree_leaves(again), strict=True):
                 if tensor is not None:
                     tensor.copy_(value)
 
@@ -233,7 +277,7 @@ class Record(TorchDispatchMode):
 class RecordedGraphs(StubGraphs):
     """Graphs that repeat operations whatever has become of the function, as real ones do; for backend="reference"."""
 
-    def capture(self, function, pool):
+    def capture(self, function, lane):
         with Record() as record:
             result = function()
         self.captures += 1

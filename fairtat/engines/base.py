@@ -7,15 +7,16 @@ may be beyond an engine, a batch not worth a build, or what was built not comput
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from fairtat.engines.cache import Family, Record, record_of
+from fairtat.engines.cache import MAX_FAILURES, Family, Record, record_of
 from fairtat.engines.check import CHANGES, MISMATCH, FirstPass, Probe
 from fairtat.engines.fallback import warn_once
+from fairtat.engines.model.signature import Signature
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.samples import Results, Span, count
 from fairtat.engines.steps import S, Steps
@@ -31,10 +32,15 @@ class Program(Protocol):
 
 
 P = TypeVar("P", bound=Program)
+_Found = tuple[str | None, Signature | None, Callable[[], ModelStructure]]
 
 
 class Unsupported(Exception):
     """Why an engine can build nothing of a model."""
+
+
+class OutOfMemory(Unsupported):
+    """There was no memory to build something, which there may be at the next call."""
 
 
 class Engine(ABC, Generic[S, P]):
@@ -42,7 +48,7 @@ class Engine(ABC, Generic[S, P]):
 
     name: ClassVar[str]
     addresses_count: ClassVar[bool]  # whether a program is right only while the model's tensors stay where they are
-    structure: ModelStructure  # of the model, as it is now
+    _structure: Callable[[], ModelStructure]
     record: Record[P]  # what is kept of it
 
     def __init__(self, steps: Steps[S], check: str, *, requested: bool = True) -> None:
@@ -62,20 +68,19 @@ class Engine(ABC, Generic[S, P]):
         self._reason = self.steps.eager_only or self.unsupported_options() or self._unsupported_model()
         if self._reason is not None:
             return False
-        self.structure = ModelStructure.of(self.model)
-        self._reason = self.structure.unsupported() or self.unsupported_layers(self.structure)
-        if self._reason is not None:
+        self._reason, signature = self._look()
+        if signature is None:
             return False
         self.record = record_of(self.model, self.name)
-        settings, signature = self._settings(), self.structure.signature(addresses=self.addresses_count)
+        settings = self._settings()
         family = self.record.family(settings, signature, self._check)
         size = None if family.unsupported else self.size_for(count(spans), family)
         while size is not None and family.unsupported is None:
             new = size not in family.programs
             if new:
-                self._build(size, spans, family)
-                if family.unsupported is not None:
-                    break
+                self._reason = self._build(size, spans, family)
+                if self._reason is not None:
+                    return False
             program = family.programs[size] if new else family.use(size)
             self.steps.check_classes(program.classes)
             if self._run(program, size, spans, family, results):
@@ -104,22 +109,46 @@ class Engine(ABC, Generic[S, P]):
             return None
         return f"the model is not a torch.nn.Module but a {type(self.model).__name__}, whose weights cannot be found"
 
+    def _look(self) -> tuple[str | None, Signature | None]:
+        """(Why it cannot be served, what the model is); as found by an earlier attack, if nothing has changed since."""
+        looks = self.network.state.looks
+        found: _Found | None = None if looks is None else looks.get(self.name)
+        if found is None:
+            self.network.state.freeze()
+            structure = ModelStructure.of(self.model)
+            reason = structure.unsupported() or self.unsupported_layers(structure)
+            signature = None if reason else structure.signature(addresses=self.addresses_count)
+            found = reason, signature, structure.kept()
+            if looks is not None:
+                looks[self.name] = found
+        self._structure = found[2]
+        return found[:2]
+
+    @property
+    def structure(self) -> ModelStructure:
+        """Of the model, as it was when this pass began."""
+        return self._structure()
+
     def _settings(self) -> Hashable:
         """All that a program depends on, except the model and the size of the batch."""
         device = self.steps.x.device
         autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
         return self.steps.settings(), device, autocast, self.network.input_dtype, self.environment()
 
-    def _build(self, size: int, spans: Sequence[Span], family: Family[P]) -> None:
-        """Add a program of this size to the family, or the reason why there can be none."""
+    def _build(self, size: int, spans: Sequence[Span], family: Family[P]) -> str | None:
+        """Add a program of this size to the family; or why there is none, which is kept unless it may pass."""
+        self.network.state.before_call()
         try:
             program = self.build(size, spans)
         except Unsupported as reason:
-            family.unsupported = str(reason)
-            return
+            family.failures += 1
+            if not isinstance(reason, OutOfMemory) or family.failures > MAX_FAILURES:
+                family.unsupported = str(reason)
+            return str(reason)
         if self.addresses_count:  # a first forward may have made what later ones find
             family.signature = ModelStructure.of(self.model).signature(addresses=True)
         family.add(size, program)
+        return None
 
     def _run(self, program: P, size: int, spans: Sequence[Span], family: Family[P], results: Results) -> bool:
         """Make all steps; False: the program does not compute what the model computes, and has left no trace."""

@@ -23,6 +23,7 @@ from fairtat.engines.model.signature import Signature
 MAX_FAMILIES = 6  # of options and image shapes: a trainer has two, its attack and its validation's
 MAX_SIZES = 3  # of the batch in each
 MAX_UNUSED = 4  # families in a row of which no program was used again, before a model is left alone
+MAX_FAILURES = 1  # for want of memory, before a family is left alone
 SETTINGS_VARY_AFTER = 2  # of them because of its settings, before those of a model are taken to change at every call
 
 P = TypeVar("P")
@@ -37,6 +38,7 @@ class Family(Generic[P]):
     programs: OrderedDict[int, P] = field(default_factory=OrderedDict)  # the one used last comes last
     last_size: int = 0
     unsupported: str | None = None  # why there can be none
+    failures: int = 0  # to build one
     served: bool = False  # whether one was used again after it had been made
     unused: int = 0  # families before this one, in a row, of which none was
     settings_vary: bool = False  # the model's settings differ from call to call, though its computation may not
@@ -98,6 +100,8 @@ class Record(Generic[P]):
             else:
                 what = "attributes" if same_layers else "layers or weights"
                 found = self.start_over(settings, signature, f"its {what} change at every call", vary=same_layers)
+        elif found.unsupported is None:
+            found.signature = signature  # an equal one; of what is the same object, the next comparison takes no time
         self.families.move_to_end(settings)
         while len(self.families) > MAX_FAMILIES:
             self.families.popitem(last=False)

@@ -77,9 +77,8 @@ class Compiled(Engine[S, "CompiledSteps"]):
 
     def _run_program(self, program: CompiledSteps, runs: int) -> Probe:
         """Run a program some times, and return what it found at first."""
-        buffers = list(self.structure.buffers.values())
         # The graph holds autocast's casts; under autocast they would be made again.
         with torch.no_grad(), torch.autocast(self.steps.x.device.type, enabled=False):
-            prepared = program.prepare(list(self.structure.parameters.values()))
-            first, *_ = [program.run(self._inputs, prepared, buffers) for _ in range(runs)]
+            prepared = program.prepare([*self.structure.parameters.values(), *self.structure.buffers.values()])
+            first, *_ = [program.run(self._inputs, prepared) for _ in range(runs)]
         return first

@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -25,55 +24,17 @@ from torch import Tensor
 from fairtat.engines.base import Unsupported
 from fairtat.engines.check import Probe, probe
 from fairtat.engines.graph.cast_once import CastOnce
-from fairtat.engines.graph.runtime import GraphRuntime
+from fairtat.engines.graph.generations import Generation, SharedMemory
+from fairtat.engines.model.random_numbers import draws_on_the_host, host_states, restore_host_states
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.samples import Samples, Score, Span, count
 from fairtat.engines.steps import Steps
 
 MAX_STEPS = 20  # in one graph: more launches of a shorter one cost nothing, more nodes cost memory and time to build
-WARM_UPS = 2  # calls before a capture, so that whatever is made at the first call is there
 BUCKETS = 4  # sizes that a batch may shrink to: all, a half, a quarter, an eighth
 
 
 Found = tuple[Score | None, Probe | None]  # what captured work returns
-
-
-class SharedMemory:
-    """What all graphs of a model on one device share: they never run at the same time."""
-
-    def __init__(self, runtime: GraphRuntime) -> None:
-        self.runtime = runtime
-        self._pool: Any = None
-        self._graphs: WeakSet[Graph] = WeakSet()
-        self._stream: Any = None  # that used it last
-
-    def enter(self, captured: CapturedSteps) -> None:
-        """Make captured steps ready for use on the current stream, which may be another than at its last use."""
-        stream = self.runtime.stream()
-        if self._stream is not None and self._stream != stream:
-            self.runtime.wait_for(self._stream)
-        self._stream = stream
-        if captured.stream is None:
-            captured.stream = stream
-        elif captured.stream != stream:
-            self.runtime.used_here(captured.tensors())
-
-    def capture(self, function: Callable[[], Found]) -> Graph:
-        """A graph of one call, for memory that the others use as well.
-
-        Raises:
-            Unsupported: it cannot be captured.
-        """
-        if not self._graphs:  # a pool that has lost its last graph is given back, and cannot be used again
-            self._pool = self.runtime.new_pool()
-        try:
-            replay, (score, first) = self.runtime.capture(function, self._pool)
-        except Exception as error:  # whatever a model or a device may raise
-            summary = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            raise Unsupported(f"the model cannot be captured ({summary})") from error
-        graph = Graph(replay, score, first)
-        self._graphs.add(graph)
-        return graph
 
 
 @dataclass(eq=False)
@@ -92,6 +53,7 @@ class CapturedSteps:
         self.size = size
         self.classes = 0
         self.stream: Any = None  # that its tensors were allocated on
+        self.generation: Generation | None = None  # that its graphs belong to
         self.samples: Samples = steps.room(size)
         self._constants = {name: torch.ones_like(t) for name, t in steps.constants().items()}
         self._steps: dict[int, Graph] = {}
@@ -151,8 +113,10 @@ class CapturedSteps:
 
         Raises:
             Unsupported: the model runs, but cannot be captured.
+            torch.OutOfMemoryError: there is no room for it.
             Exception: the model does not run.
         """
+        self.generation = memory.generation_for(self)
         static = steps.rebound(steps.network, self._constants.get("mean"), self._constants.get("std"))
         runtime = memory.runtime
         generators = runtime.generators()
@@ -160,10 +124,11 @@ class CapturedSteps:
         states = [generator.get_state() for generator in generators]
         self.fill(steps, spans)
         try:
-            with runtime.aside():
+            with runtime.aside(self.generation.lane):
                 casts_once = self._warm_up(static, structure, generators)
             for graphs, size, function in self._functions(static, structure if casts_once else None):
-                graphs[size] = memory.capture(function)
+                replay, found = memory.capture(function, self.generation)
+                graphs[size] = Graph(replay, *found)
         finally:
             with torch.no_grad():
                 for tensor, value in before:
@@ -174,19 +139,25 @@ class CapturedSteps:
         self.classes = static.classes
 
     def _warm_up(self, steps: Steps[Any], structure: ModelStructure, generators: Sequence[torch.Generator]) -> bool:
-        """Run all that will be captured; whether casts may be made once: some operations reject a dispatch mode."""
+        """Run all that will be captured, twice, so that whatever is made at the first call is there.
+
+        Whether casts may be made once: some operations reject a dispatch mode.
+        """
         casts_once = steps.network.autocasts and not structure.compiled
+        on_the_host = host_states()
         try:
             self._run_all(steps, structure if casts_once else None)
-        except Exception:
-            if not casts_once:
+        except Exception as error:
+            if not casts_once or isinstance(error, torch.OutOfMemoryError):
                 raise
             casts_once = False
             self._run_all(steps, None)
         states = [generator.get_state() for generator in generators]
         with structure.restored() as changed:
-            for _ in range(WARM_UPS - 1):
-                self._run_all(steps, structure if casts_once else None)
+            drawn = draws_on_the_host(partial(self._run_all, steps, structure if casts_once else None))
+        if drawn:
+            restore_host_states(on_the_host)
+            raise Unsupported(f"its forward draws random numbers from {' and '.join(drawn)}")
         if changed:
             raise Unsupported(f"its forward sets {', '.join(changed)}, which a graph would not do")
         if not all(torch.equal(g.get_state(), state) for g, state in zip(generators, states, strict=True)):

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairtat.engines.base import Engine, Unsupported
+from fairtat.engines.base import Engine, OutOfMemory, Unsupported
 from fairtat.engines.cache import Family, building
 from fairtat.engines.check import Probe
 from fairtat.engines.graph import runtime
-from fairtat.engines.graph.captured import CapturedSteps, SharedMemory
+from fairtat.engines.graph.captured import CapturedSteps
+from fairtat.engines.graph.generations import SharedMemory
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.samples import Results, Span, take
 from fairtat.engines.steps import S, Steps
@@ -64,16 +65,30 @@ class Graph(Engine[S, CapturedSteps]):
 
     def build(self, size: int, spans: Sequence[Span]) -> CapturedSteps:
         name = type(self.model).__name__
-        captured = CapturedSteps(self.steps, size)
-        memory = self._memory()
-        memory.enter(captured)
         try:
-            with building():
-                captured.capture(self.steps, spans, self.structure, memory)
+            captured = self._capture(size, spans)
+            if captured is None:
+                self._memory().runtime.free_memory()
+                captured = self._capture(size, spans)
+            if captured is None:
+                raise OutOfMemory(f"there was no memory to capture {size} images")
         except Unsupported as reason:
             _LOG.info("engine 'graph' cannot serve %s: %s", name, reason)
             raise
         _LOG.info("engine 'graph': captured %s for %d images", name, size)
+        return captured
+
+    def _capture(self, size: int, spans: Sequence[Span]) -> CapturedSteps | None:
+        """None: there is no memory. By then the error is gone, and with it the tensors that its frames hold."""
+        memory = self._memory()
+        try:
+            captured = CapturedSteps(self.steps, size)
+            memory.enter(captured)
+            with building():
+                captured.capture(self.steps, spans, self.structure, memory)
+        except torch.OutOfMemoryError:
+            _LOG.debug("engine 'graph' is out of memory", exc_info=True)
+            return None
         return captured
 
     def _memory(self) -> SharedMemory:

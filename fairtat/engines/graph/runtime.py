@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -28,13 +29,25 @@ class GraphRuntime(Protocol):
     def used_here(self, tensors: Iterable[Tensor]) -> None:
         """Keep the memory of tensors that die from other uses until the current stream is done with it."""
 
-    def new_pool(self) -> Any:
-        """Memory that graphs which never run at the same time may share for what is alive only while they run."""
+    def new_lane(self) -> Any:
+        """A stream, on which no other lane's graphs were captured, and memory.
 
-    def aside(self) -> AbstractContextManager[object]:
-        """A stream on which to warm up, ordered after what the current one has been given, and before what comes."""
+        Graphs of a lane never run at the same time: they share the memory for what is alive only while they run.
 
-    def capture(self, function: Callable[[], R], pool: Any) -> tuple[Callable[[], object], R]:
+        Raises:
+            RuntimeError: there is no such stream.
+        """
+
+    def retire(self, lane: Any) -> None:
+        """Wait until the device is done, destroy all graphs of a lane, and give back its stream and memory."""
+
+    def free_memory(self) -> None:
+        """Give the device back what is kept for later use."""
+
+    def aside(self, lane: Any) -> AbstractContextManager[object]:
+        """A lane's stream, to warm up on, ordered after what the current one has been given, and before what comes."""
+
+    def capture(self, function: Callable[[], R], lane: Any) -> tuple[Callable[[], object], R]:
         """(what repeats the device's work of one call of ``function``, what that call returned and repeats write to).
 
         Raises:
@@ -48,13 +61,24 @@ def runtime_for(device: torch.device) -> GraphRuntime | None:
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
+MAX_STREAMS = 32  # that PyTorch hands out in turn
+
+
+@dataclass(eq=False)
+class Lane:
+    """What graphs were captured with, and all of them, those that failed included."""
+
+    stream: torch.cuda.Stream
+    pool: Any
+    graphs: list[torch.cuda.CUDAGraph] = field(default_factory=list)
+
+
 class CudaGraphs:
     """CUDA graphs through PyTorch (on AMD GPUs: HIP graphs)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # One stream for all warm-ups and captures: libraries keep a workspace for each.
-        self._side = torch.cuda.Stream(device)
+        self._taken: set[int] = set()  # streams of lanes
 
     def generators(self) -> list[torch.Generator]:
         return [torch.default_generator, torch.cuda.default_generators[self._index]]
@@ -70,20 +94,36 @@ class CudaGraphs:
         for tensor in tensors:
             tensor.record_stream(stream)
 
-    def new_pool(self) -> Any:
-        return torch.cuda.graph_pool_handle()
+    def new_lane(self) -> Lane:
+        for _ in range(MAX_STREAMS):
+            stream = torch.cuda.Stream(self._device)
+            if stream.cuda_stream not in self._taken:
+                self._taken.add(stream.cuda_stream)
+                return Lane(stream, torch.cuda.graph_pool_handle())
+        raise RuntimeError(f"all of the {MAX_STREAMS} streams of {self._device} belong to graphs of other models")
+
+    def retire(self, lane: Lane) -> None:
+        torch.cuda.synchronize(self._device)
+        for graph in lane.graphs:
+            graph.reset()
+        lane.graphs.clear()
+        self._taken.discard(lane.stream.cuda_stream)
+
+    def free_memory(self) -> None:
+        torch.cuda.empty_cache()
 
     @contextmanager
-    def aside(self) -> Any:
-        self._side.wait_stream(self.stream())
+    def aside(self, lane: Lane) -> Any:
+        lane.stream.wait_stream(self.stream())
         try:
-            with torch.cuda.stream(self._side):
+            with torch.cuda.stream(lane.stream):
                 yield
         finally:
-            self.stream().wait_stream(self._side)
+            self.stream().wait_stream(lane.stream)
 
-    def capture(self, function: Callable[[], R], pool: Any) -> tuple[Callable[[], object], R]:
+    def capture(self, function: Callable[[], R], lane: Lane) -> tuple[Callable[[], object], R]:
         graph = torch.cuda.CUDAGraph()
+        lane.graphs.append(graph)  # which outlives a capture that fails, as its stream may have others
         generator = torch.cuda.default_generators[self._index]
         # What is captured draws no random numbers, but a capture marks the generator as its own, and one that fails
         # leaves the mark. So the caller's generator sits out.
@@ -94,8 +134,8 @@ class CudaGraphs:
             # The outer context, as torch.cuda.graph leaves its stream the current one where a capture fails. Other
             # threads (data loaders, the watchdog of a process group) may continue calling CUDA.
             with (
-                torch.cuda.stream(self._side),
-                torch.cuda.graph(graph, pool=pool, stream=self._side, capture_error_mode="thread_local"),
+                torch.cuda.stream(lane.stream),
+                torch.cuda.graph(graph, pool=lane.pool, stream=lane.stream, capture_error_mode="thread_local"),
             ):
                 try:
                     result = function()
@@ -103,7 +143,7 @@ class CudaGraphs:
                     cause = error
                     raise
         except BaseException as error:
-            self._abandon(pool)
+            self._abandon(lane.pool)
             raise cause or error from None  # ending a capture that has failed raises an error of its own
         finally:
             generator.graphsafe_set_state(callers_state)

@@ -62,6 +62,7 @@ class Network:
         Raises:
             InputWritten: the model has written to ``model_input``, or was about to. From now on it is given copies.
         """
+        self.state.before_call()
         with self._autocast:
             output = self._call(model_input)
         logits = logits_of(output)

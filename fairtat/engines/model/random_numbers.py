@@ -9,6 +9,8 @@ microseconds an operation: an attack on a ResNet takes 1.1 times as long, one on
 
 from __future__ import annotations
 
+import pickle
+import random
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -120,6 +123,35 @@ def _generators(x: Tensor) -> list[torch.Generator]:
     if x.device.type == "cuda":
         generators.append(torch.cuda.default_generators[x.get_device()])
     return generators
+
+
+LOOKS = 3  # at a function that seems to draw on the host, where another thread may have done so
+
+
+def draws_on_the_host(function: Callable[[], object]) -> list[str]:
+    """The modules, Python's or numpy's, from whose generators a function draws in every one of some calls.
+
+    It is called once if it draws nothing.
+    """
+    drawn: set[str] = {"random", "numpy.random"}
+    for _ in range(LOOKS):
+        before = host_states()
+        function()
+        now = host_states()
+        drawn = {name for name in drawn if pickle.dumps(before[name]) != pickle.dumps(now[name])}
+        if not drawn:
+            break
+    return sorted(drawn)
+
+
+def host_states() -> dict[str, Any]:
+    """The states of Python's and numpy's generators, by module."""
+    return {"random": random.getstate(), "numpy.random": np.random.get_state(legacy=False)}  # noqa: NPY002
+
+
+def restore_host_states(states: Mapping[str, Any]) -> None:
+    random.setstate(states["random"])
+    np.random.set_state(states["numpy.random"])  # noqa: NPY002
 
 
 class _DrawDetector(TorchDispatchMode):

@@ -67,7 +67,7 @@ class Inspection:
         """The methods and attributes of a class and of its bases, each class once."""
         parts: list[Hashable] = [weakref.ref(cls)]
         for base in cls.__mro__:
-            if base in _BASES or id(base) in self._met:
+            if base in BASES or id(base) in self._met:
                 continue
             self._met[id(base)] = len(self._met)
             for name, value in vars(base).items():
@@ -98,7 +98,7 @@ class Inspection:
 
     def _items(self, value: Any, depth: int) -> Hashable:
         kind = type(value)
-        if kind in _BASES:
+        if kind in BASES:
             kinds = tuple(map(type, value)) if len(value) <= MAX_PLAIN else ()
             if kinds in _PLAIN:  # such as the stride of a convolution
                 return kind, kinds, tuple(value)
@@ -223,7 +223,9 @@ _LOOKS: tuple[tuple[tuple[type, ...], Look | None], ...] = (
 )
 KINDS = _Kinds()
 _PLAIN = frozenset((kind,) * n for kind in (int, float, bool, str) for n in range(1, MAX_PLAIN + 1))
-_BASES = frozenset((nn.Module, object, type, Generic, Protocol, enum.Enum, tuple, list, deque))
+# What every module has, beside its mode: tensors, children and hooks, which are looked at separately.
+OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+BASES = frozenset((nn.Module, object, type, Generic, Protocol, enum.Enum, tuple, list, deque))
 
 
 def layout(t: Tensor) -> tuple[Hashable, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-from fairtat.engines.model.signature import KINDS, Inspection, Signature, layout
+from fairtat.engines.model.signature import KINDS, OF_EVERY_MODULE, Inspection, Signature, layout
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class ModelStructure:
             waiting += [(prefix + key, child) for key, child in module._modules.items() if child is not None]
         return cls(modules, parameters, buffers)
 
+    def kept(self) -> Callable[[], ModelStructure]:
+        """What gives this structure again, and keeps nothing of the model alive; for as long as the model has it."""
+        parts = [
+            [(name, weakref.ref(value)) for name, value in part.items()]
+            for part in (self.modules, self.parameters, self.buffers)
+        ]
+        return lambda: ModelStructure(*[{name: ref() for name, ref in part} for part in parts])  # type: ignore[arg-type]
+
     def signature(self, *, addresses: bool = False) -> Signature:
         """All of a model that a trace of its forward may take as constant: layers, settings, code, shapes of tensors.
 
@@ -62,7 +70,7 @@ class ModelStructure:
                 if KINDS[type(value)] is None
                 else seen_values.attribute(attribute, value)
                 for attribute, value in vars(module).items()
-                if attribute not in _OF_EVERY_MODULE
+                if attribute not in OF_EVERY_MODULE
             ]
         for kind in dict.fromkeys(map(type, self.modules.values())):
             seen_values.within = kind.__qualname__
@@ -127,9 +135,5 @@ class ModelStructure:
             f"{name}.{attribute}".lstrip("."): seen_values.see(value)
             for name, module in self.modules.items()
             for attribute, value in vars(module).items()
-            if attribute not in _OF_EVERY_MODULE and not isinstance(value, Tensor)
+            if attribute not in OF_EVERY_MODULE and not isinstance(value, Tensor)
         }
-
-
-# What every module has, beside its mode: tensors, children and hooks, which are looked at separately.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}

@@ -6,21 +6,22 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fairtat.engines.compiled.program import MAX_NODES, MAX_STEPS, hoist, steps_in_one
+from fairtat.engines.compiled.constants import hoist
+from fairtat.engines.compiled.program import MAX_NODES, MAX_STEPS, steps_in_one
 
 
 @pytest.mark.parametrize(
     ("steps", "nodes", "together"),
     [
-        (10, 50, 10),
-        (20, 50, 10),
-        (7, 50, 7),
-        (22, 50, 2),  # a divisor: no second graph for a remainder
-        (13, 50, 1),
+        (10, 30, 5),
+        (20, 30, 5),
+        (7, 30, 1),  # a divisor: no second graph for a remainder
+        (3, 30, 3),
+        (22, 30, 2),
         (10, MAX_NODES // 5, 5),
         (10, MAX_NODES // 5 + 1, 2),
         (10, 2 * MAX_NODES, 1),
-        (1, 50, 1),
+        (1, 30, 1),
     ],
 )
 def test_steps_in_one(steps, nodes, together):

@@ -11,6 +11,8 @@ import torch
 from fairtat.engines.graph import runtime
 from fairtat.engines.graph.runtime import CudaGraphs, runtime_for
 
+STREAMS = 32
+
 
 class Generator:
     """A handle to a state, as PyTorch's CUDA generators are; a capture that fails leaves its mark on the state."""
@@ -33,13 +35,15 @@ class Device:
     def __init__(self, monkeypatch):
         self.log, self.waits = [], []
         self.current = "caller's"
+        self.streams = 0
         self.open_pools = set()
         self.generator = Generator()
         device = self
 
         class Stream:
             def __init__(self, stream_device=None):
-                self.name = "side"
+                self.name, self.cuda_stream = "side", device.streams % STREAMS
+                device.streams += 1
 
             def wait_stream(self, other):
                 device.waits.append((self.name, other.name))
@@ -75,6 +79,9 @@ class Device:
             def replay(self):
                 device.log.append("replay")
 
+            def reset(self):
+                device.log.append("reset")
+
         def end(index, pool):
             if pool not in device.open_pools:
                 raise RuntimeError("not currently recording to this pool")
@@ -87,7 +94,7 @@ class Device:
         for name, value in (
             ("Stream", Stream), ("stream", On), ("graph", Capture), ("CUDAGraph", Graph),
             ("default_generators", (self.generator,)), ("current_stream", lambda of: current),
-            ("graph_pool_handle", lambda: (0, 7)),
+            ("graph_pool_handle", lambda: (0, 7)), ("synchronize", lambda of: device.log.append("synchronize")),
         ):  # fmt: skip
             monkeypatch.setattr(torch.cuda, name, value)
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
@@ -114,11 +121,11 @@ def test_a_capture_happens_aside_and_not_with_the_callers_generator(device):
         assert device.generator.state is not mine
         return "result"
 
-    pool = graphs.new_pool()
-    with graphs.aside():
+    lane = graphs.new_lane()
+    with graphs.aside(lane):
         assert device.current == "side"
     assert device.waits == [("side", "caller's"), ("caller's", "side")]
-    replay, result = graphs.capture(work, pool)
+    replay, result = graphs.capture(work, lane)
     assert result == "result"
     assert device.current == "caller's"
     assert device.generator.state is mine
@@ -135,7 +142,7 @@ def test_after_a_capture_that_was_forbidden_nothing_waits_for_its_end(device):
         raise Forbidden("operation not permitted")
 
     with pytest.raises(Forbidden, match="operation not permitted"):  # and not what ending it says
-        graphs.capture(work, graphs.new_pool())
+        graphs.capture(work, graphs.new_lane())
     assert device.generator.state is mine
     assert (mine["capturing"], device.open_pools) == (False, set())
     assert device.log == [("end", 0), ("release", 0)]
@@ -145,8 +152,29 @@ def test_after_a_capture_that_was_forbidden_nothing_waits_for_its_end(device):
 def test_an_exception_of_the_model_ends_a_capture_in_order(device):
     graphs = CudaGraphs(torch.device("cuda:0"))
     with pytest.raises(ZeroDivisionError):
-        graphs.capture(lambda: 1 / 0, graphs.new_pool())
+        graphs.capture(lambda: 1 / 0, graphs.new_lane())
     assert (device.current, device.open_pools, device.log) == ("caller's", set(), [])
+
+
+def test_graphs_of_a_lane_go_together_after_the_device_is_done(device):
+    graphs = CudaGraphs(torch.device("cuda:0"))
+    lane = graphs.new_lane()
+    for _ in range(2):
+        graphs.capture(lambda: None, lane)
+    with pytest.raises(ZeroDivisionError):  # its graph would free the lane's workspaces as well
+        graphs.capture(lambda: 1 / 0, lane)
+    graphs.retire(lane)
+    assert device.log == ["synchronize", "reset", "reset", "reset"]
+
+
+def test_no_two_lanes_have_one_stream(device):
+    graphs = CudaGraphs(torch.device("cuda:0"))
+    lanes = [graphs.new_lane() for _ in range(STREAMS)]
+    assert len({lane.stream.cuda_stream for lane in lanes}) == STREAMS
+    with pytest.raises(RuntimeError, match="all of the 32 streams of cuda:0 belong to graphs"):
+        graphs.new_lane()
+    graphs.retire(lanes[7])
+    assert graphs.new_lane().stream.cuda_stream == lanes[7].stream.cuda_stream
 
 
 def test_only_gpus_have_graphs(device):
