@@ -31,7 +31,7 @@ from fairtat.engines.compiled.linear import product_and_bias
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.steps import S, Steps
 
-# Steps in one graph save calls between them, up to a tenth of the time of a small MLP and a few percent of a small CNN's,
+# Steps in one graph save calls between them, up to a tenth of the time of a small MLP, a few percent of a small CNN's,
 # and cost compile time with every node: ten steps of a small CNN take 1.7 times as long to build as two.
 MAX_STEPS = 5
 MAX_NODES = 280
