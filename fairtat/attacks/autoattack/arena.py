@@ -140,7 +140,7 @@ def arena(
     images = batch.x
     eps_n = images.new_full((len(images),), batch.eps) if batch.eps_n is None else batch.eps_n
     ids = torch.arange(len(images), device=images.device) if batch.sample_ids is None else batch.sample_ids
-    size = max(1, min(chunk_size or len(images), len(images)))
+    size = chunk_size or max(1, len(images))
     with (
         frozen(model, "eval") as state,
         own_random_numbers(state.model, "eval", tuple(state.settings), images, seed),

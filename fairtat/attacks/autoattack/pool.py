@@ -17,7 +17,7 @@ from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.resumable import Columns, Resumable
 from fairtat.engines.samples import empty_rows, take
 
-SHRINK = 4  # a compiled batch shrinks to this fraction, twice at most: as many sizes as an engine keeps
+SHRINK = 2  # a compiled batch shrinks by this factor, twice at most: as many sizes as an engine keeps
 
 
 @dataclass(frozen=True)

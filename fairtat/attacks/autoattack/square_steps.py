@@ -93,7 +93,7 @@ class SquareSteps(Resumable):
 
     def input_gradient(self, logits: Tensor, dlogits: Tensor, leaf: Tensor) -> Tensor:
         """None is needed, so no backward pass is made."""
-        return leaf.detach()
+        return leaf.new_zeros(()).expand(leaf.shape)
 
     def look(self, samples: PausedSamples) -> Any:
         with torch.no_grad():

@@ -36,7 +36,9 @@ def _goals(arena: Arena, targeted: bool, n_target_classes: int) -> Iterator[tupl
     if arena.target is not None or not targeted:
         yield 0, arena.goal
         return
-    others = arena.logits.float().scatter(1, arena.y[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
+    others = (
+        arena.logits.float().scatter(1, arena.y[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
+    )
     for k in range(1, 1 + min(n_target_classes, arena.classes - 1)):
         yield k, others[:, k].contiguous()
 

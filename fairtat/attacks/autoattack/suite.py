@@ -125,7 +125,7 @@ def _stages(version: str, attacks: Sequence[str | tuple[str, Stage]] | None) -> 
         if attacks is not None:
             raise ValueError(f"attacks goes with version='custom' and no other, got {attacks!r} with {version!r}")
         return list(STAGES[version].items())
-    if not attacks or isinstance(attacks, str):
+    if attacks is None or isinstance(attacks, str):
         raise ValueError(f"attacks must be a list of names with version='custom', got {attacks!r}")
     stages = []
     for each in attacks:

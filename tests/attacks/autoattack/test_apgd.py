@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +68,7 @@ def textbook_apgd(evaluate, start, x, *, eps, norm, n_iter, rho, checkpoints):
                 best, best_grad, best_loss = now, grad, loss
             if k in checkpoints:
                 window = losses[last_check : k + 1]
-                rises = sum(b > a for a, b in zip(window[:-1], window[1:], strict=True))
+                rises = sum(b > a for a, b in pairwise(window))
                 halve = rises <= rho * (k - last_check) or (not halved_then and loss_then >= best_loss)
                 if halve:
                     step, now, grad = step / 2, best, best_grad
@@ -119,7 +121,7 @@ def test_every_step_is_that_of_the_paper(h, compiles, stub, open_arena, engine, 
 @pytest.mark.parametrize("n_iter", [100, 37])
 @pytest.mark.parametrize("rho", [0.75, 0.4])
 def test_the_step_halves_where_losses_given_by_hand_say_so(h, open_arena, n_iter, rho):
-    """Losses that climb, stand still, fall and jump, in all mixtures: each step's size by the paper's two conditions."""
+    """Losses that climb, stand still, fall and jump: each step's size by the paper's two conditions."""
     model, (x, y, _) = h.cnn().eval(), h.images(40)
     generator = np.random.default_rng(0)
     climbs = generator.random((40, 1)) ** 0.3
@@ -137,7 +139,7 @@ def test_the_step_halves_where_losses_given_by_hand_say_so(h, open_arena, n_iter
     at = [0, *Schedule.of(n_iter).checkpoints(n_iter)]
     for i in range(40):
         size, halved = np.float32(0.2), True
-        for before, now in zip(at[:-1], at[1:], strict=True):
+        for before, now in pairwise(at):
             assert (np.array(sizes)[before:now, i] == size).all()
             rises = sum(losses[i, k + 1] > losses[i, k] for k in range(before, now))
             same = not halved and losses[i, : now + 1].max() == losses[i, : before + 1].max()
@@ -170,9 +172,7 @@ def test_the_loss_has_its_gradient(h, kind):
 def test_an_example_is_adversarial_and_in_the_ball(trained, compiles, norm, eps, loss, engine):
     model, x, y = trained
     before = x.clone()
-    result = apgd(
-        model, x, y, eps=eps, norm=norm, loss=loss, n_iter=20, engine=engine, chunk_size=32, return_info=True
-    )
+    result = apgd(model, x, y, eps=eps, norm=norm, loss=loss, n_iter=20, engine=engine, chunk_size=32, return_info=True)
     with torch.no_grad():
         clean, fooled = model(x).argmax(1) != y, model(result.x_adv).argmax(1) != y
     assert torch.equal(result.reached, fooled)

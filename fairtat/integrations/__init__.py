@@ -1,0 +1,1 @@
+"""Adapters: fairtat's attacks behind the interfaces of other libraries."""
