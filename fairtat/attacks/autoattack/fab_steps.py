@@ -111,7 +111,7 @@ class FABSteps(Resumable):
         size = lengths(d, arena.norm).clamp_min(1e-8)
         alpha = (size[:n] / (size[:n] + size[n:])).clamp_max(alpha_max)[:, None]
         moved = (1 - alpha) * (x + eta * d[:n]) + alpha * (x0 + eta * d[n:])
-        return moved.clamp(arena.lo, arena.hi).view(s.x.shape)
+        return torch.clamp(moved, arena.lo, arena.hi).view(s.x.shape)
 
     def settings(self) -> Hashable:
         return super().settings(), self.n_iter, self.rates, self.nearest_class

@@ -43,7 +43,7 @@ class Resumable(Steps[PausedSamples]):
     """Some steps from where the columns left off. ``look`` is the only forward pass of a step."""
 
     stops_early, scored, shrinks = False, True, False
-    kernels: ClassVar[Hashable] = None  # type: ignore[misc]
+    kernels = None
     samples_type: ClassVar[type[PausedSamples]]
     looked_at: Any  # the samples of the pass that a gradient is wanted of
     fixed: ClassVar[frozenset[str]] = frozenset({"x", "y", "goal", "eps"})  # columns that no step writes
@@ -76,11 +76,11 @@ class Resumable(Steps[PausedSamples]):
         return self._samples({name: empty_rows(t, size).zero_() for name, t in self.columns.items()}, ())
 
     def _samples(self, columns: Mapping[str, Tensor], spans: Sequence[Span]) -> PausedSamples:
-        separate: dict[str, Tensor] = {}
+        given: dict[str, Any] = dict(columns)
         if self.mean is not None or self.network.input_dtype != self.x.dtype:
             x = columns["x_adv"]
-            separate["separate_input"] = empty_rows(x, len(x), self.network.input_dtype).zero_()
-        return self.samples_type(spans=spans, **columns, **separate)
+            given["separate_input"] = empty_rows(x, len(x), self.network.input_dtype).zero_()
+        return self.samples_type(spans=spans, **given)
 
     def fill(self, samples: PausedSamples, spans: Sequence[Span]) -> None:
         for name in self.fixed:

@@ -42,7 +42,7 @@ class Windows:
         """The share p of the pixels that the square of this query covers."""
         if self.resc_schedule:
             query = int(query / self.n_queries * 10000)
-        return self.p_init / 2 ** sum(query > after for after in _HALVINGS)
+        return self.p_init * 0.5 ** sum(query > after for after in _HALVINGS)
 
     def side(self, query: int) -> int:
         """Its side in pixels; in L2 odd and at least 3."""
@@ -121,7 +121,7 @@ class SquareSteps(Resumable):
         signs = random_signs(words[:, _FIRST_SIGN:], s.x.shape[1]).to(s.x.dtype)[:, :, None, None]  # (N, C, 1, 1)
         if self.arena.norm == "linf":
             moved = torch.where(window, s.x + per_image(s.eps, s.x) * signs, s.x_best)
-            return moved.clamp(self.arena.lo, self.arena.hi)
+            return torch.clamp(moved, self.arena.lo, self.arena.hi)
         row2 = rows - scaled(words[:, 2], self.windows.h - side + 1)[:, None]
         column2 = columns - scaled(words[:, 3], self.windows.w - side + 1)[:, None]
         return self._moved_energy(
@@ -138,7 +138,7 @@ class SquareSteps(Resumable):
         new = new / (_TINY + _energy(new).sqrt()) * budget
         delta = torch.where(window, new, torch.where(other, 0.0, delta))
         delta = delta * per_image(s.eps / (lengths(delta, "l2") + _TINY), s.x)
-        return (s.x + delta).clamp(self.arena.lo, self.arena.hi)
+        return torch.clamp(s.x + delta, self.arena.lo, self.arena.hi)
 
     def _pattern(self, row: Tensor, column: Tensor, side: Tensor, words: Tensor) -> Tensor:
         """(N, 1, H, W) two pyramids of opposite signs, side by side or one above the other, of length 1."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from fairtat.attacks import AttackResult, apgd, fab, square
 from fairtat.attacks.autoattack import APGD, FAB
@@ -13,17 +13,20 @@ from fairtat.evaluation.attacks.settings import AttackSettings
 _LOSSES = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
 
 
-def autoattack_call(settings: AttackSettings) -> Callable[..., AttackResult]:
-    """The attack with its options; takes the model, images and labels."""
-    common: dict[str, Any] = {
-        "eps": settings.eps, "norm": settings.norm, "n_restarts": settings.restarts, "seed": settings.seed,
-        "return_info": True,
-    }  # fmt: skip
+def autoattack_result(model: Any, x: Tensor, y: Tensor, settings: AttackSettings, **options: Any) -> AttackResult:
+    """What the attack of these settings finds."""
+    options |= {"eps": settings.eps, "norm": settings.norm, "n_restarts": settings.restarts, "seed": settings.seed}
+    found: Tensor | AttackResult
     if settings.attack in _LOSSES:
-        return partial(apgd, loss=_LOSSES[settings.attack], n_iter=settings.steps, **common)
-    if settings.attack == "square":
-        return partial(square, n_queries=settings.steps, **common)
-    return partial(fab, targeted=settings.attack == "fab-t", n_iter=settings.steps, **common)
+        loss = _LOSSES[settings.attack]
+        found = apgd(model, x, y, loss=loss, n_iter=settings.steps, return_info=True, **options)
+    elif settings.attack == "square":
+        found = square(model, x, y, n_queries=settings.steps, return_info=True, **options)
+    else:
+        targeted = settings.attack == "fab-t"
+        found = fab(model, x, y, targeted=targeted, n_iter=settings.steps, return_info=True, **options)
+    assert isinstance(found, AttackResult)
+    return found
 
 
 def few_class_notes(settings: AttackSettings, num_classes: int) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.evaluation.attacks.autoattack import autoattack_call
+from fairtat.evaluation.attacks.autoattack import autoattack_result
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.cache.fingerprint import fingerprint
@@ -71,10 +71,11 @@ class Classifier:
 
     def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
         """What one of AutoAttack's attacks finds; where it finds nothing, the image itself."""
-        return autoattack_call(settings)(
+        return autoattack_result(
             self.model,
             x,
             y,
+            settings,
             sample_ids=ids,
             normalize=self.normalize,
             bounds=self.bounds,
