@@ -47,15 +47,6 @@ class Schedule:
     def of(cls, n_iter: int) -> Schedule:
         return cls(*(max(int(share * n_iter), 1) for share in (0.22, 0.03, 0.06)))
 
-    def checkpoints(self, n_iter: int) -> list[int]:
-        """The steps after which the step size is looked at."""
-        found, at, period = [], self.first, self.first
-        while at <= n_iter:
-            found.append(at)
-            period = max(period - self.shorter, self.least)
-            at += period
-        return found
-
 
 @dataclass(kw_only=True)
 class APGDSamples(PausedSamples):

@@ -48,9 +48,9 @@ class Outcome:
         return (~self.reached).nonzero()[:, 0]
 
 
-def run(arena: Arena, work: Run, outcome: Outcome, rows: Tensor | None = None) -> None:
-    """Attack the samples of ``outcome`` that are left (or ``rows`` of them), and add what is found to it."""
-    waiting = outcome.left() if rows is None else rows
+def run(arena: Arena, work: Run, outcome: Outcome) -> None:
+    """Attack the samples of ``outcome`` that are left, and add what is found to it."""
+    waiting = outcome.left()
     live = waiting[:0]
     columns: Columns = {}
     while len(waiting) or len(live):

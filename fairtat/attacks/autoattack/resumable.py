@@ -8,7 +8,7 @@ step of its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -178,6 +178,3 @@ def project(z: Tensor, x: Tensor, eps: Tensor, arena: Arena) -> Tensor:
         size = per_image(lengths(delta, "l2"), x)
         z = torch.where(size > radius, x + delta * (radius / size), z)
     return z.clamp(arena.lo, arena.hi)
-
-
-MakeSteps = Callable[[Columns, int], Resumable]

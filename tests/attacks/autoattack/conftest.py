@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_fixtures import alone, company, compiles, fallbacks_are_errors, h, recorded, stub
 from torch import nn
 
 import fairtat
 from fairtat.attacks.autoattack.arena import arena
-
-__all__ = ["alone", "company", "compiles", "fallbacks_are_errors", "h", "recorded", "stub"]
 
 
 def blobs(n, classes=6, seed=0):
