@@ -294,3 +294,21 @@ def test_the_adapter_refuses_what_there_is_not(trained):
         AutoAttack(model, attacks_to_run=["square"])
     with pytest.raises(ValueError, match="attacks_to_run must name attacks with version='custom'"):
         AutoAttack(model, version="custom").run_standard_evaluation(x, y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("number", range(4))
+def test_what_inductor_makes_of_them_finds_the_same(trained, fallbacks_are_errors, number, norm):
+    model, (x, y) = trained[0], (each[:48] for each in trained[1:])
+    attack = [
+        lambda **options: apgd(model, x, y, loss="dlr-targeted", n_target_classes=1, n_iter=20, **options),
+        lambda **options: fab(model, x, y, targeted=True, n_target_classes=1, n_iter=10, **options),
+        lambda **options: fab(model, x, y, n_iter=5, **options),
+        lambda **options: square(model, x, y, n_queries=75, **options),
+    ][number]
+    options = {"norm": norm, "eps": {"linf": 0.2, "l2": 1.2}[norm], "return_info": True}
+    eager, compiled = attack(**options), attack(engine="compiled", **options)
+    assert eager.reached.sum() > 0
+    # Rounding may decide on an image at the edge.
+    assert (eager.reached != compiled.reached).sum() <= 1
