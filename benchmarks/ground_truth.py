@@ -7,8 +7,8 @@ Verification of Neural Networks Competition, each with the answer of the sound t
 adversarial example, or open. An attack that fools a proved image is wrong; one that misses a known example is weaker
 than it could be. The table counts both; every example is judged in float32, inside the ball to one rounding.
 
-By default: APGD-CE with 5 restarts and APGD-T; on networks whose activations are signs, which have no gradients, APGD on
-the margin with straight-through gradients, and Square with 3 restarts.
+By default: APGD-CE with 5 restarts and APGD-T; on networks whose activations are signs, which have no gradients, APGD
+on the margin with straight-through gradients, and Square with 3 restarts.
 """
 
 from __future__ import annotations
