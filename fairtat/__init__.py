@@ -4,16 +4,27 @@ from typing import Any
 
 from fairtat import backends, ops
 from fairtat._version import __version__
-from fairtat.attacks import AttackResult, EngineFallback, TargetedPGD, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
+from fairtat.attacks import (
+    AttackResult,
+    AutoAttackFlags,
+    EngineFallback,
+    TargetedPGD,
+    fast_mixed_pgd,
+    fast_pgd,
+    fast_targeted_pgd,
+)
+from fairtat.attacks.autoattack import autoattack
 from fairtat.fairness import ClassStats, FairTAT
 
 __all__ = [
     "AttackResult",
+    "AutoAttackFlags",
     "ClassStats",
     "EngineFallback",
     "FairTAT",
     "TargetedPGD",
     "__version__",
+    "autoattack",
     "backends",
     "evaluate",
     "fast_mixed_pgd",

@@ -21,7 +21,6 @@ OPTIONAL = {
     "jinja2": ("jinja2", "eval"),
     "pillow": ("PIL.Image", "eval"),
     "kornia": ("kornia", "eval"),
-    "pyautoattack": ("pyautoattack", "eval"),
     "timm": ("timm", "vision"),
     "torchvision": ("torchvision.datasets", "vision"),
     "datasets": ("datasets", "hf"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairtat.checks import check_count
 from fairtat.data import SEVERITIES
 from fairtat.errors import UserError
+from fairtat.evaluation.attacks.autoattack import few_class_notes
 from fairtat.evaluation.attacks.classifier import Classifier, Normalize
 from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
@@ -90,8 +91,7 @@ def evaluate(
             step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
             all steps and the last one counts, as in the loops of most papers.
         check_sanity: Also look for signs of overestimated robustness, on a few dozen images (`masking`).
-        batch_size: Images at a time. Results do not depend on it, except for the random starts of AutoAttack's
-            attacks.
+        batch_size: Images at a time. Results do not depend on it.
         seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
         normalize: (mean, std) for a model that takes ``(x - mean) / std``.
         class_names: One name per class; default the data's, or their numbers.
@@ -129,7 +129,7 @@ def evaluate(
     if class_names is None:
         class_names = getattr(data, "class_names", None)
 
-    bounds, findings = inputs.check_images(images, [*asked.values()])
+    bounds, findings = inputs.check_images(images)
     check_radius("eps", defaults.eps, norm, bounds, error=UserError)
     for name, settings in (*asked.items(), *(("eps_sweep", each) for each in sweep.values())):
         for stage in stages_of(settings):
@@ -148,8 +148,7 @@ def evaluate(
     work = Evaluator(classifier, images, Answers(store, canary, progress), batch_size)
     names = _class_names(class_names, canary.num_classes)
     findings += inputs.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
-    for settings in (*asked.values(), *sweep.values()):
-        _check_classes(settings, len(names))
+    findings += _few_classes((*asked.values(), *sweep.values()), len(names))
 
     answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
     for kind, attacked in (("attack", asked), ("sweep", sweep)):
@@ -288,13 +287,18 @@ def _corrupted_images(
     return lambda: images.replaced(made(len(images))), few.hexdigest()
 
 
-def _check_classes(settings: AttackSettings, num_classes: int) -> None:
-    for stage in stages_of(settings):
-        least = ATTACKS[stage.attack].min_classes
-        if num_classes < least:
-            raise ValueError(
-                f"attack {stage.name!r} needs at least {least} classes, but the model has {num_classes}; use cw instead"
-            )
+def _few_classes(asked: Iterable[AttackSettings], num_classes: int) -> list[Finding]:
+    """What attacks do otherwise than in the papers, as a finding.
+
+    Raises:
+        ValueError: there is no other class.
+    """
+    stages = {stage.attack: stage for settings in asked for stage in stages_of(settings)}
+    if stages and num_classes < 2:
+        name = next(iter(stages.values())).name
+        raise ValueError(f"attack {name!r} needs at least 2 classes, but the model has {num_classes}")
+    said = [f"{ATTACKS[s.attack].title}: {note}" for s in stages.values() for note in few_class_notes(s, num_classes)]
+    return [Finding("attacks:few-classes", "info", "; ".join(said) + ".")] if said else []
 
 
 def _class_names(given: Sequence[str] | None, logits: int) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class Evaluator:
 
     def __init__(self, classifier: Classifier, images: Images, answers: Answers, batch_size: int) -> None:
         classes = answers.canary.num_classes
-        self.classifier = replace(classifier, num_classes=classes)
+        self.classifier = replace(classifier, num_classes=classes, batch_size=batch_size)
         self.images = images
         self.label = images.labels.numpy()
         self.answers = answers

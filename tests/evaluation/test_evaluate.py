@@ -160,7 +160,6 @@ def test_progress_is_told_after_each_batch(net: Net, data: Data) -> None:
         ({"class_names": ["a", "b"]}, "2 names, but the model has 4 logits"),
         ({"eps": -0.1}, "eps"),
         ({"data": torch.full((53, 1, 5, 5), torch.nan)}, "images hold NaN"),
-        ({"data": torch.full((53, 1, 5, 5), 255.0), "attacks": ["apgd-ce"]}, r"\[0, 1\] for apgd-ce"),
         ({"labels": torch.arange(53) % (CLASSES + 1)}, "labels go up to 4, but the model has 4 logits$"),
         (
             {"labels": torch.arange(53) % CLASSES + 1},
@@ -176,10 +175,26 @@ def test_wrong_arguments_are_named(net: Net, data: Data, changes: dict[str, obje
         evaluate(net, **arguments)  # type: ignore[arg-type]
 
 
-def test_three_class_attacks_need_three_classes(halves: Halves) -> None:
+def test_what_few_classes_change_is_said(halves: Halves) -> None:
     model = halves(torch.ones(12), -6.0)
-    with pytest.raises(ValueError, match="apgd-dlr' needs at least 3 classes, but the model has 2"):
-        evaluate(model, torch.rand(4, 1, 3, 4), torch.zeros(4, dtype=torch.int64), attacks=["apgd-dlr"])
+    x, y = torch.rand(4, 1, 3, 4), torch.zeros(4, dtype=torch.int64)
+    evaluation = evaluate(model, x, y, attacks=["apgd-dlr-3+apgd-t-3"], check_sanity=False)
+    (said,) = (finding for finding in evaluation.findings if finding.id == "attacks:few-classes")
+    assert said.severity == "info"
+    assert said.text == (
+        "APGD-DLR: 2 classes are too few for the loss 'dlr': the margin took its place; APGD-T: 2 classes are too few "
+        "for the loss 'dlr-targeted': the margin took its place; APGD-T: 2 classes have 1 targets, not 9."
+    )
+
+
+def test_a_single_class_cannot_be_attacked() -> None:
+    with pytest.raises(ValueError, match="attack 'apgd-ce' needs at least 2 classes, but the model has 1"):
+        evaluate(
+            lambda x: x.flatten(1)[:, :1],
+            torch.rand(4, 1, 3, 4),
+            torch.zeros(4, dtype=torch.int64),
+            attacks=["apgd-ce"],
+        )
 
 
 def robust_of(evaluation: Evaluation, name: str) -> Tensor:

@@ -101,8 +101,3 @@ class Network:
         self._writes = writes
         if isinstance(self.model, nn.Module):
             _WRITES[self.model] = writes
-
-
-def may_write(model: Model) -> bool:
-    """Whether a model has to be given copies of images that are needed afterwards; an attack finds out."""
-    return not isinstance(model, nn.Module) or _WRITES.get(model, True)

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.engines.model.network import may_write
-from fairtat.evaluation.attacks.autoattack import library_attack
+from fairtat.evaluation.attacks.autoattack import autoattack_result
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.cache.fingerprint import fingerprint
 from fairtat.evaluation.samples import NONE
-from fairtat.logits import logits_of
 
 Normalize = tuple[Sequence[float], Sequence[float]]
 
@@ -46,6 +44,7 @@ class Classifier:
     bounds: tuple[float, float] = (0.0, 1.0)
     backend: str = "auto"
     engine: str = "auto"
+    batch_size: int | None = None  # of the images that come at a time
 
     def logits(self, x: Tensor, seed: int = 0) -> Tensor:
         """Logits (n, C) of images (n, ...)."""
@@ -61,20 +60,31 @@ class Classifier:
         return BatchPredictions(x, predicted_classes(logits), margins(logits, y), torch.zeros_like(y))
 
     def attack(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> BatchPredictions:
-        """The predictions on adversarial images. The result for an image does not depend on its batch.
-
-        The library's attacks are an exception: they draw random numbers per batch.
-        """
-        if ATTACKS[settings.attack].from_library:
-            x_adv = library_attack(self.model, self.callable(), x, y, settings, self.num_classes)
-            return self.judge(x_adv, y)
-        result = self.adversarial(x, y, ids, settings)
+        """The predictions on adversarial images. The result for an image does not depend on its batch."""
+        if ATTACKS[settings.attack].of_autoattack:
+            result = self.fooled(x, y, ids, settings)
+        else:
+            result = self.adversarial(x, y, ids, settings)
         return BatchPredictions(
             result.x_adv, predicted_classes(result.logits), margins(result.logits, y), result.zero_grad
         )
 
+    def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
+        """What one of AutoAttack's attacks finds; where it finds nothing, the image itself."""
+        return autoattack_result(
+            self.model,
+            x,
+            y,
+            settings,
+            sample_ids=ids,
+            normalize=self.normalize,
+            bounds=self.bounds,
+            engine=self.engine,
+            chunk_size=self.batch_size,
+        )
+
     def adversarial(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
-        """The adversarial images of one of fairtat's own attacks."""
+        """The adversarial images of one of the other attacks."""
         kind = ATTACKS[settings.attack]
         draws = not kind.gradient  # the best of several random points: restarts without a step
         result: AttackResult = fast_pgd(
@@ -122,20 +132,6 @@ class Classifier:
             **self._options(settings.seed, ids),
         )
         return result
-
-    def callable(self) -> Callable[[Tensor], Tensor]:
-        """Images in [0, 1] to logits, for other people's attacks; the caller sets the model's mode."""
-        normalize = self.normalize
-
-        def call(x: Tensor) -> Tensor:
-            if normalize is not None:
-                mean, std = (torch.as_tensor(v, device=x.device, dtype=x.dtype).view(1, -1, 1, 1) for v in normalize)
-                x = (x - mean) / std
-            elif may_write(self.model):
-                x = x.clone()
-            return logits_of(self.model(x))
-
-        return call
 
     def _options(self, seed: int, ids: Tensor) -> dict[str, Any]:
         return {

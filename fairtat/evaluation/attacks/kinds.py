@@ -24,8 +24,7 @@ class AttackKind:
         options: which of the user's defaults apply if the name does not say; "target" if it can be aimed at a class.
         gradient: whether it depends on the model's gradients.
         least_steps, most_steps: the numbers of steps that make sense.
-        min_classes: the least number of classes that it works for.
-        from_library: whether it comes from pyautoattack.
+        of_autoattack: whether it is one of AutoAttack's, which leave an image alone once it is fooled.
         counted: whether a name carries the number of steps even if it is the usual one.
     """
 
@@ -36,8 +35,7 @@ class AttackKind:
     gradient: bool = True
     least_steps: int = 1
     most_steps: int | None = None
-    min_classes: int = 2
-    from_library: bool = False
+    of_autoattack: bool = False
     counted: bool = False
 
     @property
@@ -55,14 +53,15 @@ ATTACKS: dict[str, AttackKind] = {
     "pgd": AttackKind("PGD", 20, "ce", _PGD_OPTIONS, least_steps=0, counted=True),
     "cw": AttackKind("CW", 20, "margin", _PGD_OPTIONS, counted=True),
     "noise": AttackKind("noise", 20, "margin", gradient=False, counted=True),
-    "apgd-ce": AttackKind("APGD-CE", 100, "ce", from_library=True),
-    "apgd-dlr": AttackKind("APGD-DLR", 100, "dlr", min_classes=3, from_library=True),
-    "apgd-t": AttackKind("APGD-T", 100, "dlr", min_classes=4, from_library=True),
-    "fab-t": AttackKind("FAB-T", 100, "none", from_library=True),
-    "square": AttackKind("Square", 5000, "margin", gradient=False, from_library=True),
+    "apgd-ce": AttackKind("APGD-CE", 100, "ce", of_autoattack=True),
+    "apgd-dlr": AttackKind("APGD-DLR", 100, "dlr", of_autoattack=True),
+    "apgd-t": AttackKind("APGD-T", 100, "dlr", of_autoattack=True),
+    "fab": AttackKind("FAB", 100, "none", of_autoattack=True),
+    "fab-t": AttackKind("FAB-T", 100, "none", of_autoattack=True),
+    "square": AttackKind("Square", 5000, "margin", gradient=False, of_autoattack=True),
 }
-"""fgsm, pgd (cross-entropy), cw (PGD on the Carlini-Wagner margin) and noise (uniform points of the ball) are fairtat's
-own; the others are AutoAttack's, from pyautoattack."""
+"""fgsm, pgd (cross-entropy), cw (PGD on the Carlini-Wagner margin) and noise (uniform points of the ball) are variants
+of one loop; the others are AutoAttack's."""
 
 
 def attacks_with(option: Option) -> str:

@@ -11,8 +11,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairtat.errors import UserError
-from fairtat.evaluation.attacks.kinds import ATTACKS
-from fairtat.evaluation.attacks.settings import AttackSettings, stages_of
 from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.samples import NONE, Predictions
@@ -23,11 +21,11 @@ FEW = 5  # images of a class: below, one of them is 25 points or more
 LISTED = 5  # classes that a sentence names
 
 
-def check_images(images: Images, attacks: Sequence[AttackSettings]) -> tuple[tuple[float, float], list[Finding]]:
+def check_images(images: Images) -> tuple[tuple[float, float], list[Finding]]:
     """The bounds of a valid pixel, [0, 1] unless the images leave it, and what is odd about the images.
 
     Raises:
-        ValueError: NaN, or images outside [0, 1] under an attack that knows no other bounds.
+        ValueError: NaN.
     """
     low, high = images.range
     if math.isnan(low) or math.isnan(high):
@@ -38,11 +36,6 @@ def check_images(images: Images, attacks: Sequence[AttackSettings]) -> tuple[tup
             text = f"Pixels lie in {shown}, far from filling [0, 1]; were they divided by 255 twice?"
             return (0.0, 1.0), [Finding("inputs:dark", "warning", text)]
         return (0.0, 1.0), []
-    library = [s.name for attack in attacks for s in stages_of(attack) if ATTACKS[s.attack].from_library]
-    if library:
-        raise ValueError(
-            f"images must lie in [0, 1] for {library[0]}, got {shown}; pass pixels and normalize=(mean, std)"
-        )
     text = (
         f"Pixels lie in {shown}, not in [0, 1]. Radii were taken in these units and attacks clipped to this range, so "
         "the figures cannot be compared with published ones. If the images are normalized, pass them as they were "

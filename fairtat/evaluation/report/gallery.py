@@ -96,10 +96,10 @@ def make_gallery(
         raise ValueError(f"data must be the {first.clean.total} images that were evaluated, got {len(images)}")
     settings = first.attack
     kind = ATTACKS.get(settings.attack)  # None of a suite
-    exact = kind is not None and kind.gradient and not kind.from_library
+    exact = kind is not None and kind.gradient and not kind.of_autoattack
     shown = settings if exact else _stand_in(settings)
 
-    bounds, _ = check_images(images, [shown])
+    bounds, _ = check_images(images)
     looks = []
     target: Tensor | None = None
     for name in names:
