@@ -24,7 +24,6 @@ from fairtat.cli.runs import (
     load_trained,
     shortened,
 )
-from fairtat.cli.weights import load_weights
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
@@ -33,6 +32,7 @@ from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
 from fairtat.training import Number
+from fairtat.weights import load_weights
 
 RENAMED = {
     "--model": "--model.name",

@@ -13,6 +13,7 @@ from fairtat.fairness.weights import (
     dafa_weight,
     make_weights,
 )
+from fairtat.fairness.worst_case import worst_class_weight, worst_distribution
 
 __all__ = [
     "MARGIN_RULES",
@@ -28,4 +29,6 @@ __all__ = [
     "dafa_weight",
     "make_weights",
     "target_weight",
+    "worst_class_weight",
+    "worst_distribution",
 ]

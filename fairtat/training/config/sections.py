@@ -99,6 +99,10 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""
 
+    weights: str | None = None
+    """Weights to start from, in place of random ones: a .safetensors file, a PyTorch checkpoint, or a run folder, of a
+    model with the same layers. No code in a file is run. A resumed run does not need it."""
+
     mean: list[Number] | None = None
     """Mean of each channel, or one number, by which the model normalises images of its own accord: it computes with
     (x - mean) / std, while images and radii stay in pixel units. null: with images in [0, 1] as they are."""
@@ -180,6 +184,11 @@ class ObjectiveConfig:
 
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""
+
+    faal: Number | None = not_negative(None)
+    """FAAL (Zhang et al., CVPR 2024): in every batch, weight classes by the distribution within this Kullback-Leibler
+    divergence of the uniform one that is worst for the model; 0.5 in the paper, null turns it off. It multiplies the
+    loss of at, fat, trades or mart; each part of a batch (accumulate, processes) has a distribution of its own."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class AdversarialTraining(PGDObjective):
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         logits = logits_of(model(examples.x_adv))
         loss = cross_entropy(logits, batch.y, self._label_smoothing)
-        return ObjectiveValue(weighted_mean(loss, fair.weight_for(batch.y)), logits.detach())
+        worst_case = self._worst_case(logits, batch.y)
+        return ObjectiveValue(weighted_mean(loss, fair.weight_for(batch.y), worst_case), logits.detach())
 
 
 class FriendlyAdversarialTraining(AdversarialTraining):

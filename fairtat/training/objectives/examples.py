@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
-from fairtat.fairness import FairTAT
+from fairtat.fairness import FairTAT, worst_class_weight
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
@@ -85,7 +85,12 @@ class PGDObjective:
         self._examples = ExampleMaker(config, **options)
         self._beta = float(config.objective.beta)
         self._label_smoothing = float(config.objective.label_smoothing)
+        self._faal = None if config.objective.faal is None else float(config.objective.faal)
 
     def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
         """As `Objective.attack`."""
         return self._examples(model, batch, fair=fair, target=target, seed=seed)
+
+    def _worst_case(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        """(N,) FAAL's weights for the adversarial logits (N, C) of a batch; None where they are not asked for."""
+        return None if self._faal is None else worst_class_weight(logits, y, self._faal)

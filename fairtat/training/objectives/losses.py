@@ -33,6 +33,11 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.
     return cross_entropy(logits, y, label_smoothing) - (1.0001 - strongest_other).log()
 
 
-def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    """``sum_i w_i loss_i / N``: (N,), (N,) or None for all ones -> (). Divided by N, not by the sum of the weights."""
-    return (loss if weight is None else weight * loss).mean()
+def weighted_mean(loss: Tensor, *weights: Tensor | None) -> Tensor:
+    """``sum_i w_i loss_i / N``, w_i the product of the weights: (N,), each (N,) or None for all ones -> ().
+
+    Divided by N, not by the sum of the weights.
+    """
+    for weight in weights:
+        loss = loss if weight is None else weight * loss
+    return loss.mean()
