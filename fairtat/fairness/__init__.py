@@ -5,6 +5,7 @@ from fairtat.fairness.fair_tat import FairTAT
 from fairtat.fairness.margins import MARGIN_RULES, class_radii
 from fairtat.fairness.targets import TARGET_RULES, target_weight
 from fairtat.fairness.weights import (
+    RENAMED_RULES,
     UNWEIGHTED,
     WEIGHT_RULES,
     ClassFactors,
@@ -17,6 +18,7 @@ from fairtat.fairness.worst_case import worst_class_weight, worst_distribution
 
 __all__ = [
     "MARGIN_RULES",
+    "RENAMED_RULES",
     "TARGET_RULES",
     "UNWEIGHTED",
     "WEIGHT_RULES",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jsonargparse import ArgumentParser
 from fairtat import models
 from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
-from fairtat.training import TrainConfig, train
+from fairtat.training import TrainConfig, load_run, resume, train
 from fairtat.training.config import from_dict, leaves, to_dict
 from fairtat.training.optim.schedule import learning_rate
 
@@ -63,11 +64,11 @@ def test_is_explained(file: Path) -> None:
 
 
 def test_every_method_of_the_family_is_there() -> None:
-    methods = "trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol bat fairtat fairtat_random"
+    methods = "trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol fairtat fairtat_random"
     methods += (
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
-    methods += " faal faal_trades"
+    methods += " faal faal_trades bat even_success"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -110,9 +111,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "fairness.margins": "fixed",
         "fairness.weight_options": {"warmup": 70, "lam": 1.0},
     },
+    "bat": {
+        "objective.name": "bat",
+        "objective.beta": 6.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "attack.bn_mode": "eval",
+        "optim.weight_decay": 2e-4,
+    },
     "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
-RATES = {"dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6, "faal": [0.01, 0.001]}
+RATES = {
+    "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
+    "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
+    "faal": [0.01, 0.001],
+}
 CFA_RATES = [0.1] * 100 + [0.01] * 50 + [0.001] * 50
 
 
@@ -167,6 +180,27 @@ def finite_numbers(value: Any) -> Iterator[float]:
         yield float(value)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("values", distinct_methods())
+def test_goes_on_after_a_stop_as_if_there_were_none(
+    values: dict[str, Any], tmp_path: Path, assert_same_run: Callable[[Path, Path], None]
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        whole = train(from_dict(values | {"epochs": 3, "output": str(tmp_path / "whole")})).path
+        asked = count()
+        steps = -(-len(load_run(whole).splits().train) // values["batch_size"])
+        stopped = train(
+            from_dict(values | {"epochs": 3, "output": str(tmp_path / "stopped")}),
+            should_stop=lambda: next(asked) > 1.5 * steps,  # in the second epoch
+        )
+        assert (stopped.interrupted, stopped.epoch) == (True, 1)
+        resume(stopped.path)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same_run(whole, stopped.path)
+
+
 @pytest.mark.parametrize("values", distinct_methods())
 def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
     config = from_dict(values | {"output": str(tmp_path / "run")})
@@ -183,6 +217,6 @@ def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
     # The rules are in force in the second epoch: radii and targets have left the plain ones wherever they may.
     first, second = epochs
     assert set(first["class_eps"]) == {first["class_eps"][0]}
-    moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "bat")
+    moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "even_success")
     assert (len(set(second["class_eps"])) > 1) == moves_radii
     assert (second["target_weight"] is None) == (config.fairness.targets == "none")

@@ -23,7 +23,7 @@ RULES: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.01, "tau2": 0.01},
     "wat": {"eta": 1.0},
     "cfol": {},
-    "bat": {},
+    "even_success": {},
 }
 
 

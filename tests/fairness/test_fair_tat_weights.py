@@ -22,7 +22,7 @@ RULES: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.01, "tau2": 0.01},
     "wat": {"eta": 1.0},
     "cfol": {},
-    "bat": {},
+    "even_success": {},
 }
 
 
@@ -112,7 +112,7 @@ def test_dafa_as_published() -> None:
 
 
 def test_the_clamp_of_the_margins_bounds_what_the_weights_then_multiply() -> None:
-    fair = FairTAT(2, 0.1, clamp=(0.09, 0.11), weights="bat", weight_options={"alpha": 0.5})
+    fair = FairTAT(2, 0.1, clamp=(0.09, 0.11), weights="even_success", weight_options={"alpha": 0.5})
     label = torch.tensor([0, 0, 1, 1])
     fair.update(torch.eye(2)[torch.tensor([0, 0, 0, 0])], label, 1 - label)
     fair.end_epoch()

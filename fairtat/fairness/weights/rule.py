@@ -22,7 +22,7 @@ class ClassFactors(NamedTuple):
 
 
 class WeightRule:
-    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL and BAT.
+    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL and EvenSuccess.
 
     `FairTAT` drives it; a loop of one's own may do the same::
 

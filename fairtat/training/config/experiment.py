@@ -158,6 +158,23 @@ def make_fairness(
         raise UserError(f"fairness: {error}") from error
 
 
+# Objectives that weight whole samples, so that FAAL's factor means something; and those with attacks of their own kind.
+_WEIGHTED = ("at", "fat", "trades", "mart")
+_UNTARGETED = ("bat",)
+
+
+def _check_objective(config: TrainConfig) -> None:
+    """What an objective asks of the other sections."""
+    name = config.objective.name
+    if config.objective.faal is not None and name not in _WEIGHTED:
+        raise UserError(f"objective.faal is {config.objective.faal}; expected null with objective.name {name}")
+    if name in _UNTARGETED:
+        if config.fairness.targets != "none":
+            raise UserError(f"fairness.targets is {config.fairness.targets}; expected none with objective.name {name}")
+        if config.attack.restarts > 1:
+            raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
+
+
 def _check_together(config: TrainConfig) -> None:
     """What several settings must agree on. The ranges of the fairness rules are left to `FairTAT`, which checks them.
 
@@ -175,6 +192,7 @@ def _check_together(config: TrainConfig) -> None:
         raise UserError(f"objective.ccr is true; expected objective.name trades, got {config.objective.name}")
     if config.objective.options and not names_code(config.objective.name):
         raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
+    _check_objective(config)
     if config.averaging.name == "fawa" and config.averaging.every == "step":
         raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")
     if config.accumulate > config.batch_size // 2:

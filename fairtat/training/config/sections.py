@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fairtat.fairness import WEIGHT_RULES
+from fairtat.fairness import RENAMED_RULES, WEIGHT_RULES
 from fairtat.training.config.values import (
     Number,
     at_least,
@@ -129,11 +129,12 @@ class AttackConfig:
 
     loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
     """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
-    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades."""
+    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades
+    and for bat."""
 
     init: Literal["auto", "uniform", "normal", "zero"] = "auto"
     """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors
-    use: uniform for at and fat, normal for trades and mart."""
+    use: uniform for at and fat, normal for trades, mart and bat."""
 
     restarts: int = at_least(1, 1)
     """Attacks from different starts, of which the strongest counts; the cost grows in proportion."""
@@ -159,18 +160,20 @@ class AttackConfig:
 class ObjectiveConfig:
     """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
 
-    name: str = choice_or_code("at", ("at", "trades", "fat", "mart"))
+    name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat"))
     """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
     the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
     steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
-    misclassified samples more (Wang et al., 2020); or module:function of your own, which is called with the
+    misclassified samples more (Wang et al., 2020); bat: cross-entropy on the last example of the attack that is right,
+    beta times the divergence of the first wrong one, and predictions on both that are spread over the classes (Sun et
+    al., 2023; untargeted); or module:function of your own, which is called with the
     configuration and the options, and returns an Objective."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a module:function, for example {power: 2}."""
 
     beta: Number = not_negative(6.0)
-    """Weight of the divergence in trades and mart."""
+    """Weight of the divergence in trades, mart and bat."""
 
     ccr: bool = False
     """Let beta follow the class robustness as CFA does in trades: (1 - b_k) CE + b_k KL with
@@ -219,9 +222,10 @@ class FairnessConfig:
     begin: int = 1
     """How many epochs pass before the rules apply; until then targets are uniform and radii are eps."""
 
-    weights: str = choice_or_code("none", ("none", *WEIGHT_RULES))
-    """How classes are weighted: none, dafa, frl, wat, cfol, bat (see `fairtat.fairness.weights`), or module:function of
-    your own, which is called with the number of classes, device and weight_options, and returns a WeightRule."""
+    weights: str = choice_or_code("none", ("none", *WEIGHT_RULES), renamed=RENAMED_RULES)
+    """How classes are weighted: none, dafa, frl, wat, cfol, even_success (see `fairtat.fairness.weights`), or
+    module:function of your own, which is called with the number of classes, device and weight_options, and returns a
+    WeightRule."""
 
     weight_options: dict[str, Any] = field(default_factory=dict)
     """Settings of that rule, for example {warmup: 70, lam: 1.0} for dafa."""

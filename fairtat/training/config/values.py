@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
@@ -66,10 +66,13 @@ class Range:
     holds: Callable[[Any], bool]
     expected: str
     choices: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, key: str, value: Any) -> None:
         if value is None or self.holds(value):
             return
+        if self.renamed and value in self.renamed:
+            raise UserError(f"{key} is {value!r}; expected {self.renamed[value]}")
         near = nearest(value, self.choices) if self.choices else None
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"{key} is {repr(value) if self.choices else value}; expected {self.expected}{hint}")
@@ -119,10 +122,10 @@ def random_seed(default: int) -> Any:
     return field(default=default, metadata={_KEY: _SEED})
 
 
-def choice_or_code(default: str, choices: Sequence[str]) -> Any:
-    """One of the names, or a ``module:function`` of the user's own."""
+def choice_or_code(default: str, choices: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> Any:
+    """One of the names, or a ``module:function`` of the user's own; ``renamed``: what to write for a former name."""
     expected = f"one of {', '.join(choices)}, or module:function"
-    known = Range(lambda v: v in choices or names_code(v), expected, tuple(choices))
+    known = Range(lambda v: v in choices or names_code(v), expected, tuple(choices), renamed or {})
     return field(default=default, metadata={_KEY: known})
 
 

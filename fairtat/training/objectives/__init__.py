@@ -9,12 +9,14 @@ from fairtat.extension import import_code, names_code
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.adversarial_training import AdversarialTraining, FriendlyAdversarialTraining
 from fairtat.training.objectives.base import Examples, Objective, ObjectiveValue
+from fairtat.training.objectives.bat import BalanceAdversarialTraining
 from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.mart import Mart
 from fairtat.training.objectives.trades import Trades
 
 __all__ = [
     "AdversarialTraining",
+    "BalanceAdversarialTraining",
     "Examples",
     "FriendlyAdversarialTraining",
     "Mart",
@@ -30,6 +32,7 @@ _OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "trades": Trades,
     "fat": FriendlyAdversarialTraining,
     "mart": Mart,
+    "bat": BalanceAdversarialTraining,
 }
 
 

@@ -16,6 +16,7 @@ class Examples(NamedTuple):
     """What an objective's attack hands on to its loss."""
 
     x_adv: Tensor  # (N, C_in, H, W) like the batch's images
+    more: tuple[Tensor, ...] = ()  # (N, ...) each; what they are, the objective knows
 
 
 class ObjectiveValue(NamedTuple):

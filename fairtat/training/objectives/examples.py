@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,7 +14,14 @@ from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
 
-__all__ = ["ExampleMaker", "PGDObjective"]
+__all__ = ["ExampleMaker", "Iterate", "PGDObjective"]
+
+
+class Iterate(NamedTuple):
+    """An image on the way of an attack, and the model's answer to it under the attack's settings."""
+
+    x_adv: Tensor  # (N, C_in, H, W)
+    logits: Tensor  # (N, C)
 
 
 class ExampleMaker:
@@ -52,8 +60,25 @@ class ExampleMaker:
 
     def __call__(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
         """Adversarial examples; arguments and errors as `Objective.attack`."""
+        options = self._options_for(batch, fair, seed)
+        if target is not None:
+            return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
+        return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed)))
+
+    def iterates(self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int) -> Iterator[Iterate]:
+        """The start of the untargeted attack and what each of its steps makes, with the model's answers.
+
+        The last one is what a call gives. Each step is an attack of its own, so it costs one forward pass more.
+        """
+        options = self._options_for(batch, fair, seed) | self._untargeted(model, batch, seed) | {"return_info": True}
+        for steps in (0, *[1] * options["steps"]):
+            result: AttackResult = fast_pgd(model, batch.x, batch.y, **options | {"steps": steps})
+            yield Iterate(result.x_adv, result.logits)
+            options["init"] = result.x_adv
+
+    def _options_for(self, batch: Batch, fair: FairTAT, seed: int) -> dict[str, Any]:
         scale = fair.step_scale_for(batch.y)
-        options = {
+        return {
             **self._passes,
             **self._options,
             "eps": fair.eps_for(batch.y),
@@ -61,14 +86,10 @@ class ExampleMaker:
             "seed": seed,
             "sample_ids": batch.ids,
         }
-        if target is not None:
-            x_adv = fast_targeted_pgd(model, batch.x, target, y=batch.y, **options)
-        elif self._divergence:
-            options.update(loss="kl", clean_logits=self._clean_logits(model, batch, seed))
-            x_adv = fast_pgd(model, batch.x, batch.y, **options)
-        else:
-            x_adv = fast_pgd(model, batch.x, batch.y, **options)
-        return Examples(x_adv)
+
+    def _untargeted(self, model: nn.Module, batch: Batch, seed: int) -> dict[str, Any]:
+        """What untargeted attacks differ in from targeted ones."""
+        return {"loss": "kl", "clean_logits": self._clean_logits(model, batch, seed)} if self._divergence else {}
 
     def _clean_logits(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         """An attack of no steps: one pass without gradients, which leaves the model as the attack itself does."""

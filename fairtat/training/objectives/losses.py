@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "weighted_mean"]
+__all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "divergence_to_uniform", "weighted_mean"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -21,6 +23,12 @@ def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
     log_p, log_q = F.log_softmax(logits.float(), dim=1), F.log_softmax(clean_logits.float(), dim=1)
     # log_target: q log q would have the gradient log q + 1, which is infinite where q underflows.
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
+
+
+def divergence_to_uniform(logits: Tensor) -> Tensor:
+    """``KL(softmax(logits) || u) = log C - H``, u uniform and H the entropy: (N, C) -> (N,)."""
+    log_p = F.log_softmax(logits.float(), dim=1)
+    return math.log(logits.shape[1]) + (log_p.exp() * log_p).sum(dim=1)
 
 
 def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.02, "tau2": 0.02, "alpha1": 0.5, "alpha2": 0.5},
     "wat": {"eta": 1.0},
     "cfol": {"eta": 2.0},
-    "bat": {"alpha": 0.5},
+    "even_success": {"alpha": 0.5},
 }
 RULES = sorted(OPTIONS)
 VALIDATION_RULES = ["frl", "wat"]
