@@ -1,6 +1,7 @@
 """The fairness mathematics: class statistics, targets, radii, weights, and the object that ties them together."""
 
 from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.easy import in_easy_class
 from fairtat.fairness.fair_tat import FairTAT
 from fairtat.fairness.margins import MARGIN_RULES, class_radii
 from fairtat.fairness.targets import TARGET_RULES, target_weight
@@ -29,6 +30,7 @@ __all__ = [
     "WeightRule",
     "class_radii",
     "dafa_weight",
+    "in_easy_class",
     "make_weights",
     "target_weight",
     "worst_class_weight",

@@ -68,7 +68,7 @@ def test_every_method_of_the_family_is_there() -> None:
     methods += (
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
-    methods += " faal faal_trades bat even_success"
+    methods += " faal faal_trades bat even_success trix trix_at trix_digits"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -119,12 +119,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "attack.bn_mode": "eval",
         "optim.weight_decay": 2e-4,
     },
+    "trix": {
+        "objective.name": "trades",
+        "objective.beta": 6.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "attack.bn_mode": "eval",
+        "optim.nesterov": True,
+        "fairness.targets": "random",
+        "fairness.targeted": "easy",
+        "fairness.margins": "fixed",
+        "fairness.weights": "dafa",
+        "fairness.weight_options": {"warmup": 70, "lam": 1.0},
+    },
     "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
 RATES = {
     "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
     "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
     "faal": [0.01, 0.001],
+    "trix": [0.1] * 139 + [0.01] * 5 + [0.001] * 6,
 }
 CFA_RATES = [0.1] * 100 + [0.01] * 50 + [0.001] * 50
 
@@ -220,3 +234,5 @@ def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
     moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "even_success")
     assert (len(set(second["class_eps"])) > 1) == moves_radii
     assert (second["target_weight"] is None) == (config.fairness.targets == "none")
+    all_targeted = config.fairness.targets != "none" and config.fairness.targeted == "all"
+    assert (second["train_reached"] is not None) == all_targeted

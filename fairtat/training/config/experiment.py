@@ -175,6 +175,17 @@ def _check_objective(config: TrainConfig) -> None:
             raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
 
 
+def _check_mixed(rules: FairnessConfig) -> None:
+    """What the choice of the samples that have targets asks of the other rules."""
+    if rules.targeted == "all":
+        return
+    if rules.targets == "none":
+        raise UserError("fairness.targeted is easy; expected fairness.targets random, cfps or confusion, got none")
+    margins = [rules.margins] if isinstance(rules.margins, str) else rules.margins
+    if any(name.startswith("T-") for name in margins):
+        raise UserError(f"fairness.targeted is easy; expected no fairness.margins relative to targets, got {margins}")
+
+
 def _check_together(config: TrainConfig) -> None:
     """What several settings must agree on. The ranges of the fairness rules are left to `FairTAT`, which checks them.
 
@@ -193,6 +204,7 @@ def _check_together(config: TrainConfig) -> None:
     if config.objective.options and not names_code(config.objective.name):
         raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
     _check_objective(config)
+    _check_mixed(config.fairness)
     if config.averaging.name == "fawa" and config.averaging.every == "step":
         raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")
     if config.accumulate > config.batch_size // 2:

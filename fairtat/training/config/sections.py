@@ -203,6 +203,10 @@ class FairnessConfig:
     """none attacks away from the label; the others move each example towards a class that is drawn uniformly, by how
     many false positives it attracts, or by how often the true class is taken for it."""
 
+    targeted: Literal["all", "easy"] = "all"
+    """Which samples are moved towards their targets: all, or those of classes that the model finds easier than the
+    average of the batch, while the others are moved away from their labels (TRIX)."""
+
     margins: str | list[str] = "fixed"
     """Radius of each class: fixed, or (lam + s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns (shares of
     false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list combines."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
-from fairtat.fairness import FairTAT, worst_class_weight
+from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples
+from fairtat.training.objectives.mixed import mixed_pgd
 from fairtat.training.precision import AMP_DTYPES
 
 __all__ = ["ExampleMaker", "Iterate", "PGDObjective"]
@@ -39,6 +41,7 @@ class ExampleMaker:
         attack = config.attack
         self._step_size = float(attack.step_size)
         self._divergence = divergence and attack.loss == "auto"
+        self._easy_only = config.fairness.targeted == "easy"
         # Shared by the attack and the clean pass that its divergence needs: mode, precision and kernels of the model.
         # check: the data were checked when they were loaded.
         self._passes: dict[str, Any] = {
@@ -61,9 +64,27 @@ class ExampleMaker:
     def __call__(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
         """Adversarial examples; arguments and errors as `Objective.attack`."""
         options = self._options_for(batch, fair, seed)
+        if target is not None and self._easy_only:
+            return Examples(self._mixed(model, batch, target, seed, options))
         if target is not None:
             return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
         return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed)))
+
+    def _mixed(self, model: nn.Module, batch: Batch, target: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
+        """Easy classes towards their targets, the others away from their labels."""
+        clean_logits = self._clean_logits(model, batch, seed)
+        targeted = in_easy_class(clean_logits, batch.y)
+        towards = options.pop("loss")
+        return mixed_pgd(
+            model,
+            batch.x,
+            torch.where(targeted, target, batch.y),
+            targeted,
+            y=batch.y,
+            loss=(towards, "kl" if self._divergence else towards),
+            clean_logits=clean_logits if self._divergence else None,
+            **options,
+        )
 
     def iterates(self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int) -> Iterator[Iterate]:
         """The start of the untargeted attack and what each of its steps makes, with the model's answers.

@@ -98,7 +98,8 @@ class TrainingStep:
         with self._perturbed(part, examples, weight, epoch):
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
-        self._fair.update(value.logits, part.y, target)
+        # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
+        self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
         return value.loss.detach()
 
     def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:

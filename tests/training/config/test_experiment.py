@@ -63,6 +63,11 @@ def test_nesterov_needs_momentum() -> None:
         ({"objective": {"name": "bat", "faal": 0.5}}, "objective.faal is 0.5; expected null with objective.name bat"),
         ({"objective": {"name": "bat"}, "fairness": {"targets": "cfps"}}, "fairness.targets is cfps; expected none"),
         ({"objective": {"name": "bat"}, "attack": {"restarts": 2}}, "attack.restarts is 2; expected 1"),
+        ({"fairness": {"targeted": "easy"}}, "expected fairness.targets random, cfps or confusion, got none"),
+        (
+            {"fairness": {"targeted": "easy", "targets": "random", "margins": ["G-rob", "T-rob"]}},
+            "expected no fairness.margins relative to targets",
+        ),
     ],
 )
 def test_an_objective_says_what_it_cannot_use(values: dict[str, Any], expected: str) -> None:
