@@ -64,8 +64,8 @@ class FairTAT:
         clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
         begin: how many epochs finish before targets and radii follow the rules, >= 1. Weights have a warm-up of their
             own.
-        weights: "none", "dafa", "frl", "wat", "cfol", "even_success" (see `fairtat.fairness.weights`), or a rule of
-            your own: a `WeightRule`, its class, or "module:class" to import it from.
+        weights: "none", "dafa", "frl", "wat", "cfol", "fair_ard", "even_success" (see `fairtat.fairness.weights`), or a
+            rule of your own: a `WeightRule`, its class, or "module:class" to import it from.
         weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.

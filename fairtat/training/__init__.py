@@ -10,6 +10,7 @@ from fairtat.training.config import (
     AveragingConfig,
     AwpConfig,
     DataConfig,
+    DistillConfig,
     EvalConfig,
     FairnessConfig,
     ModelConfig,
@@ -30,7 +31,7 @@ from fairtat.training.events import (
     RunStart,
     StepProgress,
 )
-from fairtat.training.objectives import Examples, Objective, ObjectiveValue
+from fairtat.training.objectives import Examples, LearningObjective, Objective, ObjectiveValue
 from fairtat.training.run import Run, load_run
 from fairtat.training.trainer import Trainer, TrainingDiverged
 
@@ -41,11 +42,13 @@ __all__ = [
     "AwpConfig",
     "ClassAccuracy",
     "DataConfig",
+    "DistillConfig",
     "DryRun",
     "EpochMetrics",
     "EvalConfig",
     "Examples",
     "FairnessConfig",
+    "LearningObjective",
     "LostProcess",
     "ModelConfig",
     "Number",

@@ -138,7 +138,7 @@ def _rehearse(config: TrainConfig, model: nn.Module, data: Data) -> None:
         )  # fmt: skip
     target = fair.sample_targets(batch.y, batch.ids)
     # Two images of a copy are not worth a compilation.
-    objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")))
+    objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")), data)
     try:
         examples = objective.attack(rehearsal.train(), batch, fair=fair, target=target, seed=0)
         objective.loss(rehearsal, batch, examples, fair=fair)

@@ -17,7 +17,7 @@ from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig, make_fairness, to_dict
 from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
-from fairtat.training.objectives import Objective
+from fairtat.training.objectives import LearningObjective, Objective, make_objective
 from fairtat.training.optim.averaging import make_averaging
 from fairtat.training.optim.schedule import learning_rate
 from fairtat.training.optim.step import TrainingStep, make_optimizer
@@ -82,8 +82,9 @@ class Trainer:
         self._augment = make_augment(config.data.augment, pad=config.data.pad)
         self._optimizer = make_optimizer(config, model)
         self._averaging = make_averaging(config.averaging, model)
+        self._objective = objective or make_objective(config, splits.train)
         self._step = TrainingStep(
-            config, model, self._optimizer, self.fair, self._world, self._device, objective=objective
+            config, model, self._optimizer, self.fair, self._world, self._device, objective=self._objective
         )
         # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
         self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)
@@ -126,6 +127,8 @@ class Trainer:
         self.epoch += 1
         trained = self.fair.last
         assert trained is not None  # end_epoch has just set it
+        if isinstance(self._objective, LearningObjective):
+            self._objective.end_epoch(trained)
         return EpochMetrics(
             epoch=self.epoch,
             lr=lr,
@@ -224,6 +227,7 @@ class Trainer:
             "fair": self.fair.state_dict(),
             "averaging": None if self._averaging is None else self._averaging.state_dict(),
             "scaler": self._step.precision.state_dict(),
+            "objective": self._objective.state_dict() if isinstance(self._objective, LearningObjective) else None,
         }
 
     def best_state_dict(self, score: float) -> dict[str, Any]:
@@ -247,6 +251,8 @@ class Trainer:
         if self._averaging is not None:
             self._averaging.load_state_dict(state["averaging"])
         self._step.precision.load_state_dict(state["scaler"])
+        if isinstance(self._objective, LearningObjective):
+            self._objective.load_state_dict(state["objective"])
         self.epoch = state["epoch"]
 
 

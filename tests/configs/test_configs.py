@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
 
 from fairtat import models
 from fairtat.cli import train as train_command
@@ -68,7 +69,7 @@ def test_every_method_of_the_family_is_there() -> None:
     methods += (
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
-    methods += " faal faal_trades bat even_success trix trix_at trix_digits"
+    methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -78,7 +79,8 @@ def test_a_method_changes_its_own_sections_alone(base: str) -> None:
     plain = load(base)
     for method in METHODS:
         other = load(base, f"methods/{method}")
-        assert replace(other, objective=plain.objective, fairness=plain.fairness, averaging=plain.averaging) == plain
+        own = {section: getattr(plain, section) for section in ("objective", "fairness", "averaging", "distill")}
+        assert replace(other, **own) == plain
     settings = [json.dumps(to_dict(load(base, f"methods/{method}")), sort_keys=True) for method in METHODS]
     assert len({*settings, json.dumps(to_dict(plain), sort_keys=True)}) == len(METHODS) + 1  # all differ
 
@@ -132,11 +134,46 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "fairness.weights": "dafa",
         "fairness.weight_options": {"warmup": 70, "lam": 1.0},
     },
+    "absld": {
+        "objective.name": "absld",
+        "attack.bn_mode": "eval",
+        "distill.natural": 1 / 6,
+        "distill.temperature_rate": 0.1,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": False,
+        "fairness.weights": "none",
+    },
+    "fair_rslad": {
+        "objective.name": "rslad",
+        "attack.bn_mode": "eval",
+        "distill.natural": 1 / 6,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": True,
+        "fairness.weights": "fair_ard",
+    },
+    "fair_ard": {
+        "objective.name": "ard",
+        "attack.bn_mode": "train",
+        "distill.temperature": 30,
+        "distill.alpha": 1.0,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": True,
+        "fairness.weights": "fair_ard",
+    },
+    "csr": {
+        "objective.name": "csr",
+        "objective.beta": 6.0,
+        "objective.csr": 0.3,
+        "attack.bn_mode": "eval",
+        "optim.lr": 0.001,
+    },
     "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
 RATES = {
+    **dict.fromkeys(("absld", "fair_rslad"), [0.1] * 215 + [0.01] * 45 + [0.001] * 25 + [0.0001] * 15),
     "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
     "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
+    "csr": [0.001] * 3,
     "faal": [0.01, 0.001],
     "trix": [0.1] * 139 + [0.01] * 5 + [0.001] * 6,
 }
@@ -169,18 +206,28 @@ def shrunk(*names: str) -> dict[str, Any]:
     if "warmup" in values["fairness"]["weight_options"]:
         values["fairness"]["weight_options"]["warmup"] = 1
     values["optim"] = {"lr": 0.1}
+    values["distill"] |= {"teacher": None}  # the same network
     return values | {"epochs": 2, "batch_size": 64, "seed": 0, "device": "cpu", "threads": 1}
 
 
 def distinct_methods() -> list[Any]:
     """Each data set's plain training, and each method once, on the first data set that it is shipped for."""
-    method = ("objective", "fairness", "averaging", "awp")
+    method = ("objective", "fairness", "averaging", "awp", "distill")
     found = {
         name if name in DATA else json.dumps([values[section] for section in method], sort_keys=True): (name, values)
         for name, files in reversed(EXPERIMENTS.items())
         if (values := shrunk(*files))
     }
     return [pytest.param(values, id=name) for name, values in found.values()]
+
+
+def taught(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With weights of a teacher where there must be some."""
+    if values["objective"]["name"] not in ("ard", "rslad", "absld"):
+        return values
+    torch.manual_seed(1)
+    save_file(models.build("digits_cnn", 10, 1, (8, 8), width=4).state_dict(), folder / "teacher.safetensors")
+    return values | {"distill": values["distill"] | {"weights": str(folder / "teacher.safetensors")}}
 
 
 def finite_numbers(value: Any) -> Iterator[float]:
@@ -199,7 +246,7 @@ def finite_numbers(value: Any) -> Iterator[float]:
 def test_goes_on_after_a_stop_as_if_there_were_none(
     values: dict[str, Any], tmp_path: Path, assert_same_run: Callable[[Path, Path], None]
 ) -> None:
-    threads = torch.get_num_threads()
+    threads, values = torch.get_num_threads(), taught(values, tmp_path)
     try:
         whole = train(from_dict(values | {"epochs": 3, "output": str(tmp_path / "whole")})).path
         asked = count()
@@ -217,7 +264,7 @@ def test_goes_on_after_a_stop_as_if_there_were_none(
 
 @pytest.mark.parametrize("values", distinct_methods())
 def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
-    config = from_dict(values | {"output": str(tmp_path / "run")})
+    config = from_dict(taught(values, tmp_path) | {"output": str(tmp_path / "run")})
     threads = torch.get_num_threads()
     try:
         outcome = train(config)

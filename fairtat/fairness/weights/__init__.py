@@ -14,6 +14,7 @@ from fairtat.extension import import_code, names_code
 from fairtat.fairness.weights.cfol import CFOL
 from fairtat.fairness.weights.dafa import DAFA, dafa_weight
 from fairtat.fairness.weights.even_success import EvenSuccess
+from fairtat.fairness.weights.fair_ard import FairARD
 from fairtat.fairness.weights.frl import FRL
 from fairtat.fairness.weights.rule import ClassFactors, ValidationRule, WeightRule
 from fairtat.fairness.weights.wat import WAT
@@ -28,6 +29,7 @@ __all__ = [
     "WEIGHT_RULES",
     "ClassFactors",
     "EvenSuccess",
+    "FairARD",
     "ValidationRule",
     "WeightRule",
     "Weights",
@@ -37,7 +39,7 @@ __all__ = [
 
 UNWEIGHTED = "none"
 
-WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, FRL, WAT, CFOL, EvenSuccess)}
+WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, FRL, WAT, CFOL, FairARD, EvenSuccess)}
 """Rules by the name that a configuration uses; beside them, "none" means no weights."""
 
 RENAMED_RULES = {"bat": "even_success, the name of that rule now: BAT as published is the trainer's objective bat"}

@@ -22,7 +22,7 @@ class ClassFactors(NamedTuple):
 
 
 class WeightRule:
-    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL and EvenSuccess.
+    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL, FairARD and EvenSuccess.
 
     `FairTAT` drives it; a loop of one's own may do the same::
 
@@ -52,6 +52,9 @@ class WeightRule:
     follows_validation: ClassVar[bool] = False
     """Whether the rule learns from validation statistics; otherwise it learns from the training attack."""
 
+    counts_steps: ClassVar[bool] = False
+    """Whether the rule learns from `observe_steps`."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" not in vars(cls):
@@ -80,6 +83,9 @@ class WeightRule:
 
     def update(self, logits: Tensor, y: Tensor) -> None:
         """Take note of a batch of adversarial logits (N, C) with labels y (N,) int64."""
+
+    def observe_steps(self, resisted: Tensor, y: Tensor) -> None:
+        """Take note of a batch: on how many images on the way of its attack each sample (N,) int64 was still right."""
 
     def observe_validation(self, clean: ClassStats, robust: ClassStats) -> None:
         """Take note of an epoch's validation statistics, over all processes."""

@@ -10,6 +10,7 @@ import torch
 from fairtat.errors import UserError
 from fairtat.extension import names_code
 from fairtat.fairness import UNWEIGHTED, FairTAT, WeightRule
+from fairtat.fairness.weights import FairARD
 from fairtat.models import check_options
 from fairtat.radius import check_radius
 from fairtat.training.config.sections import (
@@ -17,6 +18,7 @@ from fairtat.training.config.sections import (
     AveragingConfig,
     AwpConfig,
     DataConfig,
+    DistillConfig,
     EvalConfig,
     FairnessConfig,
     ModelConfig,
@@ -50,6 +52,9 @@ class TrainConfig:
 
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     """Targets, radii and class weights."""
+
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """The teacher of ard, rslad and absld."""
 
     averaging: AveragingConfig = field(default_factory=AveragingConfig)
     """Weight averaging."""
@@ -160,7 +165,8 @@ def make_fairness(
 
 # Objectives that weight whole samples, so that FAAL's factor means something; and those with attacks of their own kind.
 _WEIGHTED = ("at", "fat", "trades", "mart")
-_UNTARGETED = ("bat",)
+_DISTILLING = ("ard", "rslad", "absld")
+_UNTARGETED = ("bat", *_DISTILLING)
 
 
 def _check_objective(config: TrainConfig) -> None:
@@ -168,11 +174,27 @@ def _check_objective(config: TrainConfig) -> None:
     name = config.objective.name
     if config.objective.faal is not None and name not in _WEIGHTED:
         raise UserError(f"objective.faal is {config.objective.faal}; expected null with objective.name {name}")
+    if config.distill.weights is not None and name not in _DISTILLING:
+        raise UserError(f"distill.weights is given; expected null with objective.name {name}, which has no teacher")
     if name in _UNTARGETED:
         if config.fairness.targets != "none":
             raise UserError(f"fairness.targets is {config.fairness.targets}; expected none with objective.name {name}")
         if config.attack.restarts > 1:
             raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
+
+
+def _check_counted_steps(config: TrainConfig) -> None:
+    """What a rule that counts the steps of the attack asks of it."""
+    if config.fairness.weights != FairARD.name:
+        return
+    for key, value, expected in (
+        ("fairness.targets", config.fairness.targets, "none"),
+        ("attack.restarts", config.attack.restarts, 1),
+    ):
+        if value != expected:
+            raise UserError(f"{key} is {value}; expected {expected} with fairness.weights {FairARD.name}")
+    if config.objective.name == "fat":
+        raise UserError(f"objective.name is fat, whose attacks stop early; not with fairness.weights {FairARD.name}")
 
 
 def _check_mixed(rules: FairnessConfig) -> None:
@@ -192,6 +214,7 @@ def _check_together(config: TrainConfig) -> None:
     A weight rule of the user's own is not imported here: the user has not yet said whether the file may name it.
     """
     check_options(config.model.options, "model.options")
+    check_options(config.distill.options, "distill.options")
     for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):
         if eps is not None:
             check_radius(key, float(eps), config.attack.norm, error=UserError)
@@ -205,6 +228,7 @@ def _check_together(config: TrainConfig) -> None:
         raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
     _check_objective(config)
     _check_mixed(config.fairness)
+    _check_counted_steps(config)
     if config.averaging.name == "fawa" and config.averaging.every == "step":
         raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")
     if config.accumulate > config.batch_size // 2:

@@ -17,6 +17,7 @@ from fairtat.training.config.values import (
     random_seed,
     share,
     shares,
+    unit,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AveragingConfig",
     "AwpConfig",
     "DataConfig",
+    "DistillConfig",
     "EvalConfig",
     "FairnessConfig",
     "ModelConfig",
@@ -129,12 +131,12 @@ class AttackConfig:
 
     loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
     """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
-    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades
-    and for bat."""
+    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades,
+    bat and csr, and from the teacher's for rslad and absld."""
 
     init: Literal["auto", "uniform", "normal", "zero"] = "auto"
     """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors
-    use: uniform for at and fat, normal for trades, mart and bat."""
+    use: uniform for at, fat and ard, normal for the others."""
 
     restarts: int = at_least(1, 1)
     """Attacks from different starts, of which the strongest counts; the cost grows in proportion."""
@@ -160,20 +162,25 @@ class AttackConfig:
 class ObjectiveConfig:
     """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
 
-    name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat"))
+    name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat", "csr", "ard", "rslad", "absld"))
     """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
     the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
     steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
     misclassified samples more (Wang et al., 2020); bat: cross-entropy on the last example of the attack that is right,
     beta times the divergence of the first wrong one, and predictions on both that are spread over the classes (Sun et
-    al., 2023; untargeted); or module:function of your own, which is called with the
-    configuration and the options, and returns an Objective."""
+    al., 2023; untargeted); csr: trades with weight on the confusions that carry the spectral norm of the adversarial
+    confusion matrix (Jin et al., 2025); ard, rslad, absld: robust distillation from the teacher of distill (Goldblum et
+    al., 2020; Zi et al., 2021; Zhao et al., 2024; untargeted); or module:function of your own, which is called with
+    the configuration and the options, and returns an Objective."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a module:function, for example {power: 2}."""
 
     beta: Number = not_negative(6.0)
-    """Weight of the divergence in trades, mart and bat."""
+    """Weight of the divergence in trades, mart, bat and csr."""
+
+    csr: Number = unit(0.3)
+    """Share of the spectral term in csr; the rest is cross-entropy on clean images."""
 
     ccr: bool = False
     """Let beta follow the class robustness as CFA does in trades: (1 - b_k) CE + b_k KL with
@@ -227,12 +234,44 @@ class FairnessConfig:
     """How many epochs pass before the rules apply; until then targets are uniform and radii are eps."""
 
     weights: str = choice_or_code("none", ("none", *WEIGHT_RULES), renamed=RENAMED_RULES)
-    """How classes are weighted: none, dafa, frl, wat, cfol, even_success (see `fairtat.fairness.weights`), or
+    """How classes are weighted: none, dafa, frl, wat, cfol, fair_ard, even_success (see `fairtat.fairness.weights`), or
     module:function of your own, which is called with the number of classes, device and weight_options, and returns a
     WeightRule."""
 
     weight_options: dict[str, Any] = field(default_factory=dict)
     """Settings of that rule, for example {warmup: 70, lam: 1.0} for dafa."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The teacher of the objectives ard, rslad and absld, and how they learn from it."""
+
+    teacher: str | None = None
+    """Its network, as model.name; null takes that of model."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for that network, as model.options."""
+
+    mean: list[Number] | None = None
+    """Mean of each channel by which it normalises images, as model.mean."""
+
+    std: list[Number] | None = None
+    """Standard deviation of each channel; goes with mean."""
+
+    weights: str | None = None
+    """Its weights: a .safetensors file, a PyTorch checkpoint, or a run folder. No code in a file is run."""
+
+    temperature: Number = positive(30.0)
+    """By which ard divides the logits of both networks."""
+
+    alpha: Number = unit(1.0)
+    """Share of the distillation in ard; the rest is cross-entropy on clean images."""
+
+    natural: Number = unit("1/6")
+    """Share of the clean images' term in rslad and absld."""
+
+    temperature_rate: Number = not_negative(0.1)
+    """How far an epoch moves the class temperatures of absld, at most; it falls with the learning rate."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ __all__ = [
     "random_seed",
     "share",
     "shares",
+    "unit",
 ]
 
 _KEY = "range"
@@ -83,6 +84,7 @@ _SHARES = Range(lambda v: all(0 < m < 1 for m in v), "shares of the epochs, abov
 _POSITIVE = Range(lambda v: 0 < v < math.inf, "a finite number above 0")
 _NOT_NEGATIVE = Range(lambda v: 0 <= v < math.inf, "a finite number of 0 or more")
 _BELOW_1 = Range(lambda v: 0 <= v < 1, "0 or more and below 1")
+_UNIT = Range(lambda v: 0 <= v <= 1, "a number in [0, 1]")
 _SEED = Range(lambda v: -(2**63) <= v < 2**64, "a whole number in [-2**63, 2**64)")
 
 
@@ -109,6 +111,11 @@ def not_negative(default: float | str | None) -> Any:
 def below_1(default: float) -> Any:
     """A number of 0 or more and below 1."""
     return _number(default, _BELOW_1)
+
+
+def unit(default: float | str) -> Any:
+    """A number from 0 to 1."""
+    return _number(default, _UNIT)
 
 
 def at_least(low: int, default: int | None, *, because: str = "") -> Any:

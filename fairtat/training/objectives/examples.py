@@ -61,14 +61,30 @@ class ExampleMaker:
             **options,
         }
 
-    def __call__(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
-        """Adversarial examples; arguments and errors as `Objective.attack`."""
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        fair: FairTAT,
+        target: Tensor | None,
+        seed: int,
+        reference: Tensor | None = None,
+    ) -> Examples:
+        """Adversarial examples; arguments and errors as `Objective.attack`.
+
+        Args:
+            reference: (N, C) logits that a divergence is measured from, in place of the clean prediction's.
+        """
+        if fair.weight_rule is not None and fair.weight_rule.counts_steps:
+            *_, last = self.iterates(model, batch, fair=fair, seed=seed, reference=reference)
+            return Examples(last.x_adv)
         options = self._options_for(batch, fair, seed)
         if target is not None and self._easy_only:
             return Examples(self._mixed(model, batch, target, seed, options))
         if target is not None:
             return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
-        return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed)))
+        return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed, reference)))
 
     def _mixed(self, model: nn.Module, batch: Batch, target: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
         """Easy classes towards their targets, the others away from their labels."""
@@ -86,16 +102,26 @@ class ExampleMaker:
             **options,
         )
 
-    def iterates(self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int) -> Iterator[Iterate]:
+    def iterates(
+        self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int, reference: Tensor | None = None
+    ) -> Iterator[Iterate]:
         """The start of the untargeted attack and what each of its steps makes, with the model's answers.
 
-        The last one is what a call gives. Each step is an attack of its own, so it costs one forward pass more.
+        The last one is what a call gives. Each step is an attack of its own, so it costs one forward pass more. A rule
+        of weights that counts the steps is told, for each sample, how many of the images before the last were right.
         """
-        options = self._options_for(batch, fair, seed) | self._untargeted(model, batch, seed) | {"return_info": True}
-        for steps in (0, *[1] * options["steps"]):
-            result: AttackResult = fast_pgd(model, batch.x, batch.y, **options | {"steps": steps})
+        options = self._options_for(batch, fair, seed) | self._untargeted(model, batch, seed, reference)
+        resisted = torch.zeros_like(batch.y)
+        number = options["steps"]
+        for step in range(number + 1):
+            options |= {"steps": min(step, 1), "return_info": True}
+            result: AttackResult = fast_pgd(model, batch.x, batch.y, **options)
             yield Iterate(result.x_adv, result.logits)
             options["init"] = result.x_adv
+            if step < number:
+                resisted += result.pred == batch.y
+        if fair.weight_rule is not None:
+            fair.weight_rule.observe_steps(resisted, batch.y)
 
     def _options_for(self, batch: Batch, fair: FairTAT, seed: int) -> dict[str, Any]:
         scale = fair.step_scale_for(batch.y)
@@ -108,9 +134,14 @@ class ExampleMaker:
             "sample_ids": batch.ids,
         }
 
-    def _untargeted(self, model: nn.Module, batch: Batch, seed: int) -> dict[str, Any]:
+    def _untargeted(self, model: nn.Module, batch: Batch, seed: int, reference: Tensor | None = None) -> dict[str, Any]:
         """What untargeted attacks differ in from targeted ones."""
-        return {"loss": "kl", "clean_logits": self._clean_logits(model, batch, seed)} if self._divergence else {}
+        if not self._divergence:
+            return {}
+        return {
+            "loss": "kl",
+            "clean_logits": self._clean_logits(model, batch, seed) if reference is None else reference,
+        }
 
     def _clean_logits(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         """An attack of no steps: one pass without gradients, which leaves the model as the attack itself does."""

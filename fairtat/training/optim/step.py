@@ -12,7 +12,13 @@ from fairtat.data import Batch
 from fairtat.fairness import FairTAT
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World
-from fairtat.training.objectives import Examples, Objective, ObjectiveValue, make_objective
+from fairtat.training.objectives import (
+    Examples,
+    LearningObjective,
+    Objective,
+    ObjectiveValue,
+    make_objective,
+)
 from fairtat.training.optim.awp import make_awp
 from fairtat.training.precision import Precision
 
@@ -98,6 +104,8 @@ class TrainingStep:
         with self._perturbed(part, examples, weight, epoch):
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
+        if isinstance(self._objective, LearningObjective):
+            self._objective.update(value, part.y)
         # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
         self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
         return value.loss.detach()

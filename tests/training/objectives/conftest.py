@@ -25,6 +25,7 @@ class ClassRules:
     robust_weight: Tensor | None = None
     robustness: Tensor | None = None  # A_k of beta_k = (lam + A_k) * beta
     lam: float = 0.5
+    weight_rule: Any = None
 
     def eps_for(self, y: Tensor) -> Tensor:
         return self.eps[y]
