@@ -70,6 +70,7 @@ def test_every_method_of_the_family_is_there() -> None:
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
     methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
+    methods += " fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -278,6 +279,10 @@ def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
     # The rules are in force in the second epoch: radii and targets have left the plain ones wherever they may.
     first, second = epochs
     assert set(first["class_eps"]) == {first["class_eps"][0]}
+    if config.fairness.mean_eps == "keep":
+        counts = torch.bincount(load_run(outcome.path).splits().train.labels, minlength=10).double()
+        radii = torch.tensor(second["class_eps"], dtype=torch.float64)
+        assert float((radii * counts).sum() / counts.sum()) == pytest.approx(config.attack.eps, rel=1e-6)
     moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "even_success")
     assert (len(set(second["class_eps"])) > 1) == moves_radii
     assert (second["target_weight"] is None) == (config.fairness.targets == "none")

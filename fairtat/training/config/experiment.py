@@ -149,9 +149,12 @@ def make_fairness(
             targets=rules.targets,
             margins=rules.margins,
             lam=rules.lam,
+            scale=rules.scale,
             tau=rules.tau,
+            tau_ratio=rules.tau_ratio,
             combine=rules.combine,
             clamp=rules.clamp,
+            mean_eps=rules.mean_eps,
             begin=rules.begin,
             weights=rules.weights if weights is None else weights,
             weight_options=rules.weight_options if weights is None else None,
@@ -224,6 +227,8 @@ def _check_together(config: TrainConfig) -> None:
         raise UserError("optim.nesterov is true; expected optim.momentum above 0")
     if config.objective.ccr and config.objective.name != "trades":
         raise UserError(f"objective.ccr is true; expected objective.name trades, got {config.objective.name}")
+    if config.objective.ccr and config.objective.ccr_lam is None and isinstance(config.fairness.lam, list):
+        raise UserError("objective.ccr_lam is null; expected a number where fairness.lam is a list")
     if config.objective.options and not names_code(config.objective.name):
         raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
     _check_objective(config)

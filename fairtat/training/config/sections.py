@@ -215,14 +215,28 @@ class FairnessConfig:
     average of the batch, while the others are moved away from their labels (TRIX)."""
 
     margins: str | list[str] = "fixed"
-    """Radius of each class: fixed, or (lam + s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns (shares of
-    false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list combines."""
+    """Radius of each class: fixed, or (lam + scale * s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns
+    (shares of false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list
+    combines."""
 
-    lam: Number = Number(0.5)
-    """The constant in (lam + s) * eps: 0.5 lets radii run from half to one and a half times eps."""
+    lam: list[Number] | Number = Number(0.5)
+    """The constant in (lam + scale * s) * eps: 0.5 lets G-rob's radii run from half to one and a half times eps. A list
+    has one for each of several margins."""
 
-    tau: Number = Number(2.0)
-    """Temperature of the targets: 0 is uniform, larger values go for confusing classes more often."""
+    scale: list[Number] | Number = Number(1.0)
+    """What s is multiplied by; the published G-cfps and T-cfps have 2. A list has one for each of several margins."""
+
+    mean_eps: Literal["free", "keep"] = "free"
+    """keep rescales the radii of an epoch so that their mean over the training images is eps: without it, part of what
+    a margin rule gains in robustness comes from the larger mean radius."""
+
+    tau: Number | Literal["auto"] = Number(2.0)
+    """Temperature of the targets: 0 is uniform, larger values go for confusing classes more often. The shares of false
+    positives sum to one, so with ten classes the published 2 is nearly uniform: 0.09 to 0.12 for each class. auto takes
+    the temperature by which the likeliest target is tau_ratio times as likely as the unlikeliest."""
+
+    tau_ratio: Number = Number(4.0)
+    """Largest to smallest probability of a target where tau is auto."""
 
     combine: Literal["avg", "min"] = "avg"
     """How the radii of several margin rules become one."""
