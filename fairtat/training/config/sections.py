@@ -192,6 +192,9 @@ class ObjectiveConfig:
     tau: int = at_least(0, 3)
     """Steps that fat makes after a sample has crossed the boundary."""
 
+    tau_milestones: list[Number] = shares([])
+    """Shares of all epochs after which fat's tau is one larger: the authors' dynamic tau is 0 with [50/120, 90/120]."""
+
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""
 
@@ -305,11 +308,14 @@ class OptimConfig:
     """Nesterov's momentum."""
 
     schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
-    """constant; step multiplies by gamma after the epoch of each milestone; cosine falls to zero over the run, step by
-    step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
+    """constant; step multiplies by gamma after the epoch of each milestone, or after every so many epochs; cosine falls
+    to zero over the run, step by step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
 
     milestones: list[Number] = shares([0.5, 0.75])
     """Where the steps lie, as shares of all epochs."""
+
+    every: int | None = at_least(1, None)
+    """Epochs between two steps, in place of milestones."""
 
     gamma: Number = positive(0.1)
     """What a step multiplies the learning rate by."""
@@ -344,7 +350,7 @@ class AwpConfig:
     """Adversarial weight perturbation (Wu et al., 2020): the step is taken at weights moved to where they hurt most."""
 
     gamma: Number = not_negative(0.0)
-    """Relative size of the perturbation, 0.005 in the paper; 0 turns it off."""
+    """Relative size of the perturbation; 0 turns it off. The authors have 0.01 for at and 0.005 for trades."""
 
     begin: int = at_least(0, 0)
     """How many epochs pass before it starts."""

@@ -70,16 +70,18 @@ class ExampleMaker:
         target: Tensor | None,
         seed: int,
         reference: Tensor | None = None,
+        **more: Any,
     ) -> Examples:
         """Adversarial examples; arguments and errors as `Objective.attack`.
 
         Args:
             reference: (N, C) logits that a divergence is measured from, in place of the clean prediction's.
+            more: options of this attack alone.
         """
         if fair.weight_rule is not None and fair.weight_rule.counts_steps:
             *_, last = self.iterates(model, batch, fair=fair, seed=seed, reference=reference)
             return Examples(last.x_adv)
-        options = self._options_for(batch, fair, seed)
+        options = self._options_for(batch, fair, seed) | more
         if target is not None and self._easy_only:
             return Examples(self._mixed(model, batch, target, seed, options))
         if target is not None:

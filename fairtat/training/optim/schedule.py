@@ -16,7 +16,8 @@ _START, _END = 1 / 25, 1 / 25e4  # of the peak
 def learning_rate(optim: OptimConfig, epoch: float, epochs: int) -> float:
     """The learning rate after ``epoch`` of ``epochs``; 2.5 is half way through the third.
 
-    constant: ``lr``. step: ``lr * gamma**(milestones passed)``, constant within an epoch. cosine:
+    constant: ``lr``. step: ``lr * gamma**(milestones passed)``, or with ``every`` its multiples passed, constant within
+    an epoch. cosine:
     ``lr * (1 + cos(pi * epoch / epochs)) / 2``. onecycle: half a cosine wave from lr / 25 up to ``lr`` over the first
     30% of the run, another down to lr / 250,000 over the rest.
     """
@@ -30,6 +31,8 @@ def learning_rate(optim: OptimConfig, epoch: float, epochs: int) -> float:
         return _wave(lr, lr * _END, (share - _RISE) / (1 - _RISE))
     if optim.schedule == "step":
         whole = math.floor(epoch)
+        if optim.every is not None:
+            return lr * float(optim.gamma) ** (whole // optim.every)
         return lr * float(optim.gamma) ** sum(whole >= milestone * epochs for milestone in optim.milestones)
     return lr
 

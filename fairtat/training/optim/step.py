@@ -101,14 +101,16 @@ class TrainingStep:
             part = part._replace(x=part.x.contiguous(memory_format=torch.channels_last))
         target = self._fair.sample_targets(part.y, part.ids)
         examples = self._objective.attack(self._model, part, fair=self._fair, target=target, seed=seed)
-        with self._perturbed(part, examples, weight, epoch):
+        before: list[ObjectiveValue] = []  # at the weights as they are, where they are perturbed
+        with self._perturbed(part, examples, weight, epoch, before):
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
+        loss, value = value.loss.detach(), (before or [value])[0]
         if isinstance(self._objective, LearningObjective):
             self._objective.update(value, part.y)
         # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
         self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
-        return value.loss.detach()
+        return loss
 
     def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:
         with self.precision.autocast():
@@ -117,10 +119,20 @@ class TrainingStep:
     def _weighted(self, loss: Tensor, weight: float) -> Tensor:
         return self.precision.scaled(loss if weight == 1.0 else loss * weight)
 
-    def _perturbed(self, part: Batch, examples: Examples, weight: float, epoch: int) -> AbstractContextManager[None]:
-        if self._awp is None or epoch < self._config.awp.begin:
+    def _perturbed(
+        self, part: Batch, examples: Examples, weight: float, epoch: int, before: list[ObjectiveValue]
+    ) -> AbstractContextManager[None]:
+        """Statistics are those of the weights: what the pass that finds the perturbation gives goes to ``before``."""
+        awp = self._awp
+        if awp is None or epoch < self._config.awp.begin:
             return nullcontext()
-        return self._awp.perturbed(lambda: self._weighted(self._value(self._model, part, examples).loss, weight))
+
+        def loss() -> Tensor:
+            value = self._value(self._model, part, examples)
+            before.append(value._replace(loss=value.loss.detach()))
+            return self._weighted(value.loss, weight)
+
+        return awp.perturbed(loss)
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[None]:
         if not wanted and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):

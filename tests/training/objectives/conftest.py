@@ -26,6 +26,7 @@ class ClassRules:
     robustness: Tensor | None = None  # A_k of beta_k = (lam + A_k) * beta
     lam: float = 0.5
     weight_rule: Any = None
+    epoch: int = 0
 
     def eps_for(self, y: Tensor) -> Tensor:
         return self.eps[y]

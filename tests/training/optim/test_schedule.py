@@ -36,6 +36,14 @@ def test_step_and_cosine(epochs: int) -> None:
         assert [learning_rate(OptimConfig(), epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected)
 
 
+def test_steps_after_every_so_many_epochs() -> None:
+    optimizer = sgd()
+    expected = by_torch(torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.96), optimizer, 350)
+    every = OptimConfig(every=10, gamma=Number(0.96))
+    assert [learning_rate(every, epoch, 350) for epoch in range(350)] == pytest.approx(expected)
+    assert learning_rate(every, 19.9, 350) == learning_rate(every, 10, 350)
+
+
 def test_cosine_falls_within_an_epoch() -> None:
     optimizer = sgd()
     expected = by_torch(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30), optimizer, 30)  # 3 epochs, 10 steps
