@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,9 +23,12 @@ from fairtat.training.optim.averaging import make_averaging
 from fairtat.training.optim.schedule import learning_rate
 from fairtat.training.optim.step import TrainingStep, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
-from fairtat.training.validation import Validation, validate
+from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
+
+
+_LOG = logging.getLogger("fairtat")
 
 
 class TrainingDiverged(UserError):
@@ -117,6 +121,7 @@ class Trainer:
         plain = self._validate(self.model)
         names = self.splits.train.class_names
         val_robust = ClassAccuracy.of(plain.robust, names)
+        val_fgsm = self._single_step(val_robust)
         averaged = self._average(val_robust.worst)
 
         lr = self._learning_rate(step=0)
@@ -143,6 +148,7 @@ class Trainer:
             class_weight=None if class_weight is None else numbers(class_weight),
             averaged=averaged,
             data_seconds=round(self._waited, 3),
+            val_fgsm=val_fgsm,
         )
 
     def train_steps(self) -> Iterator[StepProgress]:
@@ -199,6 +205,21 @@ class Trainer:
                 what = f"the outputs on {nonfinite} of {int(stats.count.sum())} {images} are not finite"
                 raise self._diverged(self.steps_per_epoch, what)
         return validation
+
+    def _single_step(self, robust: ClassAccuracy) -> ClassAccuracy | None:
+        """Validation under one step, where it is asked for, and the alarm if it and ``robust`` are far apart."""
+        config = self.config
+        if not (config.attack.steps == 1 if config.eval.fgsm == "auto" else config.eval.fgsm):
+            return None
+        stats = validate_fgsm(self.model, self.splits.val, config, world=self._world)
+        fgsm = ClassAccuracy.of(stats, self.splits.train.class_names)
+        if overfitting(fgsm.average, robust.average) and self._world.main:
+            _LOG.warning(
+                "warning: epoch %d: catastrophic overfitting: validation accuracy is %.3f under a single step and %.3f "
+                "under PGD-%d; attack.noise 2 (N-FGSM) or more attack.steps prevent it",
+                self.epoch + 1, fgsm.average, robust.average, config.eval.steps,
+            )  # fmt: skip
+        return fgsm
 
     def _average(self, worst_robust: float) -> AveragedAccuracy | None:
         if self._averaging is None:

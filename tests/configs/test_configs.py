@@ -70,7 +70,7 @@ def test_every_method_of_the_family_is_there() -> None:
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
     methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
-    methods += " fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
+    methods += " fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -81,6 +81,8 @@ def test_a_method_changes_its_own_sections_alone(base: str) -> None:
     for method in METHODS:
         other = load(base, f"methods/{method}")
         own = {section: getattr(plain, section) for section in ("objective", "fairness", "averaging", "distill")}
+        if method in ("fgsm_rs", "n_fgsm"):
+            own["attack"] = plain.attack
         assert replace(other, **own) == plain
     settings = [json.dumps(to_dict(load(base, f"methods/{method}")), sort_keys=True) for method in METHODS]
     assert len({*settings, json.dumps(to_dict(plain), sort_keys=True)}) == len(METHODS) + 1  # all differ
@@ -168,6 +170,22 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "attack.bn_mode": "eval",
         "optim.lr": 0.001,
     },
+    "mart": {
+        "objective.name": "mart",
+        "objective.beta": 5.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "optim.lr": 0.01,
+        "optim.weight_decay": 3.5e-3,
+    },
+    "frl": {"objective.beta": 1.5, "data.val": 0.06, "eval.steps": 20, "optim.lr": 0.001, "fairness.weights": "frl"},
+    "fairtat_cifar100": {
+        "data.name": "cifar100",
+        "fairness.targets": "random",
+        "fairness.margins": "G-rob",
+        "fairness.lam": 1.5,
+        "attack.bn_mode": "train",
+    },
     "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
 RATES = {
@@ -175,6 +193,9 @@ RATES = {
     "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
     "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
     "csr": [0.001] * 3,
+    "frl": [0.001] * 40,
+    "mart": [0.01] * 74 + [0.001] * 15 + [0.0001] * 10 + [0.00001] * 21,
+    "fairtat_cifar100": [round(0.1 * 0.96 ** (epoch // 10), 6) for epoch in range(350)],
     "faal": [0.01, 0.001],
     "trix": [0.1] * 139 + [0.01] * 5 + [0.001] * 6,
 }
@@ -200,7 +221,7 @@ def shrunk(*names: str) -> dict[str, Any]:
     values = to_dict(load(*names))
     values["data"] = {"name": "digits", "val": 0.1, "test": 0.7}
     values["model"] = {"name": "digits_cnn", "options": {"width": 4}}
-    values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
+    values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": min(values["attack"]["steps"], 2)}
     values["eval"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
     values["fairness"]["begin"] = 1
     values["averaging"] |= {"threshold": 0.0}
@@ -213,7 +234,7 @@ def shrunk(*names: str) -> dict[str, Any]:
 
 def distinct_methods() -> list[Any]:
     """Each data set's plain training, and each method once, on the first data set that it is shipped for."""
-    method = ("objective", "fairness", "averaging", "awp", "distill")
+    method = ("objective", "fairness", "averaging", "awp", "distill", "attack")
     found = {
         name if name in DATA else json.dumps([values[section] for section in method], sort_keys=True): (name, values)
         for name, files in reversed(EXPERIMENTS.items())

@@ -200,6 +200,16 @@ def _check_counted_steps(config: TrainConfig) -> None:
         raise UserError(f"objective.name is fat, whose attacks stop early; not with fairness.weights {FairARD.name}")
 
 
+def _check_noise(config: TrainConfig) -> None:
+    """What an attack that starts outside of its ball asks of its other settings."""
+    attack = config.attack
+    if attack.noise is None:
+        return
+    for key, value, expected in (("attack.init", attack.init, "auto"), ("attack.restarts", attack.restarts, 1)):
+        if value != expected:
+            raise UserError(f"{key} is {value}; expected {expected} with attack.noise, which is the start")
+
+
 def _check_mixed(rules: FairnessConfig) -> None:
     """What the choice of the samples that have targets asks of the other rules."""
     if rules.targeted == "all":
@@ -233,6 +243,7 @@ def _check_together(config: TrainConfig) -> None:
         raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
     _check_objective(config)
     _check_mixed(config.fairness)
+    _check_noise(config)
     _check_counted_steps(config)
     if config.averaging.name == "fawa" and config.averaging.every == "step":
         raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")

@@ -126,6 +126,14 @@ class AttackConfig:
     steps: int = at_least(0, 10)
     """Number of steps: each costs one forward and one backward pass."""
 
+    rel_step: Number | None = positive(None)
+    """Length of one step as a multiple of each image's radius, in place of step_size: 1.25 for single-step training
+    from a random start (FGSM-RS)."""
+
+    noise: Number | None = positive(None)
+    """N-FGSM (de Jorge et al., 2022): start from uniform noise of so many radii around the image, and do not project
+    the steps on the ball; 2 in the paper, with steps 1 and rel_step 1. null is the usual attack."""
+
     norm: Literal["linf", "l2"] = "linf"
     """Norm in which the radius is measured."""
 
@@ -374,3 +382,7 @@ class EvalConfig:
 
     batch_size: int = at_least(1, 512)
     """Images at a time."""
+
+    fgsm: Literal["auto", True, False] = "auto"
+    """Also attack by a single step of eps, and warn of catastrophic overfitting: a model that resists single steps and
+    falls to several. auto: where attack.steps is 1."""

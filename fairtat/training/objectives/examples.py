@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fairtat import ops
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
@@ -41,6 +42,8 @@ class ExampleMaker:
         attack = config.attack
         self._step_size = float(attack.step_size)
         self._divergence = divergence and attack.loss == "auto"
+        self._rel_step = None if attack.rel_step is None else float(attack.rel_step)
+        self._noise = None if attack.noise is None else float(attack.noise)
         self._easy_only = config.fairness.targeted == "easy"
         # Shared by the attack and the clean pass that its divergence needs: mode, precision and kernels of the model.
         # check: the data were checked when they were loaded.
@@ -126,15 +129,29 @@ class ExampleMaker:
             fair.weight_rule.observe_steps(resisted, batch.y)
 
     def _options_for(self, batch: Batch, fair: FairTAT, seed: int) -> dict[str, Any]:
-        scale = fair.step_scale_for(batch.y)
-        return {
+        eps, scale = fair.eps_for(batch.y), fair.step_scale_for(batch.y)
+        step: float | Tensor = self._step_size if scale is None else self._step_size * scale
+        if self._rel_step is not None:
+            step = self._rel_step * eps
+        options = {
             **self._passes,
             **self._options,
-            "eps": fair.eps_for(batch.y),
-            "step_size": self._step_size if scale is None else self._step_size * scale,
+            "eps": eps,
+            "step_size": step,
             "seed": seed,
             "sample_ids": batch.ids,
         }
+        if self._noise is not None:
+            options["init"] = ops.pgd_init(
+                batch.x,
+                self._noise * eps,
+                seed=seed,
+                sample_ids=batch.ids,
+                norm=options["norm"],
+                backend=options["backend"],
+            )
+            options["eps"] = self._noise * eps + options["steps"] * step  # as far as the steps can go
+        return options
 
     def _untargeted(self, model: nn.Module, batch: Batch, seed: int, reference: Tensor | None = None) -> dict[str, Any]:
         """What untargeted attacks differ in from targeted ones."""

@@ -63,6 +63,12 @@ def test_nesterov_needs_momentum() -> None:
         ({"objective": {"name": "bat", "faal": 0.5}}, "objective.faal is 0.5; expected null with objective.name bat"),
         ({"objective": {"name": "bat"}, "fairness": {"targets": "cfps"}}, "fairness.targets is cfps; expected none"),
         ({"objective": {"name": "bat"}, "attack": {"restarts": 2}}, "attack.restarts is 2; expected 1"),
+        ({"attack": {"noise": 2, "init": "zero"}}, "attack.init is zero; expected auto with attack.noise"),
+        ({"attack": {"noise": 2, "restarts": 3}}, "attack.restarts is 3; expected 1 with attack.noise"),
+        ({"objective": {"name": "fat"}, "fairness": {"weights": "fair_ard"}}, "whose attacks stop early"),
+        ({"fairness": {"weights": "fair_ard", "targets": "random"}}, "fairness.targets is random; expected none"),
+        ({"distill": {"weights": "t.pt"}}, "distill.weights is given; expected null with objective.name at"),
+        ({"objective": {"name": "trades", "ccr": True}, "fairness": {"lam": [0.5]}}, "objective.ccr_lam is null"),
         ({"fairness": {"targeted": "easy"}}, "expected fairness.targets random, cfps or confusion, got none"),
         (
             {"fairness": {"targeted": "easy", "targets": "random", "margins": ["G-rob", "T-rob"]}},
