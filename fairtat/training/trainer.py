@@ -23,6 +23,7 @@ from fairtat.training.optim.averaging import make_averaging
 from fairtat.training.optim.schedule import learning_rate
 from fairtat.training.optim.step import TrainingStep, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
+from fairtat.training.sampling import drawn_by_class
 from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
@@ -158,8 +159,11 @@ class Trainer:
         start_seed = derive(config.seed, "starts", self.epoch)
         torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
         self.model.train()
+        rule, data = self.fair.weight_rule, self.splits.train
+        if rule is not None and rule.class_shares is not None:
+            data = drawn_by_class(data, rule.class_shares, derive(config.seed, "classes", self.epoch))
         drawn = batches(
-            self.splits.train,
+            data,
             config.batch_size,
             seed=derive(config.seed, "order", self.epoch),
             drop_last=config.drop_last,

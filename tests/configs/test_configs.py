@@ -70,7 +70,7 @@ def test_every_method_of_the_family_is_there() -> None:
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
     methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
-    methods += " fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
+    methods += " cfol_sampling fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 

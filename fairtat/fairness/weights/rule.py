@@ -81,6 +81,11 @@ class WeightRule:
         """Whether the next `end_epoch` learns from validation statistics, so that they must be observed before it."""
         return self.follows_validation and self._counts
 
+    @property
+    def class_shares(self) -> Tensor | None:
+        """(C,) float64 by which the classes of the running epoch's samples are to be drawn; None: as the data are."""
+        return None
+
     def update(self, logits: Tensor, y: Tensor) -> None:
         """Take note of a batch of adversarial logits (N, C) with labels y (N,) int64."""
 
