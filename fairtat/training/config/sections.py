@@ -223,7 +223,8 @@ class FairnessConfig:
 
     targeted: Literal["all", "easy"] = "all"
     """Which samples are moved towards their targets: all, or those of classes that the model finds easier than the
-    average of the batch, while the others are moved away from their labels (TRIX)."""
+    average of the batch, while the others are moved away from their labels (TRIX). Each part of a batch (accumulate,
+    processes) has its own average."""
 
     margins: str | list[str] = "fixed"
     """Radius of each class: fixed, or (lam + scale * s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns

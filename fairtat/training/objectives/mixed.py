@@ -22,6 +22,7 @@ def mixed_pgd(
     eps: Tensor,  # (N,)
     step_size: float | Tensor,  # scalar or (N,)
     sample_ids: Tensor,  # (N,)
+    init: str | Tensor,  # or (N, ...)
     clean_logits: Tensor | None = None,  # (N, C)
     **options: Any,
 ) -> Tensor:
@@ -46,6 +47,7 @@ def mixed_pgd(
             "eps": eps[rows],
             "step_size": step_size[rows] if isinstance(step_size, Tensor) else step_size,
             "sample_ids": sample_ids[rows],
+            "init": init[rows] if isinstance(init, Tensor) else init,
         }
         if towards:
             x_adv[rows] = fast_targeted_pgd(model, x[rows], goal[rows], y=y[rows], **part)

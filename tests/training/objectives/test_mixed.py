@@ -66,6 +66,20 @@ def test_each_sample_is_attacked_in_its_own_direction(
     assert ((x_adv - wrong_way).abs() > 1e-5).float().mean(dim=(1, 2, 3)).min() > 0.3  # so a wrong sign would show
 
 
+def test_each_sample_starts_from_its_own_noise(batch: Batch, model: nn.Module, class_rules: Callable[..., Any]) -> None:
+    """N-FGSM in both directions: where a sample is attacked as in an unmixed batch, it is the same example."""
+    target, fair = (batch.y + 3) % 10, class_rules(0.05)
+    attack = {"steps": 1, "rel_step": 1.0, "noise": 2.0}
+    mixed = make_objective(from_dict({"fairness": {"targets": "random", "targeted": "easy"}, "attack": attack}))
+    plain = make_objective(from_dict({"attack": attack}))
+    ours = mixed.attack(model, batch, fair=fair, target=target, seed=7).x_adv
+    towards, away = (plain.attack(model, batch, fair=fair, target=t, seed=7).x_adv for t in (target, None))
+    easy = in_easy_class(copy.deepcopy(model).eval()(batch.x).detach(), batch.y)
+    assert 0 < easy.sum() < 20
+    expected = torch.where(easy[:, None, None, None], towards, away)
+    assert ((ours - expected).abs() > 1e-6).float().mean() < 0.01  # a gradient near zero, summed in another batch
+
+
 @pytest.mark.parametrize("all_easy", [True, False])
 def test_a_batch_in_one_direction(
     batch: Batch,
