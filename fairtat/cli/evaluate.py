@@ -22,7 +22,6 @@ from fairtat.cli.runs import (
     job_on_data,
     shortened,
 )
-from fairtat.cli.weights import load_weights
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
@@ -31,6 +30,7 @@ from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
 from fairtat.training import Number, load_run
+from fairtat.weights import load_weights
 
 RENAMED = {
     "--model": "--model.name",

@@ -33,7 +33,7 @@ USAGE = 2
 _NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
 
 # Settings that may name code, which is trusted when the user types it.
-_NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights")
+_NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights", "--distill.teacher")
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.

@@ -1,10 +1,12 @@
 """The fairness mathematics: class statistics, targets, radii, weights, and the object that ties them together."""
 
 from fairtat.fairness.class_stats import ClassStats
+from fairtat.fairness.easy import in_easy_class
 from fairtat.fairness.fair_tat import FairTAT
 from fairtat.fairness.margins import MARGIN_RULES, class_radii
 from fairtat.fairness.targets import TARGET_RULES, target_weight
 from fairtat.fairness.weights import (
+    RENAMED_RULES,
     UNWEIGHTED,
     WEIGHT_RULES,
     ClassFactors,
@@ -13,9 +15,11 @@ from fairtat.fairness.weights import (
     dafa_weight,
     make_weights,
 )
+from fairtat.fairness.worst_case import worst_class_weight, worst_distribution
 
 __all__ = [
     "MARGIN_RULES",
+    "RENAMED_RULES",
     "TARGET_RULES",
     "UNWEIGHTED",
     "WEIGHT_RULES",
@@ -26,6 +30,9 @@ __all__ = [
     "WeightRule",
     "class_radii",
     "dafa_weight",
+    "in_easy_class",
     "make_weights",
     "target_weight",
+    "worst_class_weight",
+    "worst_distribution",
 ]

@@ -13,8 +13,15 @@ from fairtat.checks import check_bounds, check_choice, check_labels, check_seed,
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness._finite import check_finite
 from fairtat.fairness.class_stats import ClassStats, blame_labels
-from fairtat.fairness.margins import check_clamp, check_combine, check_margins, class_radii
-from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, target_weight
+from fairtat.fairness.margins import (
+    check_clamp,
+    check_combine,
+    check_margins,
+    check_mean_eps,
+    class_radii,
+    per_rule,
+)
+from fairtat.fairness.targets import UNTARGETED, check_targets, check_tau, check_tau_ratio, target_weight
 from fairtat.fairness.weights import UNWEIGHTED, ClassFactors, WeightRule, Weights, make_weights
 from fairtat.ops.pgd_init import NORMS
 from fairtat.radius import check_radius
@@ -27,7 +34,7 @@ class FairTAT:
 
     From the training adversarial examples of the previous epoch, with t != y:
 
-        p(t | y) ~ exp(tau * CFPS_t)        eps_k = (lam + A_k) * eps
+        p(t | y) ~ exp(tau * CFPS_t)        eps_k = (lam + scale * A_k) * eps
 
     and likewise for the other rules of `target_weight` and `class_radii`. Until `begin` epochs have finished, targets
     are uniform over the other classes and every radius is the plain eps. A loop is::
@@ -58,14 +65,17 @@ class FairTAT:
         eps: plain radius >= 0, in pixel units.
         targets: "none" (untargeted attacks), "random", "cfps" or "confusion".
         margins: "fixed", "G-rob", "G-cfps", "G-cfns", "T-rob", "T-cfps", "T-cfns", or a sequence of them.
-        lam: lambda >= 0 of the radii.
-        tau: temperature of the targets, |tau| <= 700.
+        lam: lambda >= 0 of the radii; one for all margins, or one per margin.
+        scale: >= 0, what the scores of the margins are multiplied by; one for all, or one per margin.
+        tau: temperature of the targets, |tau| <= 700, or "auto" (see `target_weight`).
+        tau_ratio: largest to smallest probability of a target with tau="auto", >= 1.
         combine: "avg" or "min", for several margins.
         clamp: (low, high) bounds of the adapted radii, in pixel units as eps (see `class_radii`).
+        mean_eps: "free", or "keep": radii are rescaled so that their mean over the samples is eps (see `class_radii`).
         begin: how many epochs finish before targets and radii follow the rules, >= 1. Weights have a warm-up of their
             own.
-        weights: "none", "dafa", "frl", "wat", "cfol", "bat" (see `fairtat.fairness.weights`), or a rule of your own:
-            a `WeightRule`, its class, or "module:class" to import it from.
+        weights: "none", "dafa", "frl", "wat", "cfol", "fair_ard", "even_success" (see `fairtat.fairness.weights`), or a
+            rule of your own: a `WeightRule`, its class, or "module:class" to import it from.
         weight_options: settings of that rule, for example {"warmup": 70, "lam": 1.0} for "dafa".
         seed: of the targets, in [-2**63, 2**64).
         device: where statistics, radii and targets live.
@@ -108,10 +118,13 @@ class FairTAT:
         *,
         targets: str = "cfps",
         margins: str | Sequence[str] = "G-rob",
-        lam: float = 0.5,
-        tau: float = 2.0,
+        lam: float | Sequence[float] = 0.5,
+        scale: float | Sequence[float] = 1.0,
+        tau: float | str = 2.0,
+        tau_ratio: float = 4.0,
         combine: str = "avg",
         clamp: Sequence[float] | None = None,
+        mean_eps: str = "free",
         begin: int = 1,
         weights: Weights = UNWEIGHTED,
         weight_options: Mapping[str, Any] | None = None,
@@ -127,10 +140,14 @@ class FairTAT:
         check_radius("eps", self.eps, norm, check_bounds(bounds))
         self.targets = check_targets(targets)
         self.margins = check_margins(margins)
-        self.lam = checks.real("lam", lam, low=0.0)
+        self.lam = _number_or_tuple(lam, per_rule("lam", lam, self.margins))
+        self.scale = _number_or_tuple(scale, per_rule("scale", scale, self.margins))
         self.tau = check_tau(tau)
+        self.tau_ratio = check_tau_ratio(tau_ratio)
         self.combine = check_combine(combine)
         self.clamp = check_clamp(clamp)
+        check_mean_eps(mean_eps, self.clamp)
+        self.mean_eps = mean_eps
         self.begin = checks.integer("begin", begin, low=1)
         self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
         self.weights = UNWEIGHTED if self.weight_rule is None else self.weight_rule.name
@@ -157,8 +174,9 @@ class FairTAT:
     def __repr__(self) -> str:
         return (
             f"FairTAT(num_classes={self.num_classes}, eps={self.eps:.6g}, targets={self.targets!r}, "
-            f"margins={'+'.join(self.margins)!r}, lam={self.lam:g}, tau={self.tau:g}, combine={self.combine!r}, "
-            f"clamp={self.clamp}, begin={self.begin}, weights={self.weights!r}, seed={self.seed}, "
+            f"margins={'+'.join(self.margins)!r}, lam={_text(self.lam)}, scale={_text(self.scale)}, "
+            f"tau={_text(self.tau)}, combine={self.combine!r}, clamp={self.clamp}, mean_eps={self.mean_eps!r}, "
+            f"begin={self.begin}, weights={self.weights!r}, seed={self.seed}, "
             f"device={str(self.device)!r}, epoch={self.epoch})"
         )
 
@@ -240,18 +258,22 @@ class FairTAT:
         Args:
             y: (N,) int64 labels.
             beta: weight of the divergence, >= 0.
-            lam: lambda >= 0 of the equation; None for that of the radii. CFA's for TRADES are 0.5 here, 0.3 there.
+            lam: lambda >= 0 of the equation; None for that of the radii, where they have one. CFA's for TRADES are 0.5
+                here, 0.3 there.
 
         Returns:
             None until `begin` epochs have finished: the plain beta then holds for all.
 
         Raises:
-            TypeError, ValueError: beta or lam is not a number >= 0, or as `eps_for`.
+            TypeError, ValueError: beta or lam is not a number >= 0, lam is None and the radii have several, or as
+                `eps_for`.
 
         Source: Wei et al., CVPR 2023 (arXiv:2303.14460).
         """
         beta = checks.real("beta", beta, low=0.0)
-        lam = self.lam if lam is None else checks.real("lam", lam, low=0.0)
+        if lam is None and isinstance(self.lam, tuple):
+            raise ValueError(f"lam must be given: each of the margins has its own, {list(self.lam)}, got None")
+        lam = checks.real("lam", self.lam if lam is None else lam, low=0.0)
         robust = self._class_robust
         class_beta = None if robust is None else torch.where(robust.isnan(), beta, (lam + robust) * beta).float()
         return self._of_samples(class_beta, y)
@@ -398,7 +420,16 @@ class FairTAT:
             targets, stats = (UNTARGETED if self.targets == UNTARGETED else "random"), self.stats
             self._class_robust = None
         else:
-            radii = class_radii(self.last, self.eps, self.margins, lam=self.lam, combine=self.combine, clamp=self.clamp)
+            radii = class_radii(
+                self.last,
+                self.eps,
+                self.margins,
+                lam=self.lam,
+                scale=self.scale,
+                combine=self.combine,
+                clamp=self.clamp,
+                mean_eps=self.mean_eps,
+            )
             targets, stats = self.targets, self.last
             self._class_robust = self.last.accuracy
         factors = ClassFactors() if self.weight_rule is None else self.weight_rule.factors
@@ -406,8 +437,18 @@ class FairTAT:
         self.class_step = None if factors.step is None else factors.step.float()
         self.class_weight = None if factors.weight is None else factors.weight.float()
         self.class_robust_weight = None if factors.robust_weight is None else factors.robust_weight.float()
-        self.target_weight = target_weight(stats, targets, tau=self.tau)
+        self.target_weight = target_weight(stats, targets, tau=self.tau, tau_ratio=self.tau_ratio)
         self._table = None if self.target_weight is None else ops.target_table(self.target_weight)
+
+
+def _number_or_tuple(given: float | Sequence[float], per_margin: list[float]) -> float | tuple[float, ...]:
+    return tuple(per_margin) if isinstance(given, Sequence) else per_margin[0]
+
+
+def _text(value: float | str | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(f'{number:g}' for number in value)})"
+    return repr(value) if isinstance(value, str) else f"{value:g}"
 
 
 def _by_label(by_class: Tensor, y: Tensor) -> Tensor:

@@ -73,16 +73,35 @@ def check_clamp(clamp: Sequence[float] | None) -> tuple[float, float] | None:
     return checks.interval("clamp", clamp, low=0.0, expected="None or a pair (low, high) of radii")
 
 
+def per_rule(argument: str, value: float | Sequence[float], names: Sequence[str]) -> list[float]:
+    """`value` for each of the rules: one number for all, or as many as there are rules, each finite and >= 0."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return [checks.real(argument, value, low=0.0)] * len(names)
+    if len(value) != len(names):
+        raise ValueError(f"{argument} must be a number or one for each of {len(names)} margins, got {list(value)}")
+    return [checks.real(argument, number, low=0.0) for number in value]
+
+
+def check_mean_eps(mean_eps: str, clamp: tuple[float, float] | None) -> bool:
+    """Whether the mean radius is kept; a ValueError where that cannot be."""
+    check_choice("mean_eps", mean_eps, ["free", "keep"])
+    if mean_eps == "keep" and clamp is not None:
+        raise ValueError(f"mean_eps must be 'free' with a clamp, which moves the mean, got {mean_eps!r} with {clamp}")
+    return mean_eps == "keep"
+
+
 def class_radii(
     stats: ClassStats,
     eps: float,
     margins: str | Sequence[str] = "G-rob",
     *,
-    lam: float = 0.5,
+    lam: float | Sequence[float] = 0.5,
+    scale: float | Sequence[float] = 1.0,
     combine: str = "avg",
     clamp: Sequence[float] | None = None,
+    mean_eps: str = "free",
 ) -> Tensor:
-    """Radius of each class from the statistics of an epoch: eps_k = (lam + s_k) * eps.
+    """Radius of each class from the statistics of an epoch: eps_k = (lam + scale * s_k) * eps.
 
     s is one of, ground-truth relative (G-) or target relative (T-):
 
@@ -99,10 +118,13 @@ def class_radii(
         stats: the statistics to go by.
         eps: plain radius >= 0, in pixel units.
         margins: a name in MARGIN_RULES, or several.
-        lam: lambda >= 0, the part of eps that does not depend on the class.
+        lam: lambda >= 0, the part of eps that does not depend on the class; one for all rules, or one per rule.
+        scale: >= 0, what the scores are multiplied by; one for all rules, or one per rule.
         combine: "avg" or "min" of the radii of several rules.
         clamp: (low, high) bounds of the combined radii, in pixel units as eps; None for none. They bound what the
             rules give: a class to which no rule applies keeps the plain eps as it is.
+        mean_eps: "free", or "keep": multiply all radii by one factor, so that their mean over the samples of the
+            statistics is eps. What is left then is how the rule shares the radius out. Not together with clamp.
 
     Returns:
         (C,) float64 radii in pixel units, on the statistics' device.
@@ -111,15 +133,25 @@ def class_radii(
         TypeError, ValueError: an unknown rule (the nearest one is named), or a number out of range.
 
     Source: G-rob with lam = 0.5 is the class-wise calibrated margin of CFA (Wei et al., CVPR 2023, arXiv:2303.14460);
-    the others are from FAIR-TAT (arXiv:2410.23142), whose published code scales s by 2 for G-cfps alone.
+    the others are from FAIR-TAT (arXiv:2410.23142), whose published code has scale = 2 and a lambda of its own for
+    G-cfps and T-cfps.
     """
     names, bounds = check_margins(margins), check_clamp(clamp)
-    eps, lam = checks.real("eps", eps, low=0.0), checks.real("lam", lam, low=0.0)
+    eps = checks.real("eps", eps, low=0.0)
     merge = COMBINATIONS[check_combine(combine)]
+    keep = check_mean_eps(mean_eps, bounds)
 
     scores = torch.stack([MARGIN_RULES[name](stats) for name in names])  # (R, C)
     no_score = scores.isnan()
-    radii = merge(torch.where(no_score, eps, (lam + scores) * eps))
+    constant, factor = (
+        torch.tensor(per_rule(key, value, names), dtype=torch.float64, device=scores.device)[:, None]
+        for key, value in (("lam", lam), ("scale", scale))
+    )
+    radii = merge(torch.where(no_score, eps, (constant + factor * scores) * eps))
+    if keep:
+        share = stats.count.double() / stats.count.sum()
+        mean = (share * radii).sum()
+        radii = torch.where(mean > 0, radii * (eps / mean), radii)
     if bounds is not None:
         radii = torch.where(no_score.all(dim=0), radii, radii.clamp(*bounds))
     return radii

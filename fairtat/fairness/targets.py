@@ -16,6 +16,8 @@ UNTARGETED = "none"
 MAX_TEMPERATURE = 700.0
 """Largest |tau|: a score lies in [0, 1], and float64 holds exp(+-700)."""
 
+AUTO = "auto"
+
 TargetRule = Callable[[ClassStats, float], Tensor]
 """(statistics, tau) -> float64 weights > 0, (C,) by target or (C, C) by [label, target]."""
 
@@ -53,20 +55,36 @@ def check_targets(name: str) -> str:
     return name
 
 
-def check_tau(tau: float) -> float:
-    """`tau` as a float; a ValueError if it is not within [-MAX_TEMPERATURE, MAX_TEMPERATURE]."""
+def check_tau(tau: float | str) -> float | str:
+    """`tau` as a float, or "auto"; a ValueError if it is not within [-MAX_TEMPERATURE, MAX_TEMPERATURE]."""
+    if isinstance(tau, str):
+        check_choice("tau", tau, [AUTO])
+        return tau
     return checks.real("tau", tau, low=-MAX_TEMPERATURE, high=MAX_TEMPERATURE)
 
 
-def target_weight(stats: ClassStats, targets: str = "cfps", *, tau: float = 2.0) -> Tensor | None:
+def check_tau_ratio(ratio: float) -> float:
+    """`ratio` as a float; a ValueError if it is not finite and >= 1."""
+    return checks.real("tau_ratio", ratio, low=1.0)
+
+
+def target_weight(
+    stats: ClassStats, targets: str = "cfps", *, tau: float | str = 2.0, tau_ratio: float = 4.0
+) -> Tensor | None:
     """Unnormalised target weights from the statistics of an epoch: p(t | y) is proportional to w_t or w_yt, t != y.
+
+    The shares CFPS sum to 1, so with the published tau = 2 and ten classes the targets are nearly uniform:
+    probabilities of 0.09 to 0.12 are typical. tau="auto" takes the tau by which the largest weight of a label's targets
+    is `tau_ratio` times the smallest (for "cfps", of all classes).
 
     The own label is not masked here: `ops.sample_targets` never draws it, whatever its weight.
 
     Args:
         stats: the statistics to go by.
         targets: "none", or a name in TARGET_RULES.
-        tau: temperature, |tau| <= 700; 0 is uniform, a negative one prefers the classes that attract few errors.
+        tau: temperature, |tau| <= 700, or "auto"; 0 is uniform, a negative one prefers the classes that attract few
+            errors.
+        tau_ratio: largest to smallest weight with tau="auto", >= 1; weights of equal scores are equal.
 
     Returns:
         (C,) or (C, C) float64 on the statistics' device; None for "none".
@@ -74,5 +92,16 @@ def target_weight(stats: ClassStats, targets: str = "cfps", *, tau: float = 2.0)
     Raises:
         TypeError, ValueError: an unknown rule (the nearest one is named), or tau out of range.
     """
-    name, tau = check_targets(targets), check_tau(tau)
-    return None if name == UNTARGETED else TARGET_RULES[name](stats, tau)
+    name, tau, ratio = check_targets(targets), check_tau(tau), check_tau_ratio(tau_ratio)
+    if name == UNTARGETED:
+        return None
+    if isinstance(tau, float):
+        return TARGET_RULES[name](stats, tau)
+    score = TARGET_RULES[name](stats, 1.0).log()
+    # The label's own score may lie anywhere, and its weight is never used.
+    own = torch.zeros_like(score, dtype=torch.bool)
+    if score.ndim == 2:
+        own.fill_diagonal_(True)
+    low = score.masked_fill(own, torch.inf).amin(dim=-1, keepdim=True)
+    spread = score.masked_fill(own, -torch.inf).amax(dim=-1, keepdim=True) - low
+    return ratio ** torch.where(spread > 0, (score - low) / spread, 0.0).clamp(0.0, 1.0)

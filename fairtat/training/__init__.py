@@ -8,6 +8,7 @@ from fairtat.training.config import (
     AveragingConfig,
     AwpConfig,
     DataConfig,
+    DistillConfig,
     EvalConfig,
     FairnessConfig,
     ModelConfig,
@@ -28,7 +29,7 @@ from fairtat.training.events import (
     RunStart,
     StepProgress,
 )
-from fairtat.training.objectives import Examples, Objective, ObjectiveValue
+from fairtat.training.objectives import Examples, LearningObjective, Objective, ObjectiveValue
 from fairtat.training.run import Run, load_run
 from fairtat.training.trainer import Trainer, TrainingDiverged
 
@@ -39,11 +40,13 @@ __all__ = [
     "AwpConfig",
     "ClassAccuracy",
     "DataConfig",
+    "DistillConfig",
     "DryRun",
     "EpochMetrics",
     "EvalConfig",
     "Examples",
     "FairnessConfig",
+    "LearningObjective",
     "LostProcess",
     "ModelConfig",
     "Number",

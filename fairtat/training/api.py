@@ -139,7 +139,7 @@ def resume(
             if state["epoch"] >= wanted.epochs:
                 return TrainResult(folder.path, state["epoch"], interrupted=False, last=None)
             observers = _observers(observer, wanted, world)
-            trainer = make_trainer(wanted, device, world)
+            trainer = make_trainer(wanted, device, world, resumed=True)
             _load(trainer, state, chosen)
         with world.together():
             if world.main:

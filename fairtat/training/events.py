@@ -67,6 +67,7 @@ class EpochMetrics:
     class_weight: list[float | None] | None = None  # (C,) weights of the cross-entropy; None: 1 for all
     averaged: AveragedAccuracy | None = None  # None without weight averaging
     data_seconds: float = 0.0  # of `seconds`, how long training has waited for images
+    val_fgsm: ClassAccuracy | None = None  # under a single step of eps; None where eval.fgsm does not ask for it
 
     @property
     def score(self) -> float:

@@ -23,6 +23,7 @@ from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
 from fairtat.training.precision import settle_amp
 from fairtat.training.trainer import Trainer
+from fairtat.weights import load_weights, weights_file
 
 __all__ = ["choose_device", "make_trainer"]
 
@@ -45,10 +46,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_trainer(config: TrainConfig, device: torch.device, world: World, *, decode: bool = False) -> Trainer:
+def make_trainer(
+    config: TrainConfig, device: torch.device, world: World, *, decode: bool = False, resumed: bool = False
+) -> Trainer:
     """Data, model and trainer on ``device``; all images were looked at, and one step of a copy has been tried.
 
-    With ``decode``, the images were even read as a whole, which takes as long as it does in an epoch.
+    With ``decode``, the images were even read as a whole, which takes as long as it does in an epoch. ``resumed``: the
+    trainer will load a state, so the weights that its run began with are not needed.
 
     Seeds PyTorch's global generator and sets its number of threads.
 
@@ -63,7 +67,10 @@ def make_trainer(config: TrainConfig, device: torch.device, world: World, *, dec
     if augment is not None:
         augment.check(splits.train.image_shape[1:])
     torch.manual_seed(derive(config.seed, "model"))
-    model = build_model(config.model, splits.train.num_classes, splits.train.image_shape).to(device)
+    model = build_model(config.model, splits.train.num_classes, splits.train.image_shape)
+    if config.model.weights is not None and not resumed:
+        load_weights(model, weights_file(config.model.weights))
+    model = model.to(device)
     config = settle_amp(config, device)
     _rehearse(config, model, splits.train)
     if config.sync_batchnorm and world.size > 1:
@@ -131,7 +138,7 @@ def _rehearse(config: TrainConfig, model: nn.Module, data: Data) -> None:
         )  # fmt: skip
     target = fair.sample_targets(batch.y, batch.ids)
     # Two images of a copy are not worth a compilation.
-    objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")))
+    objective = make_objective(replace(config, attack=replace(config.attack, engine="eager")), data)
     try:
         examples = objective.attack(rehearsal.train(), batch, fair=fair, target=target, seed=0)
         objective.loss(rehearsal, batch, examples, fair=fair)

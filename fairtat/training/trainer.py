@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,13 +18,18 @@ from fairtat.seeds import derive
 from fairtat.training.config import TrainConfig, make_fairness, to_dict
 from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
-from fairtat.training.objectives import Objective
+from fairtat.training.objectives import LearningObjective, Objective, make_objective
 from fairtat.training.optim.averaging import make_averaging
-from fairtat.training.optim.step import TrainingStep, learning_rate, make_optimizer
+from fairtat.training.optim.schedule import learning_rate
+from fairtat.training.optim.step import TrainingStep, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
-from fairtat.training.validation import Validation, validate
+from fairtat.training.sampling import drawn_by_class
+from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
+
+
+_LOG = logging.getLogger("fairtat")
 
 
 class TrainingDiverged(UserError):
@@ -81,8 +87,9 @@ class Trainer:
         self._augment = make_augment(config.data.augment, pad=config.data.pad)
         self._optimizer = make_optimizer(config, model)
         self._averaging = make_averaging(config.averaging, model)
+        self._objective = objective or make_objective(config, splits.train)
         self._step = TrainingStep(
-            config, model, self._optimizer, self.fair, self._world, self._device, objective=objective
+            config, model, self._optimizer, self.fair, self._world, self._device, objective=self._objective
         )
         # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
         self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)
@@ -115,6 +122,7 @@ class Trainer:
         plain = self._validate(self.model)
         names = self.splits.train.class_names
         val_robust = ClassAccuracy.of(plain.robust, names)
+        val_fgsm = self._single_step(val_robust)
         averaged = self._average(val_robust.worst)
 
         lr = self._learning_rate(step=0)
@@ -125,6 +133,8 @@ class Trainer:
         self.epoch += 1
         trained = self.fair.last
         assert trained is not None  # end_epoch has just set it
+        if isinstance(self._objective, LearningObjective):
+            self._objective.end_epoch(trained)
         return EpochMetrics(
             epoch=self.epoch,
             lr=lr,
@@ -139,6 +149,7 @@ class Trainer:
             class_weight=None if class_weight is None else numbers(class_weight),
             averaged=averaged,
             data_seconds=round(self._waited, 3),
+            val_fgsm=val_fgsm,
         )
 
     def train_steps(self) -> Iterator[StepProgress]:
@@ -148,8 +159,11 @@ class Trainer:
         start_seed = derive(config.seed, "starts", self.epoch)
         torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
         self.model.train()
+        rule, data = self.fair.weight_rule, self.splits.train
+        if rule is not None and rule.class_shares is not None:
+            data = drawn_by_class(data, rule.class_shares, derive(config.seed, "classes", self.epoch))
         drawn = batches(
-            self.splits.train,
+            data,
             config.batch_size,
             seed=derive(config.seed, "order", self.epoch),
             drop_last=config.drop_last,
@@ -196,6 +210,21 @@ class Trainer:
                 raise self._diverged(self.steps_per_epoch, what)
         return validation
 
+    def _single_step(self, robust: ClassAccuracy) -> ClassAccuracy | None:
+        """Validation under one step, where it is asked for, and the alarm if it and ``robust`` are far apart."""
+        config = self.config
+        if not (config.attack.steps == 1 if config.eval.fgsm == "auto" else config.eval.fgsm):
+            return None
+        stats = validate_fgsm(self.model, self.splits.val, config, world=self._world)
+        fgsm = ClassAccuracy.of(stats, self.splits.train.class_names)
+        if overfitting(fgsm.average, robust.average) and self._world.main:
+            _LOG.warning(
+                "warning: epoch %d: catastrophic overfitting: validation accuracy is %.3f under a single step and %.3f "
+                "under PGD-%d; attack.noise 2 (N-FGSM) or more attack.steps prevent it",
+                self.epoch + 1, fgsm.average, robust.average, config.eval.steps,
+            )  # fmt: skip
+        return fgsm
+
     def _average(self, worst_robust: float) -> AveragedAccuracy | None:
         if self._averaging is None:
             return None
@@ -223,6 +252,7 @@ class Trainer:
             "fair": self.fair.state_dict(),
             "averaging": None if self._averaging is None else self._averaging.state_dict(),
             "scaler": self._step.precision.state_dict(),
+            "objective": self._objective.state_dict() if isinstance(self._objective, LearningObjective) else None,
         }
 
     def best_state_dict(self, score: float) -> dict[str, Any]:
@@ -246,6 +276,8 @@ class Trainer:
         if self._averaging is not None:
             self._averaging.load_state_dict(state["averaging"])
         self._step.precision.load_state_dict(state["scaler"])
+        if isinstance(self._objective, LearningObjective):
+            self._objective.load_state_dict(state["objective"])
         self.epoch = state["epoch"]
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
 
 from fairtat import models
 from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
-from fairtat.training import TrainConfig, train
-from fairtat.training.config import from_dict, to_dict
-from fairtat.training.optim.step import learning_rate
+from fairtat.training import TrainConfig, load_run, resume, train
+from fairtat.training.config import from_dict, leaves, to_dict
+from fairtat.training.optim.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2] / "configs"
 DATA = ("digits", "mnist5k", "cifar10")
@@ -63,10 +65,12 @@ def test_is_explained(file: Path) -> None:
 
 
 def test_every_method_of_the_family_is_there() -> None:
-    methods = "trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol bat fairtat fairtat_random"
+    methods = "trades fat mart cfa_at cfa_trades cfa_fat dafa dafa_at frl wat cfol fairtat fairtat_random"
     methods += (
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
+    methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
+    methods += " cfol_sampling fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
 
@@ -76,13 +80,28 @@ def test_a_method_changes_its_own_sections_alone(base: str) -> None:
     plain = load(base)
     for method in METHODS:
         other = load(base, f"methods/{method}")
-        assert replace(other, objective=plain.objective, fairness=plain.fairness, averaging=plain.averaging) == plain
+        own = {section: getattr(plain, section) for section in ("objective", "fairness", "averaging", "distill")}
+        if method in ("fgsm_rs", "n_fgsm"):
+            own["attack"] = plain.attack
+        assert replace(other, **own) == plain
     settings = [json.dumps(to_dict(load(base, f"methods/{method}")), sort_keys=True) for method in METHODS]
     assert len({*settings, json.dumps(to_dict(plain), sort_keys=True)}) == len(METHODS) + 1  # all differ
 
 
-# What the published codes do, read from their sources.
-PUBLISHED = {
+# What the published codes do, read from their sources: what they share, and what each has of its own.
+COMMON = {
+    "batch_size": 128,
+    "data.val": 0.02,
+    "data.augment": "crop_flip",
+    "amp": "none",
+    "optim.lr": 0.1,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 5e-4,
+    "attack.eps": 8 / 255,
+    "attack.step_size": 2 / 255,
+    "attack.steps": 10,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
     "at": {"objective.name": "at", "attack.bn_mode": "train", "fairness.margins": "fixed", "averaging.name": "none"},
     "fat": {"objective.name": "fat", "objective.tau": 3, "attack.bn_mode": "train"},
     "trades": {"objective.name": "trades", "objective.beta": 6.0, "attack.bn_mode": "eval"},
@@ -90,28 +109,110 @@ PUBLISHED = {
     "cfa_trades": {"averaging.threshold": 0.24, "attack.bn_mode": "eval", "objective.ccr": True},
     "cfa_fat": {"averaging.threshold": 0.24, "attack.bn_mode": "train", "objective.tau": 3},
     "fairtat": {"fairness.targets": "cfps", "fairness.tau": 2.0, "fairness.begin": 1, "averaging.decay": 0.85},
-    "dafa": {"attack.eps": 0.031, "attack.step_size": 0.007, "optim.nesterov": True, "fairness.margins": "fixed"},
+    "dafa": {
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "optim.nesterov": True,
+        "fairness.margins": "fixed",
+        "fairness.weight_options": {"warmup": 70, "lam": 1.0},
+    },
+    "bat": {
+        "objective.name": "bat",
+        "objective.beta": 6.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "attack.bn_mode": "eval",
+        "optim.weight_decay": 2e-4,
+    },
+    "trix": {
+        "objective.name": "trades",
+        "objective.beta": 6.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "attack.bn_mode": "eval",
+        "optim.nesterov": True,
+        "fairness.targets": "random",
+        "fairness.targeted": "easy",
+        "fairness.margins": "fixed",
+        "fairness.weights": "dafa",
+        "fairness.weight_options": {"warmup": 70, "lam": 1.0},
+    },
+    "absld": {
+        "objective.name": "absld",
+        "attack.bn_mode": "eval",
+        "distill.natural": 1 / 6,
+        "distill.temperature_rate": 0.1,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": False,
+        "fairness.weights": "none",
+    },
+    "fair_rslad": {
+        "objective.name": "rslad",
+        "attack.bn_mode": "eval",
+        "distill.natural": 1 / 6,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": True,
+        "fairness.weights": "fair_ard",
+    },
+    "fair_ard": {
+        "objective.name": "ard",
+        "attack.bn_mode": "train",
+        "distill.temperature": 30,
+        "distill.alpha": 1.0,
+        "optim.weight_decay": 2e-4,
+        "optim.nesterov": True,
+        "fairness.weights": "fair_ard",
+    },
+    "csr": {
+        "objective.name": "csr",
+        "objective.beta": 6.0,
+        "objective.csr": 0.3,
+        "attack.bn_mode": "eval",
+        "optim.lr": 0.001,
+    },
+    "mart": {
+        "objective.name": "mart",
+        "objective.beta": 5.0,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "optim.lr": 0.01,
+        "optim.weight_decay": 3.5e-3,
+    },
+    "frl": {"objective.beta": 1.5, "data.val": 0.06, "eval.steps": 20, "optim.lr": 0.001, "fairness.weights": "frl"},
+    "fairtat_cifar100": {
+        "data.name": "cifar100",
+        "fairness.targets": "random",
+        "fairness.margins": "G-rob",
+        "fairness.lam": 1.5,
+        "attack.bn_mode": "train",
+    },
+    "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
+RATES = {
+    **dict.fromkeys(("absld", "fair_rslad"), [0.1] * 215 + [0.01] * 45 + [0.001] * 25 + [0.0001] * 15),
+    "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
+    "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
+    "csr": [0.001] * 3,
+    "frl": [0.001] * 40,
+    "mart": [0.01] * 74 + [0.001] * 15 + [0.0001] * 10 + [0.00001] * 21,
+    "fairtat_cifar100": [round(0.1 * 0.96 ** (epoch // 10), 6) for epoch in range(350)],
+    "faal": [0.01, 0.001],
+    "trix": [0.1] * 139 + [0.01] * 5 + [0.001] * 6,
+}
+CFA_RATES = [0.1] * 100 + [0.01] * 50 + [0.001] * 50
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_faithful_presets_keep_to_the_published_protocol(name: str) -> None:
     config = load(f"faithful/{name}")
-    assert (config.batch_size, config.data.val, config.data.augment, config.amp) == (128, 0.02, "crop_flip", "none")
-    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
     rates = [round(learning_rate(config.optim, epoch, config.epochs), 6) for epoch in range(config.epochs)]
-    if name == "dafa":
-        assert rates == [0.1] * 99 + [0.01] * 5 + [0.001] * 6
-        assert dict(config.fairness.weight_options) == {"warmup": 70, "lam": 1.0}
-    else:
-        assert rates == [0.1] * 100 + [0.01] * 50 + [0.001] * 50
-        assert (config.attack.eps, config.attack.step_size, config.attack.steps) == (8 / 255, 2 / 255, 10)
+    assert rates == RATES.get(name, CFA_RATES)
     if name.startswith("cfa"):
         assert (config.fairness.margins, config.fairness.lam, config.fairness.begin) == ("G-rob", 0.5, 10)
         assert (config.averaging.name, config.averaging.decay, config.averaging.every) == ("fawa", 0.88, "epoch")
-    for key, value in PUBLISHED[name].items():
-        section, _, field = key.partition(".")
-        assert getattr(getattr(config, section), field) == value, key
+    settings = dict(leaves(config))
+    for key, value in (COMMON | PUBLISHED[name]).items():
+        assert settings[key] == value, key
     assert "Defects of the published code that are not copied" in (FAITHFUL / f"{name}.yaml").read_text()
 
 
@@ -120,25 +221,35 @@ def shrunk(*names: str) -> dict[str, Any]:
     values = to_dict(load(*names))
     values["data"] = {"name": "digits", "val": 0.1, "test": 0.7}
     values["model"] = {"name": "digits_cnn", "options": {"width": 4}}
-    values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
+    values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": min(values["attack"]["steps"], 2)}
     values["eval"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
     values["fairness"]["begin"] = 1
     values["averaging"] |= {"threshold": 0.0}
     if "warmup" in values["fairness"]["weight_options"]:
         values["fairness"]["weight_options"]["warmup"] = 1
     values["optim"] = {"lr": 0.1}
+    values["distill"] |= {"teacher": None}  # the same network
     return values | {"epochs": 2, "batch_size": 64, "seed": 0, "device": "cpu", "threads": 1}
 
 
 def distinct_methods() -> list[Any]:
     """Each data set's plain training, and each method once, on the first data set that it is shipped for."""
-    method = ("objective", "fairness", "averaging", "awp")
+    method = ("objective", "fairness", "averaging", "awp", "distill", "attack")
     found = {
         name if name in DATA else json.dumps([values[section] for section in method], sort_keys=True): (name, values)
         for name, files in reversed(EXPERIMENTS.items())
         if (values := shrunk(*files))
     }
     return [pytest.param(values, id=name) for name, values in found.values()]
+
+
+def taught(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With weights of a teacher where there must be some."""
+    if values["objective"]["name"] not in ("ard", "rslad", "absld"):
+        return values
+    torch.manual_seed(1)
+    save_file(models.build("digits_cnn", 10, 1, (8, 8), width=4).state_dict(), folder / "teacher.safetensors")
+    return values | {"distill": values["distill"] | {"weights": str(folder / "teacher.safetensors")}}
 
 
 def finite_numbers(value: Any) -> Iterator[float]:
@@ -152,9 +263,34 @@ def finite_numbers(value: Any) -> Iterator[float]:
         yield float(value)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("values", distinct_methods())
+def test_goes_on_after_a_stop_as_if_there_were_none(
+    values: dict[str, Any], tmp_path: Path, assert_same_run: Callable[[Path, Path], None]
+) -> None:
+    threads, values = torch.get_num_threads(), taught(values, tmp_path)
+    values = values | {
+        "channels_last": False,
+        "amp": "none",
+    }  # auto times both formats, so two runs may choose differently
+    try:
+        whole = train(from_dict(values | {"epochs": 3, "output": str(tmp_path / "whole")})).path
+        asked = count()
+        steps = -(-len(load_run(whole).splits().train) // values["batch_size"])
+        stopped = train(
+            from_dict(values | {"epochs": 3, "output": str(tmp_path / "stopped")}),
+            should_stop=lambda: next(asked) > 1.5 * steps,  # in the second epoch
+        )
+        assert (stopped.interrupted, stopped.epoch) == (True, 1)
+        resume(stopped.path)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same_run(whole, stopped.path)
+
+
 @pytest.mark.parametrize("values", distinct_methods())
 def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
-    config = from_dict(values | {"output": str(tmp_path / "run")})
+    config = from_dict(taught(values, tmp_path) | {"output": str(tmp_path / "run")})
     threads = torch.get_num_threads()
     try:
         outcome = train(config)
@@ -168,6 +304,12 @@ def test_trains(values: dict[str, Any], tmp_path: Path) -> None:
     # The rules are in force in the second epoch: radii and targets have left the plain ones wherever they may.
     first, second = epochs
     assert set(first["class_eps"]) == {first["class_eps"][0]}
-    moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "bat")
+    if config.fairness.mean_eps == "keep":
+        counts = torch.bincount(load_run(outcome.path).splits().train.labels, minlength=10).double()
+        radii = torch.tensor(second["class_eps"], dtype=torch.float64)
+        assert float((radii * counts).sum() / counts.sum()) == pytest.approx(config.attack.eps, rel=1e-6)
+    moves_radii = config.fairness.margins != "fixed" or config.fairness.weights in ("dafa", "frl", "even_success")
     assert (len(set(second["class_eps"])) > 1) == moves_radii
     assert (second["target_weight"] is None) == (config.fairness.targets == "none")
+    all_targeted = config.fairness.targets != "none" and config.fairness.targeted == "all"
+    assert (second["train_reached"] is not None) == all_targeted

@@ -23,7 +23,8 @@ RULES: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.01, "tau2": 0.01},
     "wat": {"eta": 1.0},
     "cfol": {},
-    "bat": {},
+    "fair_ard": {"clamp": [0.1, 10.0]},
+    "even_success": {},
 }
 
 
@@ -61,6 +62,8 @@ def train(rank: int, world: int, weights: str) -> dict[str, Any]:
         for batch in range(4):
             logits, label, ids = share(rank, world, 10 * epoch + batch, 31)
             fair.update(logits, label, fair.sample_targets(label, ids))
+            if fair.weight_rule is not None:
+                fair.weight_rule.observe_steps((logits[:, 0].abs() * 5).long(), label)
         if fair.needs_validation:
             fair.observe_validation(validation(rank, world, 1000 + epoch), validation(rank, world, 2000 + epoch))
         fair.end_epoch()

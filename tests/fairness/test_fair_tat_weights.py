@@ -22,7 +22,8 @@ RULES: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.01, "tau2": 0.01},
     "wat": {"eta": 1.0},
     "cfol": {},
-    "bat": {},
+    "fair_ard": {"clamp": [0.1, 10.0]},
+    "even_success": {},
 }
 
 
@@ -39,10 +40,17 @@ def validation(epoch: int) -> tuple[ClassStats, ClassStats]:
     return ClassStats(CLASSES).update(*draw(100 + epoch, 67)), ClassStats(CLASSES).update(*draw(200 + epoch, 67))
 
 
+def count(fair: FairTAT, logits: Tensor, label: Tensor) -> None:
+    """A batch, with numbers of steps for a rule that counts them."""
+    fair.update(logits, label, fair.sample_targets(label))
+    if fair.weight_rule is not None:
+        fair.weight_rule.observe_steps((logits[:, 0].abs() * 5).long(), label)
+
+
 def run_epoch(fair: FairTAT, epoch: int) -> None:
     for batch in range(3):
         logits, label = draw(10 * epoch + batch, 41)
-        fair.update(logits, label, fair.sample_targets(label))
+        count(fair, logits, label)
     fair.observe_validation(*validation(epoch))
     fair.end_epoch()
 
@@ -112,7 +120,7 @@ def test_dafa_as_published() -> None:
 
 
 def test_the_clamp_of_the_margins_bounds_what_the_weights_then_multiply() -> None:
-    fair = FairTAT(2, 0.1, clamp=(0.09, 0.11), weights="bat", weight_options={"alpha": 0.5})
+    fair = FairTAT(2, 0.1, clamp=(0.09, 0.11), weights="even_success", weight_options={"alpha": 0.5})
     label = torch.tensor([0, 0, 1, 1])
     fair.update(torch.eye(2)[torch.tensor([0, 0, 0, 0])], label, 1 - label)
     fair.end_epoch()
@@ -148,7 +156,7 @@ def test_resuming_is_as_if_never_interrupted(weights: str, stop: str) -> None:
             if (stop, batch) == ("mid-epoch", 1):
                 fair = fresh(fair.state_dict())
             logits, label = draw(10 * epoch + batch, 41)
-            fair.update(logits, label, fair.sample_targets(label))
+            count(fair, logits, label)
         fair.observe_validation(*validation(epoch))
         if stop == "observed":
             fair = fresh(fair.state_dict())

@@ -133,3 +133,44 @@ def test_no_samples_at_all_leave_the_plain_radius() -> None:
 def test_settings_that_cannot_be_are_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         class_radii(ClassStats(3), **{"eps": EPS, **options})
+
+
+def test_each_rule_has_its_own_constant_and_scale(counted: Any) -> None:
+    """The published rule of false positives: (lambda_c + 2 CFPS_k) eps, beside (lambda_r + A_k) eps."""
+    stats = counted(4, LABEL, PRED, TARGET)
+    radii = class_radii(stats, EPS, ["G-rob", "G-cfps"], lam=[0.5, 0.4], scale=[1.0, 2.0])
+    expected = [
+        (0.5 + rob + 0.4 + 2 * share) / 2 * EPS for rob, share in zip(SCORES["G-rob"], SCORES["G-cfps"], strict=True)
+    ]
+    assert radii.tolist() == pytest.approx([*expected, EPS], rel=1e-12)
+    one = class_radii(stats, EPS, "G-cfps", lam=0.5, scale=2.0)
+    assert one.tolist() == pytest.approx([0.5 * EPS, 1.5 * EPS, 0.5 * EPS, EPS], rel=1e-12)
+
+
+@pytest.mark.parametrize("margins", ["G-rob", ["G-rob", "T-cfps"], "fixed"])
+@pytest.mark.parametrize("combine", ["avg", "min"])
+def test_the_mean_radius_of_the_samples_is_kept(counted: Any, margins: Any, combine: str) -> None:
+    stats = counted(4, LABEL, PRED, TARGET)
+    free = class_radii(stats, EPS, margins, combine=combine).tolist()
+    kept = class_radii(stats, EPS, margins, combine=combine, mean_eps="keep").tolist()
+    assert sum(kept[k] for k in LABEL) / len(LABEL) == pytest.approx(EPS, rel=1e-12)
+    assert [a / b for a, b in zip(kept, free, strict=True)] == pytest.approx([kept[0] / free[0]] * 4, rel=1e-12)
+
+
+def test_a_mean_of_zero_stays(counted: Any) -> None:
+    stats = counted(3, [0, 1, 2], [1, 2, 0])  # never right
+    assert class_radii(stats, EPS, "G-rob", lam=0.0, mean_eps="keep").tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lam": [0.5]}, r"lam must be a number or one for each of 2 margins, got \[0.5\]"),
+        ({"scale": [1, -1]}, "scale must be finite and >= 0.0, got -1"),
+        ({"mean_eps": "kept"}, "did you mean 'keep'"),
+        ({"mean_eps": "keep", "clamp": (0.0, 0.1)}, "mean_eps must be 'free' with a clamp"),
+    ],
+)
+def test_constants_scales_and_means_out_of_range(counted: Any, options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        class_radii(counted(4, LABEL, PRED, TARGET), EPS, ["G-rob", "G-cfps"], **options)

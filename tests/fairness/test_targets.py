@@ -95,3 +95,42 @@ def test_an_unknown_rule_names_the_nearest(counted: Any, targets: Any, message: 
 def test_a_temperature_out_of_range_is_an_error(counted: Any, tau: float) -> None:
     with pytest.raises(ValueError, match="tau must be finite"):
         target_weight(counted(4, LABEL, PRED), "cfps", tau=tau)
+
+
+def test_auto_is_the_temperature_that_gives_the_ratio(counted: Any) -> None:
+    stats = counted(4, LABEL, PRED)
+    weight = target_weight(stats, "cfps", tau="auto", tau_ratio=6.0)
+    shares = [1 / 4, 2 / 4, 1 / 4, 0.0]
+    tau = math.log(6.0) / (max(shares) - min(shares))
+    assert weight is not None
+    expected = [math.exp(tau * (share - min(shares))) for share in shares]
+    assert weight.tolist() == pytest.approx(expected, rel=1e-12)
+
+    conditional = target_weight(stats, "confusion", tau="auto", tau_ratio=6.0)
+    assert conditional is not None
+    for y, row in enumerate([[6 / 8, 2 / 8, 0, 0], [0, 1 / 2, 1 / 2, 0], [1, 0, 0, 0], [0, 0, 0, 0]]):
+        others = [rate for t, rate in enumerate(row) if t != y]
+        spread = max(others) - min(others)
+        tau = math.log(6.0) / spread if spread else 0.0
+        for t in {0, 1, 2, 3} - {y}:
+            assert float(conditional[y, t]) == pytest.approx(math.exp(tau * (row[t] - min(others))), rel=1e-12)
+
+
+def test_auto_without_errors_is_uniform(counted: Any) -> None:
+    weight = target_weight(counted(3, [0, 1, 2], [0, 1, 2]), "cfps", tau="auto")
+    assert weight is not None
+    assert weight.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_published_temperature_is_nearly_uniform() -> None:
+    """Shares as published for CIFAR-10, 0.04 to 0.19."""
+    shares = [0.04, 0.05, 0.12, 0.19, 0.14, 0.13, 0.11, 0.08, 0.07, 0.07]
+    p = [math.exp(2 * s) / sum(math.exp(2 * t) for t in shares) for s in shares]
+    assert min(p) > 0.085
+    assert max(p) < 0.125
+
+
+@pytest.mark.parametrize(("option", "value"), [("tau", "automatic"), ("tau_ratio", 0.5), ("tau_ratio", math.inf)])
+def test_temperatures_that_cannot_be(counted: Any, option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        target_weight(counted(4, LABEL, PRED), "cfps", **{option: value})

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from fairtat import models
-from fairtat.cli.weights import load_weights
 from fairtat.errors import UserError
 from fairtat.training import TrainConfig, load_run, resume, train
 from fairtat.training.api import stored_config
 from fairtat.training.run import RunFolder
 from fairtat.training.run.checkpoint import load_checkpoint
+from fairtat.weights import load_weights
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt", "best.pt")
 

@@ -15,13 +15,13 @@ import torch
 import yaml
 
 from fairtat.cli.main import main
-from fairtat.cli.weights import load_weights
 from fairtat.data import load
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.training import TrainConfig, load_run, resume
 from fairtat.training.config import to_yaml
 from fairtat.training.run.checkpoint import load_checkpoint, save_checkpoint
+from fairtat.weights import load_weights
 
 Make = Callable[..., TrainConfig]
 

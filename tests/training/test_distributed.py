@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from fairtat import models
 from fairtat.reference import class_stats as layout
 from fairtat.training import TrainConfig, load_run
 from fairtat.training.config import to_dict
@@ -45,6 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "fairness": {"targets": "confusion"},
         "averaging": {"name": "ema", "every": "step"},
     },
+    "fair-ard": {"fairness": {"weights": "fair_ard"}},
+    "absld": {"objective": {"name": "absld"}, "accumulate": 2},
 }
 
 
@@ -79,8 +82,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
 
 
+def temperatures(folder: Path) -> torch.Tensor:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["objective"]["temperature"]
+
+
 def test_statistics_are_equal_and_weights_nearly(tiny: Make, tmp_path: Path, metrics_of: Metrics) -> None:
-    configs = {name: tiny(threads=1, **changes) for name, changes in VARIANTS.items()}
+    teacher = {"weights": str(tmp_path / "teacher.pt")}
+    torch.manual_seed(1)
+    torch.save(models.build("mlp", 10, 1, (8, 8), width=32).state_dict(), teacher["weights"])
+    configs = {
+        name: tiny(threads=1, **changes, distill=teacher if name == "absld" else {})
+        for name, changes in VARIANTS.items()
+    }
     for processes in (1, 2, 3):
         run_all(configs, tmp_path / str(processes), processes)
     for name in VARIANTS:
@@ -95,6 +108,10 @@ def test_statistics_are_equal_and_weights_nearly(tiny: Make, tmp_path: Path, met
             for ours, theirs in zip(metrics_of(alone), metrics_of(together), strict=True):
                 assert ours.pop("train_loss") == pytest.approx(theirs.pop("train_loss"), rel=1e-6)
                 assert ours == theirs  # accuracies, radii and targets
+            if name == "absld":
+                ours, theirs = (temperatures(folder) for folder in (alone, together))
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+                assert ours.unique().numel() > 10
             # A sum of 64 float32 numbers in another order, 20 steps long: rounding of 2**-24 each.
             pairs = [(value, weights(together)[key]) for key, value in weights(alone).items()]
             assert max(float((a - b).abs().max()) for a, b in pairs) < 64 * 20 * 2**-24 * 0.1 * 10

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fairtat.errors import UserError
 from fairtat.training.config import from_dict
@@ -32,6 +34,29 @@ def test_a_run_that_ends_before_its_class_weights_apply_is_told(
     with caplog.at_level(logging.WARNING, logger="fairtat"):
         make_trainer(config, CPU, World())
     assert (f"dafa weights apply after {warmup} epochs, and epochs is 2" in caplog.text) == told
+
+
+def test_a_run_starts_from_given_weights(tmp_path: Path) -> None:
+    other = make_trainer(from_dict({**TINY, "seed": 5}), CPU, World()).model
+    save_file(other.state_dict(), tmp_path / "model.safetensors")
+    for weights in (tmp_path, tmp_path / "model.safetensors"):  # a run folder, or the file in it
+        config = from_dict({**TINY, "model": {"options": {"width": 2}, "weights": str(weights)}})
+        model = make_trainer(config, CPU, World()).model
+        for name, tensor in other.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name
+    # What a run goes on with is its checkpoint.
+    (tmp_path / "model.safetensors").unlink()
+    make_trainer(config, CPU, World(), resumed=True)
+    with pytest.raises(UserError, match="no such file of weights"):
+        make_trainer(config, CPU, World())
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    other = make_trainer(from_dict({"model": {"options": {"width": 3}}}), CPU, World()).model
+    save_file(other.state_dict(), tmp_path / "w.safetensors")
+    config = from_dict({**TINY, "model": {"options": {"width": 2}, "weights": str(tmp_path / "w.safetensors")}})
+    with pytest.raises(UserError, match=r"w\.safetensors: .* has shape .* but the model expects"):
+        make_trainer(config, CPU, World())
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:1", "mps", "cuda:99", "cuda:-1"])

@@ -11,22 +11,25 @@ import torch
 from fairtat.checks import check_choice
 from fairtat.errors import did_you_mean
 from fairtat.extension import import_code, names_code
-from fairtat.fairness.weights.bat import BAT
 from fairtat.fairness.weights.cfol import CFOL
 from fairtat.fairness.weights.dafa import DAFA, dafa_weight
+from fairtat.fairness.weights.even_success import EvenSuccess
+from fairtat.fairness.weights.fair_ard import FairARD
 from fairtat.fairness.weights.frl import FRL
 from fairtat.fairness.weights.rule import ClassFactors, ValidationRule, WeightRule
 from fairtat.fairness.weights.wat import WAT
 
 __all__ = [
-    "BAT",
     "CFOL",
     "DAFA",
     "FRL",
+    "RENAMED_RULES",
     "UNWEIGHTED",
     "WAT",
     "WEIGHT_RULES",
     "ClassFactors",
+    "EvenSuccess",
+    "FairARD",
     "ValidationRule",
     "WeightRule",
     "Weights",
@@ -36,8 +39,11 @@ __all__ = [
 
 UNWEIGHTED = "none"
 
-WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, FRL, WAT, CFOL, BAT)}
+WEIGHT_RULES: dict[str, type[WeightRule]] = {rule.name: rule for rule in (DAFA, FRL, WAT, CFOL, FairARD, EvenSuccess)}
 """Rules by the name that a configuration uses; beside them, "none" means no weights."""
+
+RENAMED_RULES = {"bat": "even_success, the name of that rule now: BAT as published is the trainer's objective bat"}
+"""Former names, and what to write in their place."""
 
 
 Weights = str | WeightRule | Callable[..., WeightRule]
@@ -76,6 +82,8 @@ def make_weights(
         return _made(weights, import_code("weights", weights), num_classes, options, device)
     if callable(weights):
         return _made(getattr(weights, "__name__", repr(weights)), weights, num_classes, options, device)
+    if weights in RENAMED_RULES:
+        raise ValueError(f"weights must be {RENAMED_RULES[weights]}, got {weights!r}")
     check_choice("weights", weights, [UNWEIGHTED, *WEIGHT_RULES])
     if weights == UNWEIGHTED:
         if options:

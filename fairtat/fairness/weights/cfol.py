@@ -20,19 +20,21 @@ class CFOL(WeightRule):
     The weights average to 1 and multiply cross-entropy and divergence alike; none is below gamma. A class without
     samples counts as free of errors.
 
-    The paper draws the class of each sample from p, and adds ``eta' / p_k`` to s_k at every error. Here, as in the
+    The paper draws the class of each sample from p, and adds ``eta' / p_k`` to s_k at every error: that is
+    sampling=True, where `class_shares` is p, the trainer draws by it, and nothing is weighted. Otherwise, as in the
     reweighting variant of the published code, samples come as they are, ``C * p_k`` weights their loss, and the
-    estimator divides by the share of class k in the data. Over an epoch of N samples the increments then add up to
+    estimator divides by the share of class k in the data. In both, over an epoch of N samples the increments add up to
     ``eta' * N * (1 - A_k)``: eta is eta' * N. The published 5e-6 is 0.25 for an epoch of 50,000. s changes once an
     epoch, so that processes need not agree at every step; within an epoch the published p moves by little.
 
-    To draw classes instead, give ``rule.distribution / class_counts`` of the samples' classes to a
-    torch.utils.data.WeightedRandomSampler, and leave the weights out.
+    In a loop of one's own, give ``rule.class_shares / class_counts`` of the samples' classes to a
+    torch.utils.data.WeightedRandomSampler.
 
     Args:
         num_classes: C >= 2.
         eta: rate >= 0 an epoch.
         gamma: share of the uniform distribution, 0 < gamma <= 1.
+        sampling: draw classes by p in place of weighting them.
         warmup: epochs before the first update applies, >= 1.
         device: where the tensors live.
 
@@ -53,6 +55,7 @@ class CFOL(WeightRule):
         *,
         eta: float = 0.25,
         gamma: float = 0.5,
+        sampling: bool = False,
         warmup: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -61,7 +64,12 @@ class CFOL(WeightRule):
         self.gamma = checks.real("gamma", gamma, low=0.0, high=1.0)
         if self.gamma == 0.0:
             raise ValueError(f"gamma must be above 0, or a class could be left out, got {gamma!r}")
+        self.sampling = checks.boolean("sampling", sampling)
         self.score = self._zeros(num_classes)
+
+    @property
+    def class_shares(self) -> Tensor | None:
+        return self.distribution if self.sampling and self.epoch >= self.warmup else None
 
     @property
     def distribution(self) -> Tensor:
@@ -72,5 +80,7 @@ class CFOL(WeightRule):
         self.score = self.score + self.eta * (1 - train.accuracy).nan_to_num(0.0)
 
     def make_factors(self) -> ClassFactors:
+        if self.sampling:
+            return ClassFactors()
         weight = self.num_classes * self.distribution
         return ClassFactors(weight=weight, robust_weight=weight)

@@ -22,7 +22,7 @@ class ClassFactors(NamedTuple):
 
 
 class WeightRule:
-    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL and BAT.
+    """A rule that weights classes by how they fared: the base of DAFA, FRL, WAT, CFOL, FairARD and EvenSuccess.
 
     `FairTAT` drives it; a loop of one's own may do the same::
 
@@ -52,6 +52,9 @@ class WeightRule:
     follows_validation: ClassVar[bool] = False
     """Whether the rule learns from validation statistics; otherwise it learns from the training attack."""
 
+    counts_steps: ClassVar[bool] = False
+    """Whether the rule learns from `observe_steps`."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" not in vars(cls):
@@ -78,8 +81,16 @@ class WeightRule:
         """Whether the next `end_epoch` learns from validation statistics, so that they must be observed before it."""
         return self.follows_validation and self._counts
 
+    @property
+    def class_shares(self) -> Tensor | None:
+        """(C,) float64 by which the classes of the running epoch's samples are to be drawn; None: as the data are."""
+        return None
+
     def update(self, logits: Tensor, y: Tensor) -> None:
         """Take note of a batch of adversarial logits (N, C) with labels y (N,) int64."""
+
+    def observe_steps(self, resisted: Tensor, y: Tensor) -> None:
+        """Take note of a batch: on how many images on the way of its attack each sample (N,) int64 was still right."""
 
     def observe_validation(self, clean: ClassStats, robust: ClassStats) -> None:
         """Take note of an epoch's validation statistics, over all processes."""

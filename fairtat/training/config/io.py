@@ -185,11 +185,19 @@ def _convert_union(alternatives: tuple[Any, ...], value: Any, key: str) -> Any:
     kinds = [hint for hint in alternatives if hint is not type(None)]
     if len(kinds) == 1:
         return _convert(kinds[0], value, key)
-    # The one union of two kinds here is "a string or a list of strings": the value's own type picks the kind.
-    wanted = next((hint for hint in kinds if isinstance(value, get_origin(hint) or hint)), None)
-    if wanted is None:
-        raise UserError(f"{key} is {value!r}; expected a string or a list of strings")
-    return _convert(wanted, value, key)
+    # Unions of two kinds are a thing or a list of such things, and a number or a word: the value's own type picks.
+    for hint in kinds:
+        origin = get_origin(hint)
+        if value in get_args(hint) if origin is Literal else origin is list and isinstance(value, (list, tuple)):
+            return _convert(hint, value, key)
+    single = next(hint for hint in kinds if get_origin(hint) is None)
+    try:
+        return _convert(single, value, key)
+    except UserError:
+        words = [word for hint in kinds if get_origin(hint) is Literal for word in get_args(hint)]
+        what = "number" if single is Number else "string"
+        other = ", ".join(words) or f"a list of {what}s"
+        raise UserError(f"{key} is {value!r}; expected a {what} or {other}") from None
 
 
 def _convert_number(value: Any, key: str) -> Number:

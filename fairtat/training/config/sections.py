@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fairtat.fairness import WEIGHT_RULES
+from fairtat.fairness import RENAMED_RULES, WEIGHT_RULES
 from fairtat.training.config.values import (
     Number,
     at_least,
@@ -17,6 +17,7 @@ from fairtat.training.config.values import (
     random_seed,
     share,
     shares,
+    unit,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "AveragingConfig",
     "AwpConfig",
     "DataConfig",
+    "DistillConfig",
     "EvalConfig",
     "FairnessConfig",
     "ModelConfig",
@@ -99,6 +101,10 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""
 
+    weights: str | None = None
+    """Weights to start from, in place of random ones: a .safetensors file, a PyTorch checkpoint, or a run folder, of a
+    model with the same layers. No code in a file is run. A resumed run does not need it."""
+
     mean: list[Number] | None = None
     """Mean of each channel, or one number, by which the model normalises images of its own accord: it computes with
     (x - mean) / std, while images and radii stay in pixel units. null: with images in [0, 1] as they are."""
@@ -120,16 +126,25 @@ class AttackConfig:
     steps: int = at_least(0, 10)
     """Number of steps: each costs one forward and one backward pass."""
 
+    rel_step: Number | None = positive(None)
+    """Length of one step as a multiple of each image's radius, in place of step_size: 1.25 for single-step training
+    from a random start (FGSM-RS)."""
+
+    noise: Number | None = positive(None)
+    """N-FGSM (de Jorge et al., 2022): start from uniform noise of so many radii around the image, and do not project
+    the steps on the ball; 2 in the paper, with steps 1 and rel_step 1. null is the usual attack."""
+
     norm: Literal["linf", "l2"] = "linf"
     """Norm in which the radius is measured."""
 
     loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
     """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
-    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades."""
+    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades,
+    bat and csr, and from the teacher's for rslad and absld."""
 
     init: Literal["auto", "uniform", "normal", "zero"] = "auto"
     """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors
-    use: uniform for at and fat, normal for trades and mart."""
+    use: uniform for at, fat and ard, normal for the others."""
 
     restarts: int = at_least(1, 1)
     """Attacks from different starts, of which the strongest counts; the cost grows in proportion."""
@@ -155,18 +170,25 @@ class AttackConfig:
 class ObjectiveConfig:
     """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
 
-    name: str = choice_or_code("at", ("at", "trades", "fat", "mart"))
+    name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat", "csr", "ard", "rslad", "absld"))
     """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
     the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
     steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
-    misclassified samples more (Wang et al., 2020); or module:function of your own, which is called with the
-    configuration and the options, and returns an Objective."""
+    misclassified samples more (Wang et al., 2020); bat: cross-entropy on the last example of the attack that is right,
+    beta times the divergence of the first wrong one, and predictions on both that are spread over the classes (Sun et
+    al., 2023; untargeted); csr: trades with weight on the confusions that carry the spectral norm of the adversarial
+    confusion matrix (Jin et al., 2025); ard, rslad, absld: robust distillation from the teacher of distill (Goldblum et
+    al., 2020; Zi et al., 2021; Zhao et al., 2024; untargeted); or module:function of your own, which is called with
+    the configuration and the options, and returns an Objective."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a module:function, for example {power: 2}."""
 
     beta: Number = not_negative(6.0)
-    """Weight of the divergence in trades and mart."""
+    """Weight of the divergence in trades, mart, bat and csr."""
+
+    csr: Number = unit(0.3)
+    """Share of the spectral term in csr; the rest is cross-entropy on clean images."""
 
     ccr: bool = False
     """Let beta follow the class robustness as CFA does in trades: (1 - b_k) CE + b_k KL with
@@ -178,8 +200,16 @@ class ObjectiveConfig:
     tau: int = at_least(0, 3)
     """Steps that fat makes after a sample has crossed the boundary."""
 
+    tau_milestones: list[Number] = shares([])
+    """Shares of all epochs after which fat's tau is one larger: the authors' dynamic tau is 0 with [50/120, 90/120]."""
+
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""
+
+    faal: Number | None = not_negative(None)
+    """FAAL (Zhang et al., CVPR 2024): in every batch, weight classes by the distribution within this Kullback-Leibler
+    divergence of the uniform one that is worst for the model; 0.5 in the paper, null turns it off. It multiplies the
+    loss of at, fat, trades or mart; each part of a batch (accumulate, processes) has a distribution of its own."""
 
 
 @dataclass(frozen=True)
@@ -191,15 +221,34 @@ class FairnessConfig:
     """none attacks away from the label; the others move each example towards a class that is drawn uniformly, by how
     many false positives it attracts, or by how often the true class is taken for it."""
 
+    targeted: Literal["all", "easy"] = "all"
+    """Which samples are moved towards their targets: all, or those of classes that the model finds easier than the
+    average of the batch, while the others are moved away from their labels (TRIX). Each part of a batch (accumulate,
+    processes) has its own average."""
+
     margins: str | list[str] = "fixed"
-    """Radius of each class: fixed, or (lam + s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns (shares of
-    false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list combines."""
+    """Radius of each class: fixed, or (lam + scale * s) * eps with s from G-rob (robust accuracy), G-cfps, G-cfns
+    (shares of false positives and negatives), or their twins T-rob, T-cfps, T-cfns relative to the target. A list
+    combines."""
 
-    lam: Number = Number(0.5)
-    """The constant in (lam + s) * eps: 0.5 lets radii run from half to one and a half times eps."""
+    lam: list[Number] | Number = Number(0.5)
+    """The constant in (lam + scale * s) * eps: 0.5 lets G-rob's radii run from half to one and a half times eps. A list
+    has one for each of several margins."""
 
-    tau: Number = Number(2.0)
-    """Temperature of the targets: 0 is uniform, larger values go for confusing classes more often."""
+    scale: list[Number] | Number = Number(1.0)
+    """What s is multiplied by; the published G-cfps and T-cfps have 2. A list has one for each of several margins."""
+
+    mean_eps: Literal["free", "keep"] = "free"
+    """keep rescales the radii of an epoch so that their mean over the training images is eps: without it, part of what
+    a margin rule gains in robustness comes from the larger mean radius."""
+
+    tau: Number | Literal["auto"] = Number(2.0)
+    """Temperature of the targets: 0 is uniform, larger values go for confusing classes more often. The shares of false
+    positives sum to one, so with ten classes the published 2 is nearly uniform: 0.09 to 0.12 for each class. auto takes
+    the temperature by which the likeliest target is tau_ratio times as likely as the unlikeliest."""
+
+    tau_ratio: Number = Number(4.0)
+    """Largest to smallest probability of a target where tau is auto."""
 
     combine: Literal["avg", "min"] = "avg"
     """How the radii of several margin rules become one."""
@@ -210,12 +259,45 @@ class FairnessConfig:
     begin: int = 1
     """How many epochs pass before the rules apply; until then targets are uniform and radii are eps."""
 
-    weights: str = choice_or_code("none", ("none", *WEIGHT_RULES))
-    """How classes are weighted: none, dafa, frl, wat, cfol, bat (see `fairtat.fairness.weights`), or module:function of
-    your own, which is called with the number of classes, device and weight_options, and returns a WeightRule."""
+    weights: str = choice_or_code("none", ("none", *WEIGHT_RULES), renamed=RENAMED_RULES)
+    """How classes are weighted: none, dafa, frl, wat, cfol, fair_ard, even_success (see `fairtat.fairness.weights`), or
+    module:function of your own, which is called with the number of classes, device and weight_options, and returns a
+    WeightRule."""
 
     weight_options: dict[str, Any] = field(default_factory=dict)
     """Settings of that rule, for example {warmup: 70, lam: 1.0} for dafa."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The teacher of the objectives ard, rslad and absld, and how they learn from it."""
+
+    teacher: str | None = None
+    """Its network, as model.name; null takes that of model."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for that network, as model.options."""
+
+    mean: list[Number] | None = None
+    """Mean of each channel by which it normalises images, as model.mean."""
+
+    std: list[Number] | None = None
+    """Standard deviation of each channel; goes with mean."""
+
+    weights: str | None = None
+    """Its weights: a .safetensors file, a PyTorch checkpoint, or a run folder. No code in a file is run."""
+
+    temperature: Number = positive(30.0)
+    """By which ard divides the logits of both networks."""
+
+    alpha: Number = unit(1.0)
+    """Share of the distillation in ard; the rest is cross-entropy on clean images."""
+
+    natural: Number = unit("1/6")
+    """Share of the clean images' term in rslad and absld."""
+
+    temperature_rate: Number = not_negative(0.1)
+    """How far an epoch moves the class temperatures of absld, at most; it falls with the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -235,11 +317,14 @@ class OptimConfig:
     """Nesterov's momentum."""
 
     schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
-    """constant; step multiplies by gamma after the epoch of each milestone; cosine falls to zero over the run, step by
-    step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
+    """constant; step multiplies by gamma after the epoch of each milestone, or after every so many epochs; cosine falls
+    to zero over the run, step by step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
 
     milestones: list[Number] = shares([0.5, 0.75])
     """Where the steps lie, as shares of all epochs."""
+
+    every: int | None = at_least(1, None)
+    """Epochs between two steps, in place of milestones."""
 
     gamma: Number = positive(0.1)
     """What a step multiplies the learning rate by."""
@@ -274,7 +359,7 @@ class AwpConfig:
     """Adversarial weight perturbation (Wu et al., 2020): the step is taken at weights moved to where they hurt most."""
 
     gamma: Number = not_negative(0.0)
-    """Relative size of the perturbation, 0.005 in the paper; 0 turns it off."""
+    """Relative size of the perturbation; 0 turns it off. The authors have 0.01 for at and 0.005 for trades."""
 
     begin: int = at_least(0, 0)
     """How many epochs pass before it starts."""
@@ -298,3 +383,7 @@ class EvalConfig:
 
     batch_size: int = at_least(1, 512)
     """Images at a time."""
+
+    fgsm: Literal["auto", True, False] = "auto"
+    """Also attack by a single step of eps, and warn of catastrophic overfitting: a model that resists single steps and
+    falls to several. auto: where attack.steps is 1."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "random_seed",
     "share",
     "shares",
+    "unit",
 ]
 
 _KEY = "range"
@@ -66,10 +67,13 @@ class Range:
     holds: Callable[[Any], bool]
     expected: str
     choices: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, key: str, value: Any) -> None:
         if value is None or self.holds(value):
             return
+        if self.renamed and value in self.renamed:
+            raise UserError(f"{key} is {value!r}; expected {self.renamed[value]}")
         near = nearest(value, self.choices) if self.choices else None
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"{key} is {repr(value) if self.choices else value}; expected {self.expected}{hint}")
@@ -80,6 +84,7 @@ _SHARES = Range(lambda v: all(0 < m < 1 for m in v), "shares of the epochs, abov
 _POSITIVE = Range(lambda v: 0 < v < math.inf, "a finite number above 0")
 _NOT_NEGATIVE = Range(lambda v: 0 <= v < math.inf, "a finite number of 0 or more")
 _BELOW_1 = Range(lambda v: 0 <= v < 1, "0 or more and below 1")
+_UNIT = Range(lambda v: 0 <= v <= 1, "a number in [0, 1]")
 _SEED = Range(lambda v: -(2**63) <= v < 2**64, "a whole number in [-2**63, 2**64)")
 
 
@@ -108,6 +113,11 @@ def below_1(default: float) -> Any:
     return _number(default, _BELOW_1)
 
 
+def unit(default: float | str) -> Any:
+    """A number from 0 to 1."""
+    return _number(default, _UNIT)
+
+
 def at_least(low: int, default: int | None, *, because: str = "") -> Any:
     """A whole number of ``low`` or more."""
     expected = f"{low} or more" + (f" ({because})" if because else "")
@@ -119,10 +129,10 @@ def random_seed(default: int) -> Any:
     return field(default=default, metadata={_KEY: _SEED})
 
 
-def choice_or_code(default: str, choices: Sequence[str]) -> Any:
-    """One of the names, or a ``module:function`` of the user's own."""
+def choice_or_code(default: str, choices: Sequence[str], *, renamed: Mapping[str, str] | None = None) -> Any:
+    """One of the names, or a ``module:function`` of the user's own; ``renamed``: what to write for a former name."""
     expected = f"one of {', '.join(choices)}, or module:function"
-    known = Range(lambda v: v in choices or names_code(v), expected, tuple(choices))
+    known = Range(lambda v: v in choices or names_code(v), expected, tuple(choices), renamed or {})
     return field(default=default, metadata={_KEY: known})
 
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.extension import import_code, names_code
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.adversarial_training import AdversarialTraining, FriendlyAdversarialTraining
-from fairtat.training.objectives.base import Examples, Objective, ObjectiveValue
+from fairtat.training.objectives.base import Examples, LearningObjective, Objective, ObjectiveValue
+from fairtat.training.objectives.bat import BalanceAdversarialTraining
+from fairtat.training.objectives.distillation import Absld, Ard, Rslad
 from fairtat.training.objectives.examples import PGDObjective
 from fairtat.training.objectives.mart import Mart
+from fairtat.training.objectives.spectral import ConfusionalSpectral
 from fairtat.training.objectives.trades import Trades
 
 __all__ = [
+    "Absld",
     "AdversarialTraining",
+    "Ard",
+    "BalanceAdversarialTraining",
+    "ConfusionalSpectral",
     "Examples",
     "FriendlyAdversarialTraining",
+    "LearningObjective",
     "Mart",
     "Objective",
     "ObjectiveValue",
     "PGDObjective",
+    "Rslad",
     "Trades",
     "make_objective",
 ]
@@ -30,16 +40,31 @@ _OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "trades": Trades,
     "fat": FriendlyAdversarialTraining,
     "mart": Mart,
+    "bat": BalanceAdversarialTraining,
+}
+# These are built for the classes, shape and device of the training images.
+_FOR_DATA: dict[str, Callable[[TrainConfig, Data], Objective]] = {
+    "csr": ConfusionalSpectral,
+    "ard": Ard,
+    "rslad": Rslad,
+    "absld": Absld,
 }
 
 
-def make_objective(config: TrainConfig) -> Objective:
+def make_objective(config: TrainConfig, data: Data | None = None) -> Objective:
     """The objective that the configuration names, with its attack.
 
+    Args:
+        config: the experiment.
+        data: the training images; csr and the objectives with a teacher need them.
+
     Raises:
-        UserError: no such code, or what it returns is no `Objective`.
+        UserError: no such code, what it returns is no `Objective`, or a teacher that cannot be had.
     """
     name, options = config.objective.name, config.objective.options
+    if name in _FOR_DATA:
+        assert data is not None
+        return _FOR_DATA[name](config, data)
     if not names_code(name):
         return _OBJECTIVES[name](config)
     function = import_code("objective", name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
@@ -26,11 +26,14 @@ class AdversarialTraining(PGDObjective):
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         logits = logits_of(model(examples.x_adv))
         loss = cross_entropy(logits, batch.y, self._label_smoothing)
-        return ObjectiveValue(weighted_mean(loss, fair.weight_for(batch.y)), logits.detach())
+        worst_case = self._worst_case(logits, batch.y)
+        return ObjectiveValue(weighted_mean(loss, fair.weight_for(batch.y), worst_case), logits.detach())
 
 
 class FriendlyAdversarialTraining(AdversarialTraining):
     """Adversarial training on examples that stop ``tau`` steps after they cross the boundary.
+
+    ``tau`` grows by one after each of ``objective.tau_milestones``, by the epochs that ``fair`` has finished.
 
     Crossing is a wrong prediction or, targeted, the target's: the examples are no stronger than they need to be.
 
@@ -38,4 +41,11 @@ class FriendlyAdversarialTraining(AdversarialTraining):
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config, early_stop=True, extra_steps=config.objective.tau)
+        super().__init__(config, early_stop=True)
+        self._tau = config.objective.tau
+        self._milestones = [float(share) * config.epochs for share in config.objective.tau_milestones]
+
+    def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
+        """As `Objective.attack`."""
+        tau = self._tau + sum(fair.epoch >= milestone for milestone in self._milestones)
+        return self._examples(model, batch, fair=fair, target=target, seed=seed, extra_steps=tau)

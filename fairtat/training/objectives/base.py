@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from fairtat.data import Batch
-from fairtat.fairness import FairTAT
+from fairtat.fairness import ClassStats, FairTAT
 
-__all__ = ["Examples", "Objective", "ObjectiveValue"]
+__all__ = ["Examples", "LearningObjective", "Objective", "ObjectiveValue"]
 
 
 class Examples(NamedTuple):
     """What an objective's attack hands on to its loss."""
 
     x_adv: Tensor  # (N, C_in, H, W) like the batch's images
+    more: tuple[Tensor, ...] = ()  # (N, ...) each; what they are, the objective knows
 
 
 class ObjectiveValue(NamedTuple):
@@ -23,6 +25,7 @@ class ObjectiveValue(NamedTuple):
 
     loss: Tensor  # () mean over the batch, with a graph to the parameters
     logits: Tensor  # (N, C) of the adversarial examples, detached
+    clean_logits: Tensor | None = None  # (N, C) of the clean images, detached, where an objective learns from them
 
 
 @runtime_checkable
@@ -53,4 +56,29 @@ class Objective(Protocol):
             model: the one that was attacked, or the same weights in another wrapper.
             examples: what `attack` made of the batch.
             fair: the rules that give each sample its weights.
+        """
+
+
+@runtime_checkable
+class LearningObjective(Protocol):
+    """What an `Objective` has beside, whose loss follows what earlier epochs have shown."""
+
+    def update(self, value: ObjectiveValue, y: Tensor) -> None:
+        """Take note of a batch that has been trained on: what `loss` gave for labels y (N,) int64."""
+
+    def end_epoch(self, train: ClassStats) -> None:
+        """Learn from the epoch that ends. With several processes all call it.
+
+        Args:
+            train: statistics of the epoch's adversarial examples, over all processes.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epochs have left, which torch.load(weights_only=True) reads."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the objective that made ``state`` between two epochs would have, to the same bits.
+
+        Raises:
+            TypeError, ValueError: the state is not one of this objective.
         """

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
+from fairtat import ops
+from fairtat.attacks import AttackResult, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
-from fairtat.fairness import FairTAT
+from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
 
-__all__ = ["ExampleMaker", "PGDObjective"]
+__all__ = ["ExampleMaker", "Iterate", "PGDObjective"]
+
+
+class Iterate(NamedTuple):
+    """An image on the way of an attack, and the model's answer to it under the attack's settings."""
+
+    x_adv: Tensor  # (N, C_in, H, W)
+    logits: Tensor  # (N, C)
 
 
 class ExampleMaker:
@@ -31,6 +41,9 @@ class ExampleMaker:
         attack = config.attack
         self._step_size = float(attack.step_size)
         self._divergence = divergence and attack.loss == "auto"
+        self._rel_step = None if attack.rel_step is None else float(attack.rel_step)
+        self._noise = None if attack.noise is None else float(attack.noise)
+        self._easy_only = config.fairness.targeted == "easy"
         # Shared by the attack and the clean pass that its divergence needs: mode, precision and kernels of the model.
         # check: the data were checked when they were loaded.
         self._passes: dict[str, Any] = {
@@ -50,25 +63,104 @@ class ExampleMaker:
             **options,
         }
 
-    def __call__(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
-        """Adversarial examples; arguments and errors as `Objective.attack`."""
-        scale = fair.step_scale_for(batch.y)
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        fair: FairTAT,
+        target: Tensor | None,
+        seed: int,
+        reference: Tensor | None = None,
+        **more: Any,
+    ) -> Examples:
+        """Adversarial examples; arguments and errors as `Objective.attack`.
+
+        Args:
+            reference: (N, C) logits that a divergence is measured from, in place of the clean prediction's.
+            more: options of this attack alone.
+        """
+        if fair.weight_rule is not None and fair.weight_rule.counts_steps:
+            *_, last = self.iterates(model, batch, fair=fair, seed=seed, reference=reference)
+            return Examples(last.x_adv)
+        options = self._options_for(batch, fair, seed) | more
+        if target is not None and self._easy_only:
+            return Examples(self._mixed(model, batch, target, seed, options))
+        if target is not None:
+            return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
+        return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed, reference)))
+
+    def _mixed(self, model: nn.Module, batch: Batch, target: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
+        """Easy classes towards their targets, the others away from their labels."""
+        clean_logits = self._clean_logits(model, batch, seed)
+        targeted = in_easy_class(clean_logits, batch.y)
+        towards = options.pop("loss")
+        x_adv: Tensor = fast_mixed_pgd(
+            model,
+            batch.x,
+            torch.where(targeted, target, batch.y),
+            targeted,
+            y=batch.y,
+            loss=(towards, "kl" if self._divergence else towards),
+            clean_logits=clean_logits if self._divergence else None,
+            **options,
+        )
+        return x_adv
+
+    def iterates(
+        self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int, reference: Tensor | None = None
+    ) -> Iterator[Iterate]:
+        """The start of the untargeted attack and what each of its steps makes, with the model's answers.
+
+        The last one is what a call gives. Each step is an attack of its own, so it costs one forward pass more. A rule
+        of weights that counts the steps is told, for each sample, how many of the images before the last were right.
+        """
+        options = self._options_for(batch, fair, seed) | self._untargeted(model, batch, seed, reference)
+        resisted = torch.zeros_like(batch.y)
+        number = options["steps"]
+        for step in range(number + 1):
+            options |= {"steps": min(step, 1), "return_info": True}
+            result: AttackResult = fast_pgd(model, batch.x, batch.y, **options)
+            yield Iterate(result.x_adv, result.logits)
+            options["init"] = result.x_adv
+            if step < number:
+                resisted += result.pred == batch.y
+        if fair.weight_rule is not None:
+            fair.weight_rule.observe_steps(resisted, batch.y)
+
+    def _options_for(self, batch: Batch, fair: FairTAT, seed: int) -> dict[str, Any]:
+        eps, scale = fair.eps_for(batch.y), fair.step_scale_for(batch.y)
+        step: float | Tensor = self._step_size if scale is None else self._step_size * scale
+        if self._rel_step is not None:
+            step = self._rel_step * eps
         options = {
             **self._passes,
             **self._options,
-            "eps": fair.eps_for(batch.y),
-            "step_size": self._step_size if scale is None else self._step_size * scale,
+            "eps": eps,
+            "step_size": step,
             "seed": seed,
             "sample_ids": batch.ids,
         }
-        if target is not None:
-            x_adv = fast_targeted_pgd(model, batch.x, target, y=batch.y, **options)
-        elif self._divergence:
-            options.update(loss="kl", clean_logits=self._clean_logits(model, batch, seed))
-            x_adv = fast_pgd(model, batch.x, batch.y, **options)
-        else:
-            x_adv = fast_pgd(model, batch.x, batch.y, **options)
-        return Examples(x_adv)
+        if self._noise is not None:
+            options["init"] = ops.pgd_init(
+                batch.x,
+                self._noise * eps,
+                seed=seed,
+                sample_ids=batch.ids,
+                norm=options["norm"],
+                backend=options["backend"],
+            )
+            options["eps"] = self._noise * eps + options["steps"] * step  # as far as the steps can go
+        return options
+
+    def _untargeted(self, model: nn.Module, batch: Batch, seed: int, reference: Tensor | None = None) -> dict[str, Any]:
+        """What untargeted attacks differ in from targeted ones."""
+        if not self._divergence:
+            return {}
+        return {
+            "loss": "kl",
+            "clean_logits": self._clean_logits(model, batch, seed) if reference is None else reference,
+        }
 
     def _clean_logits(self, model: nn.Module, batch: Batch, seed: int) -> Tensor:
         """An attack of no steps: one pass without gradients, which leaves the model as the attack itself does."""
@@ -85,7 +177,12 @@ class PGDObjective:
         self._examples = ExampleMaker(config, **options)
         self._beta = float(config.objective.beta)
         self._label_smoothing = float(config.objective.label_smoothing)
+        self._faal = None if config.objective.faal is None else float(config.objective.faal)
 
     def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
         """As `Objective.attack`."""
         return self._examples(model, batch, fair=fair, target=target, seed=seed)
+
+    def _worst_case(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        """(N,) FAAL's weights for the adversarial logits (N, C) of a batch; None where they are not asked for."""
+        return None if self._faal is None else worst_class_weight(logits, y, self._faal)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "weighted_mean"]
+__all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "divergence_to_uniform", "weighted_mean"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -23,6 +25,12 @@ def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
 
 
+def divergence_to_uniform(logits: Tensor) -> Tensor:
+    """``KL(softmax(logits) || u) = log C - H``, u uniform and H the entropy: (N, C) -> (N,)."""
+    log_p = F.log_softmax(logits.float(), dim=1)
+    return math.log(logits.shape[1]) + (log_p.exp() * log_p).sum(dim=1)
+
+
 def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """``-log p_y - log(1.0001 - max_{k != y} p_k)``, the BCE of MART: logits (N, C), y (N,) int64 -> (N,).
 
@@ -33,6 +41,11 @@ def boosted_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.
     return cross_entropy(logits, y, label_smoothing) - (1.0001 - strongest_other).log()
 
 
-def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    """``sum_i w_i loss_i / N``: (N,), (N,) or None for all ones -> (). Divided by N, not by the sum of the weights."""
-    return (loss if weight is None else weight * loss).mean()
+def weighted_mean(loss: Tensor, *weights: Tensor | None) -> Tensor:
+    """``sum_i w_i loss_i / N``, w_i the product of the weights: (N,), each (N,) or None for all ones -> ().
+
+    Divided by N, not by the sum of the weights.
+    """
+    for weight in weights:
+        loss = loss if weight is None else weight * loss
+    return loss.mean()

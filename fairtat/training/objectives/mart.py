@@ -35,5 +35,8 @@ class Mart(PGDObjective):
         boosted = boosted_cross_entropy(logits, batch.y, self._label_smoothing)
         doubt = 1 - F.softmax(clean_logits.float(), dim=1).gather(1, batch.y[:, None])[:, 0]
         robust = self._beta * divergence(logits, clean_logits) * doubt
-        loss = weighted_mean(boosted, fair.weight_for(batch.y)) + weighted_mean(robust, fair.robust_weight_for(batch.y))
+        worst_case = self._worst_case(logits, batch.y)
+        loss = weighted_mean(boosted, fair.weight_for(batch.y), worst_case) + weighted_mean(
+            robust, fair.robust_weight_for(batch.y), worst_case
+        )
         return ObjectiveValue(loss, logits.detach())

@@ -44,8 +44,9 @@ class Trades(PGDObjective):
         natural = cross_entropy(clean_logits, batch.y, self._label_smoothing)
         robust = divergence(logits, clean_logits)
         natural_share, robust_share = self._shares(batch.y, fair)
-        loss = weighted_mean(natural_share * natural, fair.weight_for(batch.y)) + weighted_mean(
-            robust_share * robust, fair.robust_weight_for(batch.y)
+        worst_case = self._worst_case(logits, batch.y)
+        loss = weighted_mean(natural_share * natural, fair.weight_for(batch.y), worst_case) + weighted_mean(
+            robust_share * robust, fair.robust_weight_for(batch.y), worst_case
         )
         return ObjectiveValue(loss, logits.detach())
 

@@ -18,15 +18,18 @@ _TINY = 1e-20  # under a gradient's norm, as in the authors' code: a tensor with
 class Awp:
     """Moves each weight tensor w by ``gamma * ||w|| * g / ||g||`` while a step's gradient is computed.
 
-    g is the gradient of the step's loss, so the move climbs; only parameters with two dimensions or more move, which
-    leaves out biases and BatchNorm. A step is::
+    g is the gradient of the step's loss, so the move climbs. As in the authors' code, only parameters with "weight" in
+    their names and two dimensions or more move: that leaves out biases and BatchNorm, and the position embeddings and
+    class tokens of a transformer. A step is::
 
         with awp.perturbed(lambda: objective.loss(model, batch, examples, fair=fair).loss):
             value = objective.loss(model, batch, examples, fair=fair)
             value.loss.backward()
         optimizer.step()                                        # from the weights as they were
 
-    It costs one more forward and backward pass, and a copy of the weights.
+    It costs one more forward and backward pass, and a copy of the weights. The optimizer's weight decay acts on w; in
+    the authors' code, which takes the optimizer's step before it moves back, on the moved weights: the difference is
+    gamma times the decay, with the step's learning rate.
 
     Args:
         model: the plain module whose weights move; the loss may run it inside a wrapper.
@@ -51,7 +54,9 @@ class Awp:
                 nothing; with several processes it must be scaled as for the training step, so that the sum of the
                 gradients is a multiple of the whole batch's.
         """
-        weights: list[Tensor] = [w for w in self._model.parameters() if w.requires_grad and w.ndim > 1]
+        weights: list[Tensor] = [
+            w for name, w in self._model.named_parameters() if "weight" in name and w.requires_grad and w.ndim > 1
+        ]
         gradients = self._gradients(loss, weights)
         before = [weight.detach().clone() for weight in weights]
         try:

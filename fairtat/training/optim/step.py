@@ -1,11 +1,7 @@
-"""One optimizer step (attack, loss, gradients over all parts of the batch, and the update) and its learning rate.
-
-Learning rates are a function of progress alone, so that a resumed run needs no scheduler state.
-"""
+"""One optimizer step: attack, loss, gradients over all parts of the batch, and the update."""
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,17 +10,19 @@ from torch import Tensor, nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
-from fairtat.training.config import OptimConfig, TrainConfig
+from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World
-from fairtat.training.objectives import Examples, Objective, ObjectiveValue, make_objective
+from fairtat.training.objectives import (
+    Examples,
+    LearningObjective,
+    Objective,
+    ObjectiveValue,
+    make_objective,
+)
 from fairtat.training.optim.awp import make_awp
 from fairtat.training.precision import Precision
 
-__all__ = ["TrainingStep", "learning_rate", "make_optimizer"]
-
-# One-cycle as in PyTorch's OneCycleLR (Smith and Topin, 2018, arXiv:1708.07120).
-_RISE = 0.3  # share of the run
-_START, _END = 1 / 25, 1 / 25e4  # of the peak
+__all__ = ["TrainingStep", "make_optimizer"]
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
@@ -37,31 +35,6 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
         nesterov=optim.nesterov,
         fused=True,  # one pass over each parameter; and a float16 step that overflowed is left out on the device
     )
-
-
-def learning_rate(optim: OptimConfig, epoch: float, epochs: int) -> float:
-    """The learning rate after ``epoch`` of ``epochs``; 2.5 is half way through the third.
-
-    constant: ``lr``. step: ``lr * gamma**(milestones passed)``, constant within an epoch. cosine:
-    ``lr * (1 + cos(pi * epoch / epochs)) / 2``. onecycle: half a cosine wave from lr / 25 up to ``lr`` over the first
-    30% of the run, another down to lr / 250,000 over the rest.
-    """
-    lr = float(optim.lr)
-    share = epoch / epochs
-    if optim.schedule == "cosine":
-        return _wave(lr, 0.0, share)
-    if optim.schedule == "onecycle":
-        if share < _RISE:
-            return _wave(lr * _START, lr, share / _RISE)
-        return _wave(lr, lr * _END, (share - _RISE) / (1 - _RISE))
-    if optim.schedule == "step":
-        whole = math.floor(epoch)
-        return lr * float(optim.gamma) ** sum(whole >= milestone * epochs for milestone in optim.milestones)
-    return lr
-
-
-def _wave(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 class TrainingStep:
@@ -128,11 +101,16 @@ class TrainingStep:
             part = part._replace(x=part.x.contiguous(memory_format=torch.channels_last))
         target = self._fair.sample_targets(part.y, part.ids)
         examples = self._objective.attack(self._model, part, fair=self._fair, target=target, seed=seed)
-        with self._perturbed(part, examples, weight, epoch):
+        before: list[ObjectiveValue] = []  # at the weights as they are, where they are perturbed
+        with self._perturbed(part, examples, weight, epoch, before):
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
-        self._fair.update(value.logits, part.y, target)
-        return value.loss.detach()
+        loss, value = value.loss.detach(), (before or [value])[0]
+        if isinstance(self._objective, LearningObjective):
+            self._objective.update(value, part.y)
+        # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
+        self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
+        return loss
 
     def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:
         with self.precision.autocast():
@@ -141,10 +119,20 @@ class TrainingStep:
     def _weighted(self, loss: Tensor, weight: float) -> Tensor:
         return self.precision.scaled(loss if weight == 1.0 else loss * weight)
 
-    def _perturbed(self, part: Batch, examples: Examples, weight: float, epoch: int) -> AbstractContextManager[None]:
-        if self._awp is None or epoch < self._config.awp.begin:
+    def _perturbed(
+        self, part: Batch, examples: Examples, weight: float, epoch: int, before: list[ObjectiveValue]
+    ) -> AbstractContextManager[None]:
+        """Statistics are those of the weights: what the pass that finds the perturbation gives goes to ``before``."""
+        awp = self._awp
+        if awp is None or epoch < self._config.awp.begin:
             return nullcontext()
-        return self._awp.perturbed(lambda: self._weighted(self._value(self._model, part, examples).loss, weight))
+
+        def loss() -> Tensor:
+            value = self._value(self._model, part, examples)
+            before.append(value._replace(loss=value.loss.detach()))
+            return self._weighted(value.loss, weight)
+
+        return awp.perturbed(loss)
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[None]:
         if not wanted and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):

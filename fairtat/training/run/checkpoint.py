@@ -60,6 +60,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer": (_is_sgd, "state of SGD"),
     "fair": (_is_state, "state of fairness rules"),
     "scaler": (_is_state, "state of a loss scale"),
+    "objective": (lambda v: v is None or _is_state(v), "state of an objective"),
     "averaging": (lambda v: v is None or (_is_state(v) and _is_weights(v.get("model"))), "state of averaged weights"),
 }
 

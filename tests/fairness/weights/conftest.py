@@ -30,9 +30,15 @@ class Epoch:
             stats.update(logits, label)
         return stats
 
+    @staticmethod
+    def tell(rule: WeightRule, logits: Tensor, label: Tensor) -> None:
+        """A batch, with numbers of steps for a rule that counts them."""
+        rule.update(logits, label)
+        rule.observe_steps((logits[:, 0].abs() * 5).long(), label)
+
     def run(self, rule: WeightRule) -> None:
         for logits, label in self.batches:
-            rule.update(logits, label)
+            self.tell(rule, logits, label)
         rule.observe_validation(self.clean, self.robust)
         rule.end_epoch(self.train)
 

@@ -18,7 +18,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frl": {"tau1": 0.02, "tau2": 0.02, "alpha1": 0.5, "alpha2": 0.5},
     "wat": {"eta": 1.0},
     "cfol": {"eta": 2.0},
-    "bat": {"alpha": 0.5},
+    "fair_ard": {"clamp": [0.1, 10.0]},
+    "even_success": {"alpha": 0.5},
 }
 RULES = sorted(OPTIONS)
 VALIDATION_RULES = ["frl", "wat"]
@@ -103,7 +104,7 @@ def test_resuming_is_as_if_never_interrupted(name: str, stop: str, stopped_epoch
         for batch, (logits, label) in enumerate(epoch.batches):
             if batch == 2:
                 interrupt("mid-epoch", number)
-            rule.update(logits, label)
+            epoch.tell(rule, logits, label)
         rule.observe_validation(epoch.clean, epoch.robust)
         interrupt("observed", number)
         rule.end_epoch(epoch.train)
@@ -118,7 +119,7 @@ def test_a_state_is_a_copy(name: str, make_epoch: Any) -> None:
     rule = make(name)
     make_epoch(0).run(rule)
     epoch = make_epoch(1)
-    rule.update(*epoch.batches[0])
+    epoch.tell(rule, *epoch.batches[0])
     rule.observe_validation(epoch.clean, epoch.robust)
     state = rule.state_dict()
     before = saved_and_loaded(state)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from fairtat.fairness.weights import BAT, CFOL, DAFA, FRL, WAT, make_weights
+from fairtat.fairness.weights import CFOL, DAFA, FRL, WAT, EvenSuccess, make_weights
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("dafa", DAFA), ("frl", FRL), ("wat", WAT), ("cfol", CFOL), ("bat", BAT), ("none", type(None))]
+    ("name", "kind"),
+    [("dafa", DAFA), ("frl", FRL), ("wat", WAT), ("cfol", CFOL), ("even_success", EvenSuccess), ("none", type(None))],
 )
 def test_rules_by_name(name: str, kind: type) -> None:
     assert type(make_weights(name, 10)) is kind
@@ -43,8 +44,9 @@ def test_options_reach_the_rule() -> None:
         ("wat", {"average": 1}, TypeError, "average must be true or false, got 1"),
         ("cfol", {"gamma": 0}, ValueError, "gamma must be above 0"),
         ("cfol", {"gamma": 1.5}, ValueError, "gamma must be finite and >= 0.0 and <= 1.0, got 1.5"),
-        ("bat", {"alpha": -1}, ValueError, "alpha must be finite and >= 0.0, got -1"),
-        ("bat", {"eps_range": [0, 1]}, ValueError, "eps_range must be .* low > 0"),
+        ("bat", {}, ValueError, "weights must be even_success, .* the trainer's objective bat, got 'bat'"),
+        ("even_success", {"alpha": -1}, ValueError, "alpha must be finite and >= 0.0, got -1"),
+        ("even_success", {"eps_range": [0, 1]}, ValueError, "eps_range must be .* low > 0"),
     ],
 )
 def test_a_wrong_setting_is_named(weights: str, options: Any, error: type[Exception], message: str) -> None:

@@ -40,6 +40,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
         ("fairness.clamp", [0.2, 0.1], "low <= high"),
         ("fairness.margins", "G-rop", "did you mean 'G-rob'"),
         ("fairness.margins", "T-rob", "targets must be"),
+        ("fairness.weights", "bat", "expected even_success, the name of that rule now"),
     ],
 )
 def test_out_of_range(key: str, value: Any, expected: str) -> None:
@@ -54,6 +55,30 @@ def test_out_of_range(key: str, value: Any, expected: str) -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(UserError, match=r"optim.nesterov is true; expected optim.momentum above 0"):
         from_dict({"optim": {"nesterov": True, "momentum": 0}})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"objective": {"name": "bat", "faal": 0.5}}, "objective.faal is 0.5; expected null with objective.name bat"),
+        ({"objective": {"name": "bat"}, "fairness": {"targets": "cfps"}}, "fairness.targets is cfps; expected none"),
+        ({"objective": {"name": "bat"}, "attack": {"restarts": 2}}, "attack.restarts is 2; expected 1"),
+        ({"attack": {"noise": 2, "init": "zero"}}, "attack.init is zero; expected auto with attack.noise"),
+        ({"attack": {"noise": 2, "restarts": 3}}, "attack.restarts is 3; expected 1 with attack.noise"),
+        ({"objective": {"name": "fat"}, "fairness": {"weights": "fair_ard"}}, "whose attacks stop early"),
+        ({"fairness": {"weights": "fair_ard", "targets": "random"}}, "fairness.targets is random; expected none"),
+        ({"distill": {"weights": "t.pt"}}, "distill.weights is given; expected null with objective.name at"),
+        ({"objective": {"name": "trades", "ccr": True}, "fairness": {"lam": [0.5]}}, "objective.ccr_lam is null"),
+        ({"fairness": {"targeted": "easy"}}, "expected fairness.targets random, cfps or confusion, got none"),
+        (
+            {"fairness": {"targeted": "easy", "targets": "random", "margins": ["G-rob", "T-rob"]}},
+            "expected no fairness.margins relative to targets",
+        ),
+    ],
+)
+def test_an_objective_says_what_it_cannot_use(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        from_dict(values)
 
 
 def test_the_command_line_offers_every_target_rule() -> None:

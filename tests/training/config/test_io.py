@@ -85,6 +85,12 @@ def test_a_key_like_no_other() -> None:
             "x.yaml: fairness.targets is 'cfsp'; expected one of none, random, cfps, confusion; did you mean 'cfps'?",
         ),
         ({"fairness": {"margins": 3}}, "x.yaml: fairness.margins is 3; expected a string or a list of strings"),
+        ({"fairness": {"lam": "much"}}, "x.yaml: fairness.lam is 'much'; expected a number or a list of numbers"),
+        (
+            {"fairness": {"lam": [0.5, "much"]}},
+            "x.yaml: fairness.lam: expected a number or a fraction such as 8/255, got 'much'",
+        ),
+        ({"fairness": {"tau": "automatic"}}, "x.yaml: fairness.tau is 'automatic'; expected a number or auto"),
         ({"fairness": {"margins": [3]}}, "x.yaml: fairness.margins is 3; expected a string"),
         ({"model": {"options": [1]}}, "x.yaml: model.options is [1]; expected keys and values"),
         ({"optim": {"milestones": 0.5}}, "x.yaml: optim.milestones is 0.5; expected a list"),

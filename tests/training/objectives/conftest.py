@@ -25,6 +25,8 @@ class ClassRules:
     robust_weight: Tensor | None = None
     robustness: Tensor | None = None  # A_k of beta_k = (lam + A_k) * beta
     lam: float = 0.5
+    weight_rule: Any = None
+    epoch: int = 0
 
     def eps_for(self, y: Tensor) -> Tensor:
         return self.eps[y]

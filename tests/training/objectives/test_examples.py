@@ -94,6 +94,19 @@ def test_targeted_trades_descends_the_cross_entropy_of_the_target(
     assert torch.equal(x_adv, expected)
 
 
+def test_taus_milestones_count_finished_epochs(batch: Batch, model: nn.Module, class_rules: Callable[..., Any]) -> None:
+    attack = {"step_size": STEP, "steps": 12}
+    milestones = {"name": "fat", "tau": 0, "tau_milestones": ["50/120", 0.75]}
+    growing = make_objective(from_dict({"objective": milestones, "attack": attack, "epochs": 120}))
+    for epoch, tau in ((0, 0), (49, 0), (50, 1), (89, 1), (90, 2), (119, 2)):
+        fixed = make_objective(from_dict({"objective": {"name": "fat", "tau": tau}, "attack": attack}))
+        ours, theirs = (
+            one.attack(model, batch, fair=class_rules(0.25, epoch=epoch), target=None, seed=7).x_adv
+            for one in (growing, fixed)
+        )
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("tau", [0, 2])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_friendly_examples_stop_tau_steps_after_the_boundary(

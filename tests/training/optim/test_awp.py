@@ -92,6 +92,20 @@ def test_a_training_run_is_that_of_a_double_loop(model: nn.Module) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
+def test_only_what_the_authors_code_moves_moves() -> None:
+    """By name as well as by shape: a transformer's position embedding has three dimensions, and is no weight."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model.register_parameter("pos_embed", nn.Parameter(torch.ones(1, 4, 4)))
+    before = copy.deepcopy(model.state_dict())
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(X) * model.pos_embed.mean(), Y)
+
+    with Awp(model, GAMMA).perturbed(loss):
+        moved = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    assert moved == {"1.weight"}
+
+
 def test_only_matrices_move_and_gradients_are_left_alone(model: nn.Module) -> None:
     model.classifier.weight.requires_grad_(False)
     for parameter in model.parameters():

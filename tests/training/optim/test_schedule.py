@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairtat.training import Number, OptimConfig
-from fairtat.training.optim.step import learning_rate
+from fairtat.training.optim.schedule import learning_rate
 
 
 def by_torch(scheduler: torch.optim.lr_scheduler.LRScheduler, optimizer: torch.optim.Optimizer, n: int) -> list[float]:
@@ -34,6 +34,14 @@ def test_step_and_cosine(epochs: int) -> None:
         steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, epochs * 3 // 4], 0.1)
         expected = by_torch(steps, optimizer, epochs)
         assert [learning_rate(OptimConfig(), epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected)
+
+
+def test_steps_after_every_so_many_epochs() -> None:
+    optimizer = sgd()
+    expected = by_torch(torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.96), optimizer, 350)
+    every = OptimConfig(every=10, gamma=Number(0.96))
+    assert [learning_rate(every, epoch, 350) for epoch in range(350)] == pytest.approx(expected)
+    assert learning_rate(every, 19.9, 350) == learning_rate(every, 10, 350)
 
 
 def test_cosine_falls_within_an_epoch() -> None:

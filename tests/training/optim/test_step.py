@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairtat import fast_pgd
+from fairtat import ClassStats, fast_pgd
 from fairtat.data import Batch, load_splits
 from fairtat.models import build
 from fairtat.training import TrainConfig, Trainer
@@ -166,3 +166,20 @@ def test_a_compiled_pass_takes_the_same_steps(tiny: Callable[..., TrainConfig], 
     step_with(tiny(objective={"name": "trades"}, compile=True), compiled, batch, batch)
     assert largest_difference(eager, compiled) < 1e-5
     assert list(compiled.state_dict()) == list(eager.state_dict())
+
+
+def test_statistics_under_weight_perturbation_are_those_of_the_weights(
+    tiny: Callable[..., TrainConfig], batch: Batch
+) -> None:
+    config = tiny(awp={"gamma": 0.5})
+    model = network(config)
+    with torch.no_grad():  # labels that the model gives, so that a large perturbation changes what is right
+        batch = batch._replace(y=model(batch.x).argmax(1))
+    by_hand, fair = copy.deepcopy(model), make_fairness(config, 10)
+    x_adv = fast_pgd(by_hand, batch.x, batch.y, eps=0.05, step_size=0.03, steps=2, seed=7, sample_ids=batch.ids)
+    expected = ClassStats(10).update(by_hand(x_adv).detach(), batch.y)
+    step = TrainingStep(config, model, make_optimizer(config, model), fair, World(), CPU)
+    loss = step(batch, len(batch.y), lr=0.2, epoch=0, seed=7)
+    assert torch.equal(fair.stats.confusion, expected.confusion)
+    assert float(fair.stats.loss_sum.sum()) == pytest.approx(float(expected.loss_sum.sum()), rel=1e-5)
+    assert float(loss) > 1.05 * float(expected.loss_sum.sum())  # which is minimised where the weights hurt

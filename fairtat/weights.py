@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from fairtat.errors import UserError
 from fairtat.files import read_checked
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "weights_file"]
 
 # Keys under which training scripts store the weights, and prefixes that wrappers add to their names.
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that a setting names: of a run folder, its model.safetensors."""
+    return Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.cli.weights import load_weights
 from fairtat.errors import UserError
+from fairtat.weights import load_weights
 
 
 def network(width: int = 3) -> nn.Module:

@@ -1,4 +1,4 @@
-"""BAT: attack strengths that even out how often the attack on each class succeeds."""
+"""Even success: attack strengths that even out how often the attack on each class succeeds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ from fairtat.fairness.class_stats import ClassStats
 from fairtat.fairness.weights.rule import ClassFactors, WeightRule
 
 
-class BAT(WeightRule):
-    """The class-wise attack strength of balance adversarial training: its source-class half, by a rule of our own.
+class EvenSuccess(WeightRule):
+    """A class-wise strength of the attack that lets it succeed equally often on all classes: a rule of this package.
 
-    BAT sees two unfairnesses in how adversarial examples come about. *Source-class*: one strength of attack carries
-    some classes far beyond the decision boundary and leaves others far inside; it adapts the strength to the class so
-    that examples lie near the boundary. *Target-class*: the examples flow to few classes; it constrains the network's
-    prediction on them towards the uniform distribution.
-
-    This rule does the first, with ``A_k`` the robust training accuracy of class k in the epoch that ends:
+    One strength of attack carries some classes far beyond the decision boundary and leaves others far inside. With
+    ``A_k`` the robust training accuracy of class k in the epoch that ends:
 
         log m_k += alpha * (A_k - mean(A))        radius and step are multiplied by m_k
 
     A class that the attack breaks less often than the average gets a stronger one, and the other way round, until the
-    attack succeeds equally often on all; there the rule is at rest. The paper's own schedule of strengths is another:
-    only its aim is taken over.
+    attack succeeds equally often on all; there the rule is at rest.
 
-    It does not do the second, which needs a term in the objective. The nearest that composes today is targets="random":
-    examples then flow to all classes evenly by construction. Results of this rule are not results of BAT as published.
+    The aim is one of those of BAT (Sun et al., AAAI 2023, arXiv:2209.07534), and the rule had that name once. BAT
+    itself has no weights of classes: it is the objective ``bat`` of the trainer.
 
     Args:
         num_classes: C >= 2.
@@ -41,11 +36,9 @@ class BAT(WeightRule):
 
     Raises:
         TypeError, ValueError: a setting of the wrong type or out of range.
-
-    Source: after Sun et al., AAAI 2023 (arXiv:2209.07534).
     """
 
-    name = "bat"
+    name = "even_success"
     memory = ("log_eps",)
 
     log_eps: Tensor  # (C,) float64: log m

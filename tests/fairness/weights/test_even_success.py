@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from fairtat import ClassStats
-from fairtat.fairness.weights import BAT
+from fairtat.fairness.weights import EvenSuccess
 
 Counted = Callable[..., ClassStats]
 
@@ -14,7 +14,7 @@ LABEL = [0, 0, 1, 1, 2, 2]
 
 
 def test_two_epochs_by_hand(counted: Counted) -> None:
-    rule = BAT(4, alpha=0.2)
+    rule = EvenSuccess(4, alpha=0.2)
     rule.end_epoch(counted(4, LABEL, [0, 0, 1, 0, 0, 0]))  # robust accuracy 1, 1/2, 0; class 3 has no samples
     weight, robust_weight, eps, step = rule.factors
     assert (weight, robust_weight) == (None, None)
@@ -28,7 +28,7 @@ def test_two_epochs_by_hand(counted: Counted) -> None:
 
 
 def test_it_rests_when_the_attack_succeeds_equally_often(counted: Counted) -> None:
-    rule = BAT(3, alpha=0.2)
+    rule = EvenSuccess(3, alpha=0.2)
     rule.end_epoch(counted(3, LABEL, [0, 0, 1, 0, 0, 0]))
     before = rule.log_eps
     rule.end_epoch(counted(3, LABEL, [0, 1, 1, 2, 2, 0]))
@@ -36,7 +36,7 @@ def test_it_rests_when_the_attack_succeeds_equally_often(counted: Counted) -> No
 
 
 def test_strengths_stay_in_their_range_and_leave_it_at_once(counted: Counted) -> None:
-    rule = BAT(2, alpha=0.5, eps_range=(0.8, 1.25))
+    rule = EvenSuccess(2, alpha=0.5, eps_range=(0.8, 1.25))
     for _ in range(50):
         rule.end_epoch(counted(2, [0, 1], [0, 0]))
     assert rule.factors.eps is not None

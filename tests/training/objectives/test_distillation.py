@@ -1,0 +1,270 @@
+"""Robust distillation against its equations in float64, and what a student may not be taught by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fairtat import ClassStats, ops
+from fairtat.data import Batch
+from fairtat.data.stream import Data
+from fairtat.errors import UserError
+from fairtat.models import digits_cnn
+from fairtat.training import load_data
+from fairtat.training.config import DataConfig, TrainConfig, from_dict
+from fairtat.training.objectives import LearningObjective, ObjectiveValue, make_objective
+
+pytest.importorskip("sklearn")
+
+STEP, STEPS = 0.03, 3
+W, V = torch.linspace(0.5, 1.5, 10), torch.linspace(2.0, 0.1, 10)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataConfig()).train
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    torch.manual_seed(11)
+    network = digits_cnn(10, 1, (8, 8), width=6)
+    with torch.no_grad():
+        for _ in range(10):
+            network(torch.rand(32, 1, 8, 8))
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    return network.eval()
+
+
+@pytest.fixture
+def configured(teacher: nn.Module, tmp_path: Path) -> Callable[..., TrainConfig]:
+    file = tmp_path / "teacher.safetensors"
+    save_file(teacher.state_dict(), file)
+
+    def make(name: str, **values: Any) -> TrainConfig:
+        distill = {"teacher": "digits_cnn", "options": {"width": 6}, "weights": str(file), **values.pop("distill", {})}
+        attack = {"step_size": STEP, "steps": STEPS}
+        return from_dict({"objective": {"name": name}, "distill": distill, "attack": attack, **values})
+
+    return make
+
+
+def exact(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).double()
+
+
+def kl(p: Tensor, logits: Tensor) -> Tensor:
+    return (p * (p.log() - logits.log_softmax(1))).sum(1)
+
+
+def assert_step(value: ObjectiveValue, expected: Tensor, ours: nn.Module, theirs: nn.Module) -> None:
+    """The loss and its gradients are those of ``expected``."""
+    value.loss.backward()
+    expected.backward()
+    torch.testing.assert_close(value.loss.detach().double(), expected.detach(), rtol=1e-4, atol=1e-7)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+def test_ard(
+    batch: Batch,
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    configured: Callable[..., TrainConfig],
+    class_rules: Callable[..., Any],
+    alpha: float,
+) -> None:
+    objective = make_objective(configured("ard", distill={"alpha": alpha, "temperature": 5.0}), data)
+    fair = class_rules(0.1, weight=W, robust_weight=V)
+    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
+    plain = make_objective(configured("at", distill={"weights": None}))
+    assert torch.equal(examples.x_adv, plain.attack(model, batch, fair=fair, target=None, seed=5).x_adv)
+    by_hand, y = exact(model), batch.y
+    adversarial = by_hand(examples.x_adv.double())
+    loss = alpha * V[y] * 25 / 10 * kl((exact(teacher)(batch.x.double()) / 5).softmax(1).detach(), adversarial / 5)
+    if alpha < 1:
+        loss = loss + (1 - alpha) * W[y] * F.cross_entropy(by_hand(batch.x.double()), y, reduction="none")
+    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+
+
+def test_rslad(
+    batch: Batch,
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    configured: Callable[..., TrainConfig],
+    class_rules: Callable[..., Any],
+) -> None:
+    objective = make_objective(configured("rslad"), data)
+    fair = class_rules(0.1, weight=W, robust_weight=V)
+    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
+    by_hand, y = exact(model), batch.y
+    p = exact(teacher)(batch.x.double()).softmax(1).detach()
+    adversarial, clean = by_hand(examples.x_adv.double()), by_hand(batch.x.double())
+    loss = (5 / 6 * V[y] * kl(p, adversarial) + 1 / 6 * W[y] * kl(p, clean)) / 10
+    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+
+
+def test_the_attack_of_rslad_climbs_the_divergence_from_the_teacher(
+    batch: Batch,
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    configured: Callable[..., TrainConfig],
+    class_rules: Callable[..., Any],
+) -> None:
+    x_adv = (
+        make_objective(configured("rslad"), data).attack(model, batch, fair=class_rules(0.1), target=None, seed=5).x_adv
+    )
+    by_hand, p = exact(model).eval(), exact(teacher)(batch.x.double()).softmax(1).detach()
+    x, expected = batch.x.double(), ops.pgd_init(batch.x, 0.1, seed=5, sample_ids=batch.ids, init="normal").double()
+    for _ in range(STEPS):
+        leaf = expected.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(kl(p, by_hand(leaf)).sum(), leaf)
+        expected = (expected + STEP * grad.sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    assert ((x_adv - expected).abs() > 1e-5).float().mean() < 0.01
+
+
+def counted(logits: Tensor, y: Tensor) -> ClassStats:
+    return ClassStats(10).update(logits, y)
+
+
+def test_temperatures_of_absld_follow_the_losses_of_the_classes(
+    batch: Batch,
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    configured: Callable[..., TrainConfig],
+    class_rules: Callable[..., Any],
+) -> None:
+    optim = {"schedule": "step", "milestones": [0.25], "gamma": 0.1}
+    objective = make_objective(configured("absld", epochs=4, optim=optim, distill={"temperature_rate": 0.4}), data)
+    assert isinstance(objective, LearningObjective)
+    generator = torch.Generator().manual_seed(3)
+    expected = [[1.0] * 10, [1.0] * 10]
+    y = torch.tensor([k for k in range(9) for _ in range(k + 1)])  # of differing sizes, and class 9 is absent
+    for rate in (0.4, 0.04):  # the learning rate falls after the first of four epochs
+        adversarial, clean = torch.randn(2, len(y), 10, generator=generator)
+        for part in (slice(0, 20), slice(20, None)):
+            objective.update(ObjectiveValue(torch.zeros(()), adversarial[part], clean[part]), y[part])
+        objective.end_epoch(counted(adversarial, y))
+        for row, logits in zip(expected, (adversarial, clean), strict=True):
+            ce = F.cross_entropy(logits.double(), y, reduction="none")
+            loss = [float(ce[y == k].mean()) for k in range(9)]
+            gap = [v - sum(loss) / 9 for v in loss]
+            for k in range(9):
+                row[k] = min(max(row[k] - rate * gap[k] / max(map(abs, gap)), 0.5), 5.0)
+    state = objective.state_dict()
+    torch.testing.assert_close(state["temperature"], torch.tensor(expected).double(), rtol=1e-6, atol=1e-7)
+    assert len({*expected[0], *expected[1]}) > 10
+
+    # They divide the teacher's logits, in the attack's reference and in the loss.
+    robust, natural = torch.tensor(expected).double()[:, batch.y, None]
+    answers = exact(teacher)(batch.x.double()).detach()
+    fair = class_rules(0.1)
+    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
+    torch.testing.assert_close(examples.more[0].double(), answers / robust, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(examples.more[1].double(), answers / natural, rtol=1e-4, atol=1e-5)
+    by_hand = exact(model)
+    adversarial, clean = by_hand(examples.x_adv.double()), by_hand(batch.x.double())
+    loss = 5 / 60 * kl((answers / robust).softmax(1), adversarial) + 1 / 60 * kl((answers / natural).softmax(1), clean)
+    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+
+
+def test_temperatures_stay_in_their_range_and_rest_where_all_classes_are_alike(
+    data: Data, configured: Callable[..., TrainConfig]
+) -> None:
+    objective = make_objective(configured("absld", epochs=99, distill={"temperature_rate": 9.0}), data)
+    assert isinstance(objective, LearningObjective)
+    y, logits = torch.arange(10), torch.zeros(10, 10)
+    logits[0, 0], logits[1, 1] = 5.0, -5.0
+    objective.update(ObjectiveValue(torch.zeros(()), logits, torch.zeros(10, 10)), y)
+    objective.end_epoch(counted(logits, y))
+    robust, natural = objective.state_dict()["temperature"]
+    assert robust[:2].tolist() == [5.0, 0.5]  # the easy class is smoothed, the hard one sharpened
+    assert natural.tolist() == [1.0] * 10
+
+
+def test_a_state_belongs_to_its_teacher(data: Data, configured: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    objective = make_objective(configured("absld"), data)
+    assert isinstance(objective, LearningObjective)
+    state = objective.state_dict() | {"temperature": torch.full((2, 10), 2.0, dtype=torch.float64), "epoch": 3}
+    objective.load_state_dict(state)
+    assert torch.equal(objective.state_dict()["temperature"], state["temperature"])
+    with pytest.raises(ValueError, match=r"not those in distill\.weights"):
+        objective.load_state_dict(state | {"teacher": "another"})
+    with pytest.raises(ValueError, match=r"not a tensor of shape \(2, 10\)"):
+        objective.load_state_dict(state | {"temperature": torch.ones(3)})
+    with pytest.raises(ValueError, match="keys"):
+        objective.load_state_dict({"teacher": state["teacher"]})
+
+
+def test_the_teacher_is_not_touched_and_its_gradient_not_taken(
+    batch: Batch, model: nn.Module, data: Data, configured: Callable[..., TrainConfig], class_rules: Callable[..., Any]
+) -> None:
+    objective = make_objective(configured("rslad"), data)
+    examples = objective.attack(model, batch, fair=class_rules(0.1), target=None, seed=5)
+    assert not any(t.requires_grad for t in (examples.x_adv, *examples.more))
+    again = objective.attack(model, batch, fair=class_rules(0.1), target=None, seed=5)
+    assert all(map(torch.equal, examples.more, again.more))  # BatchNorm in eval mode: nothing has moved
+
+
+@pytest.mark.parametrize(
+    ("distill", "expected"),
+    [
+        ({"weights": None}, "distill.weights is null; expected the teacher's weights for objective.name ard"),
+        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors: no such weights file"),
+        ({"options": {"width": 3}}, "has shape .* but the model expects"),
+    ],
+)
+def test_a_teacher_that_cannot_be_had(
+    data: Data, configured: Callable[..., TrainConfig], distill: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        make_objective(configured("ard", distill=distill), data)
+
+
+def test_steps_that_samples_resist_are_counted_for_a_rule(
+    batch: Batch, model: nn.Module, class_rules: Callable[..., Any]
+) -> None:
+    class Counter:
+        counts_steps = True
+        seen: Tensor | None = None
+
+        def observe_steps(self, resisted: Tensor, y: Tensor) -> None:
+            assert torch.equal(y, batch.y)
+            self.seen = resisted
+
+    with torch.no_grad():
+        labels = copy.deepcopy(model).eval()(batch.x).argmax(1)
+    batch = batch._replace(y=labels)
+    objective = make_objective(from_dict({"attack": {"step_size": STEP, "steps": 6}}))
+    counter = Counter()
+    fair = class_rules(0.15)
+    counting = class_rules(0.15, weight_rule=counter)
+    x_adv = objective.attack(model, batch, fair=counting, target=None, seed=7).x_adv
+    assert torch.equal(x_adv, objective.attack(model, batch, fair=fair, target=None, seed=7).x_adv)
+
+    frozen, resisted = copy.deepcopy(model).eval(), torch.zeros_like(batch.y)
+    x, at = batch.x, ops.pgd_init(batch.x, 0.15, seed=7, sample_ids=batch.ids)
+    for _ in range(6):
+        leaf = at.clone().requires_grad_()
+        logits = frozen(leaf)
+        resisted += logits.argmax(1) == labels
+        (grad,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)
+        at = (at + STEP * grad.sign()).clamp(x - 0.15, x + 0.15).clamp(0, 1)
+    assert counter.seen is not None
+    assert (counter.seen - resisted).abs().sum() <= 1  # a prediction at the boundary may fall to either side
+    assert len(resisted.unique()) > 2
