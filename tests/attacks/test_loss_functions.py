@@ -65,7 +65,7 @@ def test_a_function_that_is_the_built_in_loss_gives_its_attack(h, options):
         torch.testing.assert_close(getattr(ours, name), value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"loss": cross_entropy}, {"eot": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"loss": cross_entropy}, {"eot": 2}], ids=["a function", "eot"])
 @pytest.mark.parametrize("engine", ["compiled", "graph"])
 def test_other_engines_leave_it_to_the_eager_one(h, stub, compiles, engine, options):
     model, (x, y, _) = h.cnn(), h.images(4)
