@@ -261,6 +261,7 @@ def _kernels_of_cubin(cubin: Path, cache: Path) -> Iterator[Kernel]:
 
 def _short(mangled: str, demangled: str) -> str:
     """pgd_step::linf_kernel<float, 4> for a kernel of pgd_step.cu; what is no C++ name stays."""
+    demangled = re.sub(r"\(fairtat::(\w+)\)(\d)", r"\1(\2)", demangled)  # a template's argument that is an enumerator
     found = re.search(r"\(anonymous namespace\)::(.*?)\(fairtat::", demangled)
     source = re.search(r"_\d+_([a-z]\w*?)_cu_", mangled)
     if found is None or source is None:

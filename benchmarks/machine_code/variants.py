@@ -48,6 +48,11 @@ def _cross_entropy(label: str, dtype: str, vectors: int, moved: float) -> Varian
     return Variant(f"logit_loss ce, {label}", name, accesses, CLASSES / 32, moved, total=ROWS * CLASSES, goal=0.85)
 
 
+def _init(label: str, init: int) -> Variant:
+    kernel = f"pgd_init::linf_vector_kernel<Init({init})>"
+    return Variant(f"pgd_init Linf {label}, contiguous", kernel, {"LDG.128": 1, "STG.128": 1}, 4, 8, goal=0.95)
+
+
 FP32_LOADS = {"LDG.128": 3}
 BF16_LOADS = {"LDG.128": 2, "LDG.64": 1}
 
@@ -66,6 +71,8 @@ CUDA = (
     _step("and normalized float32 input", "float", "float, true", {**FP32_LOADS, "LDS.128": 1, "STG.128": 2}, 20),
     _step_l2("float32 gradient", "float", {"LDG.128": 9, "STG.128": 3}, 16),
     _step_l2("bfloat16 gradient", "BFloat16", {"LDG.128": 6, "LDG.64": 3, "STG.128": 3}, 14),
+    _init("uniform", 0),
+    _init("normal", 1),
     _cross_entropy("float32", "float", 8, 8),
     _cross_entropy("bfloat16", "BFloat16", 4, 4),
     Variant("pgd_step Linf, scalar fallback", "pgd_step::linf_scalar_kernel<float>", {"STG.32": 1}, 1, 16),

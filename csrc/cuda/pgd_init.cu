@@ -60,7 +60,9 @@ __global__ void linf_kernel(PgdInitArgs a, int64_t d) {
     float normals[4] = {};
     if (a.init == Init::uniform) words = philox(static_cast<uint32_t>(group), a.stream, id, a.seed);
     if (a.init == Init::normal) normals_of(a, group, id, normals);
-    for (int lane = 0; lane < 4 && group * 4 + lane < d; ++lane) {
+#pragma unroll  // so that words and normals stay in registers
+    for (int lane = 0; lane < 4; ++lane) {
+      if (group * 4 + lane >= d) break;
       const int64_t at = sample * d + offset_of(a, group * 4 + lane);
       const float x = pixel_at(a, at);
       if (a.init == Init::uniform) {

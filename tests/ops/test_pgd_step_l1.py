@@ -179,7 +179,7 @@ def test_a_density_is_a_share(density: object, error: type[Exception]) -> None:
 
 
 def test_gpu_kernels_leave_it_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_missing", lambda name: None)
+    monkeypatch.setattr(backends, "_missing", lambda name, index=None: None)
     device = torch.device("cuda")
     assert backends.choose("pgd_step", device, torch.float32, form="linf") in ("cuda", "triton")
     assert backends.choose("pgd_step", device, torch.float32, form="l1") == "reference"

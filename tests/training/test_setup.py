@@ -47,7 +47,7 @@ def test_a_run_starts_from_given_weights(tmp_path: Path) -> None:
     # What a run goes on with is its checkpoint.
     (tmp_path / "model.safetensors").unlink()
     make_trainer(config, CPU, World(), resumed=True)
-    with pytest.raises(UserError, match="no such file of weights"):
+    with pytest.raises(UserError, match="no such weights file"):
         make_trainer(config, CPU, World())
 
 
