@@ -50,7 +50,7 @@ class ProjectedGradientDescent(evasion.ProjectedGradientDescent):  # type: ignor
     """`art.attacks.evasion.ProjectedGradientDescent`: numpy in and out, with ART's arguments and methods.
 
     ART's loop runs for other estimators than PyTorchClassifier and other losses than the cross-entropy, and for
-    masks, momentum, summaries, radii per pixel, and norms other than infinity. With ``norm=2`` fairtat's attack runs
+    masks, summaries, radii per pixel, and norms other than infinity. With ``norm=2`` fairtat's attack runs
     where ``clip_values`` is None: ART clips before it projects on the ball, fairtat after.
 
     Args:
@@ -122,8 +122,6 @@ def _obstacle(peer: Any, x: Tensor, mask: object) -> str | None:
         return f"the estimator is {type(estimator).__name__}, not PyTorchClassifier"
     if mask is not None:
         return "a mask was given"
-    if getattr(peer, "decay", None) is not None:
-        return f"decay is {peer.decay}"
     if peer.summary_writer is not None:
         return "a summary writer was given"
     loss = estimator._loss
@@ -210,5 +208,5 @@ def _attack(
         norm="linf" if _is_linf(peer) else "l2",
         bounds=_bounds(peer),
         normalize=normalize,
-        **options,
+        **{"momentum": getattr(peer, "decay", None) or 0.0, **options},
     )

@@ -1,4 +1,4 @@
-"""`torchattacks.PGD`, `PGDL2` and `FGSM`: subclasses that run fairtat's attack.
+"""`torchattacks.PGD`, `PGDL2`, `FGSM` and `MIFGSM`: subclasses that run fairtat's attack.
 
 Source: Kim 2020, Torchattacks, arXiv:2010.01950; its version 3.5.
 """
@@ -14,7 +14,7 @@ from fairtat.integrations.peer import attack, obstacle, peer_loop, require
 
 torchattacks = require("torchattacks")
 
-__all__ = ["FGSM", "PGD", "PGDL2"]
+__all__ = ["FGSM", "MIFGSM", "PGD", "PGDL2"]
 
 
 class _Fast:
@@ -27,13 +27,16 @@ class _Fast:
     _norm = "linf"
     _options: dict[str, Any]
 
-    def _perturb(self: Any, images: Tensor, labels: Tensor, steps: int, step_size: float, start: bool) -> Tensor:
+    def _perturb(
+        self: Any, images: Tensor, labels: Tensor, steps: int, step_size: float, start: bool, **more: Any
+    ) -> Tensor:
         """The peer's ``forward``, or its own if fairtat computes something else.
 
         Args:
             images: (N, C, H, W) in [0, 1].
             labels: (N,), or the targets in mode "targeted(label)".
             start: whether to start at random.
+            more: options of this attack alone.
         """
         images, labels = images.detach().to(self.device), labels.detach().to(self.device)
         if (reason := _obstacle(self, images)) is not None:
@@ -53,7 +56,7 @@ class _Fast:
             steps=steps,
             norm=self._norm,
             normalize=_normalization(self),
-            **self._options,
+            **{**more, **self._options},
         )
 
     def _start(self: Any, images: Tensor) -> Tensor:
@@ -164,3 +167,33 @@ class FGSM(_Fast, torchattacks.FGSM):  # type: ignore[name-defined]
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """x_adv for images (N, C, H, W) in [0, 1] and labels (N,)."""
         return self._perturb(images, labels, 1, self.eps, False)
+
+
+class MIFGSM(_Fast, torchattacks.MIFGSM):  # type: ignore[name-defined]
+    """`torchattacks.MIFGSM`: steps along the sign of a velocity that gathers the gradients.
+
+    torchattacks divides a gradient by its mean magnitude, fairtat by its L1 norm: the same up to a factor, of which a
+    sign knows nothing.
+
+    Args:
+        model: As in torchattacks, like ``eps``, ``alpha``, ``steps`` and ``decay``.
+        **options: As :class:`PGD`.
+
+    Source: Dong et al. 2018, arXiv:1710.06081.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        decay: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, eps, alpha, steps, decay)
+        self._options = options
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """x_adv for images (N, C, H, W) in [0, 1] and labels (N,)."""
+        return self._perturb(images, labels, self.steps, self.alpha, False, momentum=self.decay)

@@ -61,10 +61,11 @@ def test_projected_gradient_descent(problem, starts, targeted):
         ({"clip_values": None}, {}),
         ({"clip_values": None}, {"norm": 2, "eps": 1.0, "eps_step": 0.2, "num_random_init": 1}),
         ({"clip_values": (-0.5, 1.5)}, {"norm": "inf"}),
+        ({}, {"decay": 0.9, "num_random_init": 2}),
         ({"loss": nn.CrossEntropyLoss(reduction="sum")}, {"random_eps": True}),
         ({}, {"eps": np.linspace(0.02, 0.1, 13).reshape(13, 1, 1, 1), "eps_step": np.full((13, 1, 1, 1), 0.02)}),
     ],
-    ids=["mean and std", "no bounds", "L2", "other bounds", "random radii", "radii per sample"],
+    ids=["mean and std", "no bounds", "L2", "other bounds", "momentum", "random radii", "radii per sample"],
 )
 def test_arguments_of_estimator_and_attack(problem, estimator, arguments):
     one_hot = np.eye(7, dtype=np.float32)[problem.y.numpy()]
@@ -83,11 +84,10 @@ def test_fast_gradient_method(problem, starts, targeted):
     ("estimator", "arguments", "why"),
     [
         ({}, {"norm": 2, "eps": 1.0, "eps_step": 0.2}, "norm is 2"),
-        ({}, {"decay": 0.9}, "decay is 0.9"),
         ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, {}, "the estimator's loss is"),
         ({}, {"eps": np.full((3, 6, 5), 0.1), "eps_step": np.full((3, 6, 5), 0.02)}, "differs from pixel to pixel"),
     ],
-    ids=["L2", "momentum", "loss", "radii per pixel"],
+    ids=["L2", "loss", "radii per pixel"],
 )
 def test_what_fairtat_does_not_compute_runs_in_the_peers_loop(problem, estimator, arguments, why):
     made, x = classifier(problem, **estimator), problem.x.numpy()

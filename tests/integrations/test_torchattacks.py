@@ -11,8 +11,13 @@ from fairtat.integrations.peer import PeerLoop
 torchattacks = pytest.importorskip("torchattacks")
 ours = pytest.importorskip("fairtat.integrations.torchattacks")
 
-ARGUMENTS = {"PGD": {"eps": 0.1, "alpha": 0.02}, "PGDL2": {"eps": 1.0, "alpha": 0.2}, "FGSM": {"eps": 0.1}}
-STEP = {"PGD": 0.02, "PGDL2": 0.2, "FGSM": 0.1}
+ARGUMENTS = {
+    "PGD": {"eps": 0.1, "alpha": 0.02},
+    "PGDL2": {"eps": 1.0, "alpha": 0.2},
+    "FGSM": {"eps": 0.1},
+    "MIFGSM": {"eps": 0.1, "alpha": 0.02, "decay": 0.7},
+}
+STEP = {"PGD": 0.02, "PGDL2": 0.2, "FGSM": 0.1, "MIFGSM": 0.02}
 
 
 def pair(name: str, model, **options):
