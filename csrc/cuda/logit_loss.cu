@@ -1,3 +1,4 @@
+#include "cuda/held_row.h"
 #include "cuda/launch.h"
 #include "math/logit_loss.h"
 
@@ -171,59 +172,6 @@ __device__ float kl(const LogitLossArgs& a, Row<T> z, T* dz, int64_t at, Best be
 
 __device__ LossKind kind_of(const LogitLossArgs& a, int64_t sample) { return is_towards(a, sample) ? a.kind : a.kind_away; }
 
-// exp(x) for x <= 0 by the hardware's exp2, within 2**-22 + 1.3 |x| 2**-24 of its value, so within 1e-5 wherever it is
-// a normal float; 0 below those.
-__device__ float hardware_exp(float x) {
-  const float scaled = x * 0x1.715476p0f;
-#if defined(__CUDA_ARCH__)
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(scaled));
-  return power;
-#else
-  return scaled < -126.0f ? 0.0f : exp2f(scaled);
-#endif
-}
-
-__device__ uint32_t warp_sum(uint32_t value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  return __reduce_add_sync(~0u, value);
-#else
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  return value;
-#endif
-}
-
-__device__ uint32_t warp_min(uint32_t value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  return __reduce_min_sync(~0u, value);
-#else
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const uint32_t other = __shfl_xor_sync(~0u, value, offset);
-    value = other < value ? other : value;
-  }
-  return value;
-#endif
-}
-
-// 16 bytes of a row.
-struct alignas(16) Words16 {
-  uint32_t at[4];
-};
-
-template <typename T>
-struct alignas(16) Vector {
-  static constexpr int kWidth = 16 / sizeof(T);
-  T at[kWidth];
-};
-
-// -infinity, as often as four bytes hold it.
-template <typename T>
-constexpr uint32_t kRuledOut = 0xff800000u;
-template <>
-constexpr uint32_t kRuledOut<BFloat16> = 0xff80ff80u;
-template <>
-constexpr uint32_t kRuledOut<Float16> = 0xfc00fc00u;
-
 // Cross-entropy of a row that a warp holds in registers, kHeld entries a thread: one read of the logits, whose loads
 // are all in flight at once, one exponential for each and one write. Rows of other kinds are left alone.
 template <typename T, int kHeld>
@@ -235,49 +183,15 @@ __global__ void __launch_bounds__(kThreads, kFullBlocks * 3 / 8) cross_entropy_k
   const T* row = static_cast<const T*>(a.logits) + s * classes;
   T* dz = static_cast<T*>(a.dlogits) + s * classes;
   Words16 words[kVectors];
-  // What lies beyond the row reads its beginning: no load waits for a branch.
-  for (int i = 0; i < kVectors; ++i) {
-    const int j = (i * kWarp + lane) * kWidth;
-    words[i] = *reinterpret_cast<const Words16*>(row + (j < classes ? j : 0));
-  }
+  load_row<T, kHeld>(row, classes, words);
   const int64_t target = a.target[s];
   const bool in_range = target >= 0 && target < classes;
   const float at_target = in_range ? to_float(row[target]) : 0.0f;
 
-  float z[kHeld];
-  float top = -INFINITY;
-  for (int i = 0; i < kVectors; ++i) {
-    const bool inside = (i * kWarp + lane) * kWidth < classes;
-    for (uint32_t& word : words[i].at) word = inside ? word : kRuledOut<T>;
-    Vector<T> entries;
-    memcpy(&entries, &words[i], sizeof entries);
-    for (int k = 0; k < kWidth; ++k) {
-      z[i * kWidth + k] = to_float(entries.at[k]);
-      top = fmaxf(top, z[i * kWidth + k]);
-    }
-  }
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
-
-  // Each entry becomes its weight exp(z - top). The first of the largest is left out of their sum, for log1p.
-  float rest = 0.0f;
-  static_assert(kHeld <= 32);
-  uint32_t largest = 0;  // a bit for each entry
-  for (int i = 0; i < kHeld; ++i) {
-    const bool is_top = z[i] == top;
-    z[i] = hardware_exp(z[i] - top);
-    if (is_top) {
-      largest |= 1u << i;
-    } else {
-      rest += z[i];
-    }
-  }
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) rest += __shfl_xor_sync(~0u, rest, offset);
-  // A thread's entries have ascending indices.
-  const int first = __ffs(static_cast<int>(largest)) - 1;
-  const int index = (first / kWidth * kWarp + lane) * kWidth + first % kWidth;
-  int64_t best = warp_min(largest != 0 ? static_cast<uint32_t>(index) : ~0u);
-  // NaN where the row has no softmax.
-  rest += static_cast<float>(warp_sum(static_cast<uint32_t>(__popc(largest))) - 1) + nan_unless_finite(top);
+  HeldRow<kHeld> held;
+  weigh_row<T, kHeld>(words, classes, held);
+  const float top = held.top, rest = held.rest;
+  int64_t best = held.best;
 
   float loss;
   if (rest != rest || !in_range) {
@@ -289,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, kFullBlocks * 3 / 8) cross_entropy_k
     for (int i = 0; i < kVectors; ++i) {
       const int j = (i * kWarp + lane) * kWidth;
       Vector<T> out;
-      for (int k = 0; k < kWidth; ++k) store(&out.at[k], z[i * kWidth + k] * scale);
+      for (int k = 0; k < kWidth; ++k) store(&out.at[k], held.weight[i * kWidth + k] * scale);
       if (j < classes) *reinterpret_cast<Vector<T>*>(dz + j) = out;
     }
     // After the vector that holds it, in the same thread. Not p - 1: a confident sample keeps a gradient.
@@ -343,22 +257,13 @@ __global__ void logit_loss_kernel(LogitLossArgs a, bool done) {
   }
 }
 
-constexpr int kShortRow = 8, kHeldRow = 32;  // entries that a thread holds
-
-// Whether warps can hold the rows: they are short, and each begins where a vector may.
-template <typename T>
-bool is_held(const LogitLossArgs& a) {
-  const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
-  return a.classes <= kHeldRow * kWarp && a.classes % Vector<T>::kWidth == 0 && aligned(a.logits) && aligned(a.dlogits);
-}
-
 template <typename T>
 void launch(const LogitLossArgs& a, cudaStream_t stream) {
   constexpr int64_t kLongRow = 1024;
   constexpr int kRows = kThreads / kWarp;
   const bool mixed = a.targeted != nullptr;
   const bool some = a.kind == LossKind::ce || (mixed && a.kind_away == LossKind::ce);
-  const bool done = some && is_held<T>(a);
+  const bool done = some && is_held<T>(a.logits, a.classes) && is_aligned(a.dlogits);
   // The same kernel whatever else the batch holds: a sample has the same bits in any company.
   if (done) {
     const unsigned blocks = static_cast<unsigned>((a.n + kRows - 1) / kRows);

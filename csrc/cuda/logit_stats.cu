@@ -1,4 +1,5 @@
 #include "cuda/count.h"
+#include "cuda/held_row.h"
 #include "math/logit_stats.h"
 
 namespace fairtat {
@@ -47,7 +48,28 @@ __device__ float logit_of(const T* row, int64_t label, int64_t classes) {
   return in_range(label, classes) ? to_float(row[label]) : 0.0f;
 }
 
-// A warp for each row, which stays in registers: kPerLane logits to a lane, all loads before the first use.
+// A warp for each row that logit_loss holds in registers, in its order.
+template <typename T, int kHeld>
+__global__ void held_rows_kernel(LogitStatsArgs a) {
+  const int64_t s = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+  if (s >= a.n) return;
+  const int lane = static_cast<int>(threadIdx.x % kWarp), classes = static_cast<int>(a.classes);
+  const T* row = static_cast<const T*>(a.logits) + s * classes;
+  Words16 words[kHeld / Vector<T>::kWidth];
+  load_row<T, kHeld>(row, classes, words);
+  const float own = logit_of(row, a.label[s], a.classes);
+  HeldRow<kHeld> held;
+  weigh_row<T, kHeld>(words, classes, held);
+  Best best{held.top, static_cast<int>(held.best)};
+  if (held.rest != held.rest) {
+    best = kNothing;
+    for (int j = lane; j < classes; j += kWarp) best = better(best, {to_float(row[j]), j});
+    best = best_of_warp(best);
+  }
+  if (lane == 0) count_row(a, s, best, held.rest, own);
+}
+
+// A warp for each other row that is short: kPerLane logits to a lane, all loads before the first use.
 template <typename T, int kPerLane>
 __global__ void short_rows_kernel(LogitStatsArgs a) {
   const int lane = static_cast<int>(threadIdx.x % kWarp), classes = static_cast<int>(a.classes);
@@ -114,7 +136,14 @@ __global__ void long_rows_kernel(LogitStatsArgs a) {
 template <typename T>
 void launch(const LogitStatsArgs& a, cudaStream_t stream) {
   const unsigned warps = grid_for(a.n, kThreads / kWarp);
-  if (a.classes <= kWarp) {
+  if (is_held<T>(a.logits, a.classes)) {
+    const unsigned blocks = static_cast<unsigned>((a.n + kThreads / kWarp - 1) / (kThreads / kWarp));
+    if (a.classes <= kShortRow * kWarp) {
+      held_rows_kernel<T, kShortRow><<<blocks, kThreads, 0, stream>>>(a);
+    } else {
+      held_rows_kernel<T, kHeldRow><<<blocks, kThreads, 0, stream>>>(a);
+    }
+  } else if (a.classes <= kWarp) {
     short_rows_kernel<T, 1><<<warps, kThreads, 0, stream>>>(a);
   } else if (a.classes <= 8 * kWarp) {
     short_rows_kernel<T, 8><<<warps, kThreads, 0, stream>>>(a);

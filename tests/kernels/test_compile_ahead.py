@@ -42,7 +42,8 @@ def test_nvidia(script: Script, target: str) -> None:
 def test_amd(script: Script) -> None:
     reports = script("compile_ahead.py", "hip:gfx942")
     check_resources(reports)
-    exact = [r for r in reports if r["call"].startswith(WITHOUT_DIVISION) and not r["call"].endswith("everything")]
+    divides = ("everything", "momentum")  # by std, or by a gradient's norm
+    exact = [r for r in reports if r["call"].startswith(WITHOUT_DIVISION) and not any(w in r["call"] for w in divides)]
     assert len(exact) > 15
     assert [report for report in exact if report["fused"]] == []
 
