@@ -20,6 +20,7 @@ from fairtat.engines.model.random_numbers import own_random_numbers
 from fairtat.engines.model.state import Model, frozen
 from fairtat.engines.steps import Steps
 from fairtat.ops import pgd_init
+from fairtat.ops.pgd_init import NORMS
 
 GRADIENTS = ("autograd", "ste")
 
@@ -127,6 +128,7 @@ def arena(
     if not callable(model):
         raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
     check_choice("gradient", gradient, GRADIENTS)
+    check_choice("norm", norm, NORMS)
     options = PGDOptions.named(
         {
             "eps": eps, "norm": norm, "bounds": bounds, "normalize": normalize, "amp": amp, "seed": seed,

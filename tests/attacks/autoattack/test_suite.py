@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -312,3 +313,10 @@ def test_what_inductor_makes_of_them_finds_the_same(trained, fallbacks_are_error
     assert eager.reached.sum() > 0
     # Rounding may decide on an image at the edge.
     assert (eager.reached != compiled.reached).sum() <= 1
+
+
+@pytest.mark.parametrize("attack", [autoattack, apgd, fab, square])
+def test_a_norm_that_is_not_there_is_refused_by_name(attack: Any) -> None:
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"norm must be one of 'linf', 'l2', got 'l1'"):
+        attack(model, x, y, eps=1.0, norm="l1")
