@@ -87,7 +87,7 @@ BENCHMARK = Benchmark(
         Contestant("eager, allocating", "eager", lambda x: answers("x_adv", lambda: chain(x)), on=("cpu",)),
         Contestant("eager, in place", "eager", lambda x: answers("x_adv", lambda: in_place(x)), graph=True),
         Contestant("torch.compile", "compile", compiled, graph=True),
-        floor(torch.empty_like),  # x read, x_adv written: 8 bytes an element
+        floor(torch.empty_like),  # x read, x_adv written: 8 bytes per element
     ),
     baseline=BASELINE,
     verify=uniform_in_ball,

@@ -29,7 +29,7 @@ BEGIN, END = "<!-- machine code: begin -->", "<!-- machine code: end -->"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 FACTS = 90  # the architecture whose registers and instructions the table names
 HEADER = (
-    "kernel", "loads", "stores", "registers", "warps", "KB in flight", "instructions an element",
+    "kernel", "loads", "stores", "registers", "warps", "KB in flight", "instructions per element",
     *(chip.name for chip in model.CHIPS.values()), "goal", "limits",
 )  # fmt: skip
 
@@ -147,7 +147,7 @@ def rows(judged: Iterable[Judged]) -> list[Row]:
                 "registers": str(each.kernel.registers),
                 "warps": str(prediction.warps),
                 "KB in flight": f"{prediction.in_flight / 1024:.0f} of {prediction.needed / 1024:.0f}",
-                "instructions an element": f"{prediction.instructions:.1f}",
+                "instructions per element": f"{prediction.instructions:.1f}",
                 "goal": "-"
                 if each.variant.goal is None
                 else ("reached" if each.reaches else f"{each.variant.goal:.0%}: missed"),

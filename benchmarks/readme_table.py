@@ -100,8 +100,8 @@ def render_gpu(results: Path, file: Path | None = None) -> str:
             "What does a targeted PGD-10 cost? Time relative to the floor, the bare model's 10 x (forward + input "
             "gradient) in one CUDA graph, in bfloat16 and channels_last:",
             _gpu_table("attack", measured, "model, batch", GPU_ATTACK),
-            "What does an epoch of FAIR-TAT with PGD-10 cost? Time relative to its parts by themselves, attacks and "
-            "one training pass:",
+            "What does an epoch of FAIR-TAT with PGD-10 cost? Time relative to its parts measured separately, "
+            "attacks and one training pass:",
             _gpu_table("training", measured, "", GPU_TRAINING),
             origin,
         )

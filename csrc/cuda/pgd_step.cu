@@ -178,7 +178,7 @@ __device__ void write_input_vector(const PgdStepArgs& a, const Channels& channel
   }
 }
 
-// An element for each thread, for what cannot move as vectors: samples whose length is no multiple of four, memory that
+// An element for each thread, for what cannot move as vectors: samples whose length is not a multiple of four, memory that
 // is not aligned, more channels than a block keeps.
 template <typename Grad>
 __global__ void linf_scalar_kernel(PgdStepArgs a) {

@@ -7,8 +7,8 @@ from typing import Any, Literal, overload
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fairtat.attacks.options import PGDKeywords
-from fairtat.attacks.pgd import attack, shows_options
+from fairtat.attacks.options import PGDKeywords, shows_pgd_options
+from fairtat.attacks.pgd import attack
 from fairtat.attacks.result import AttackResult
 from fairtat.checks import check_tensor
 from fairtat.engines.model.state import Model
@@ -55,7 +55,7 @@ def fast_mixed_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@shows_options
+@shows_pgd_options
 def fast_mixed_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -76,7 +76,7 @@ def fast_mixed_pgd(
 
     A sample gets what the attack of its direction gives it alone: in Linf to the last bit, wherever the model computes
     the same for a sample in any batch. Its start depends on (seed, id, restart), so pass the same ``sample_ids`` when a
-    part of the batch is attacked by itself.
+    part of the batch is attacked separately.
 
     Args:
         model: As in :func:`fast_targeted_pgd`, like all arguments that are not listed here.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from fairtat.attacks.entry import shows_options
 from fairtat.backends import BACKENDS
 from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
 from fairtat.engines import ENGINE_CHECKS, ENGINES
@@ -160,6 +161,7 @@ class PGDOptions:
 
 OPTIONS = tuple(field for field in fields(PGDOptions) if field.name != "targeted")
 _NAMES = frozenset(field.name for field in OPTIONS)
+shows_pgd_options = shows_options((field.name, field.default, field.type) for field in OPTIONS)
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

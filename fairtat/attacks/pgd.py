@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from typing_extensions import Unpack
 
 from fairtat import engines
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.options import OPTIONS, PGDKeywords, PGDOptions
+from fairtat.attacks.entry import check_call
+from fairtat.attacks.options import PGDKeywords, PGDOptions, shows_pgd_options
 from fairtat.attacks.pgd_steps import PGDSteps
 from fairtat.attacks.result import AttackResult
 from fairtat.engines.model.network import Network
@@ -21,18 +21,6 @@ from fairtat.engines.model.random_numbers import own_random_numbers
 from fairtat.engines.model.state import Model, frozen
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def shows_options(function: F) -> F:
-    """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
-    given = inspect.signature(function)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    options = [inspect.Parameter(o.name, keyword, default=o.default, annotation=o.type) for o in OPTIONS]
-    own = [p for p in given.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    function.__signature__ = given.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return function
 
 
 @overload
@@ -68,7 +56,7 @@ def fast_targeted_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@shows_options
+@shows_pgd_options
 def fast_targeted_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -238,7 +226,7 @@ def fast_pgd(
     return_info: bool,
     **options: Unpack[PGDKeywords],
 ) -> Tensor | AttackResult: ...
-@shows_options
+@shows_pgd_options
 def fast_pgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -367,13 +355,7 @@ def _run(
     clean_logits: Tensor | None,
     sample_ids: Tensor | None,
 ) -> Tensor | AttackResult:
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "an attack needs gradients, which torch.inference_mode() rules out: call it outside, or use "
-            "torch.no_grad() instead, under which it works"
-        )
-    if not callable(model):
-        raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
+    check_call(model)
     direction = targeted if isinstance(targeted, bool) else None
     options = PGDOptions.named(changes, targeted=direction) if base is None else base.updated(changes)
     batch = make_batch(x, goal, options, targeted=targeted, y=y, clean_logits=clean_logits, sample_ids=sample_ids)

@@ -182,7 +182,7 @@ def log_of(folder: Path) -> Path:
 
 
 def emit_slurm(study: Study, arguments: Sequence[str]) -> str:
-    """An array job, a task a model; the results are collected by `fairtat study run` when it is over."""
+    """An array job with one task per model; the results are collected by `fairtat study run` when it is over."""
     command = shlex.join(["fairtat", "study", "run", str(study.path), *arguments])
     return f"""#!/bin/bash
 #SBATCH --job-name={study.name}

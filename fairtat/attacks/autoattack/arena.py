@@ -13,6 +13,7 @@ from torch import Tensor
 from fairtat import engines
 from fairtat.attacks.autoattack.straight_through import straight_through
 from fairtat.attacks.batch import make_batch
+from fairtat.attacks.entry import check_call
 from fairtat.attacks.options import PerChannel, PGDOptions
 from fairtat.checks import check_choice
 from fairtat.engines.model.network import InputWritten, Network
@@ -120,13 +121,7 @@ def arena(
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`fairtat.fast_pgd`.
     """
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "an attack needs gradients, which torch.inference_mode() rules out: call it outside, or use "
-            "torch.no_grad() instead, under which it works"
-        )
-    if not callable(model):
-        raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
+    check_call(model)
     check_choice("gradient", gradient, GRADIENTS)
     check_choice("norm", norm, NORMS)
     options = PGDOptions.named(

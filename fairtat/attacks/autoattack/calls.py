@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +12,12 @@ from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.fab_steps import Rates
 from fairtat.attacks.autoattack.pool import Outcome
 from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
+from fairtat.attacks.entry import shows_options
 from fairtat.attacks.options import PerChannel
 from fairtat.attacks.result import AttackResult
 from fairtat.engines.model.state import Model
 from fairtat.errors import did_you_mean
 from fairtat.ops import logit_loss
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CallKeywords(TypedDict, total=False):
@@ -45,17 +42,9 @@ _DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def shows_options(function: F) -> F:
-    """Let ``help`` and ``inspect.signature`` show each option with its default in the place of ``**options``."""
-    given = inspect.signature(function)
-    types = CallKeywords.__annotations__
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
-        for name, default in _DEFAULTS.items()
-    ]
-    own = [p for p in given.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    function.__signature__ = given.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    return function
+shows_call_options = shows_options(
+    (name, default, CallKeywords.__annotations__[name]) for name, default in _DEFAULTS.items()
+)
 
 
 def named(options: CallKeywords) -> dict[str, Any]:
@@ -65,7 +54,7 @@ def named(options: CallKeywords) -> dict[str, Any]:
     return {**_DEFAULTS, **options}
 
 
-@shows_options
+@shows_call_options
 def apgd(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -137,7 +126,7 @@ def apgd(
     return _attack(stage, model, x, y, eps, norm, options, return_info, engine="eager" if eot_iter > 1 else None)
 
 
-@shows_options
+@shows_call_options
 def fab(
     model: Model,
     x: Tensor,  # (N, ...)
@@ -182,7 +171,7 @@ def fab(
     return _attack(stage, model, x, y, eps, norm, options, return_info)
 
 
-@shows_options
+@shows_call_options
 def square(
     model: Model,
     x: Tensor,  # (N, C, H, W)

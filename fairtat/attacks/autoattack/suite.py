@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fairtat.attacks.autoattack.arena import arena
-from fairtat.attacks.autoattack.calls import CallKeywords, named, shows_options
+from fairtat.attacks.autoattack.calls import CallKeywords, named, shows_call_options
 from fairtat.attacks.autoattack.pool import Outcome
 from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
 from fairtat.checks import check_choice
@@ -57,7 +57,7 @@ class AutoAttackFlags:
         return self.accuracy[-1]
 
 
-@shows_options
+@shows_call_options
 def autoattack(
     model: Model,
     x: Tensor,  # (N, ...)
