@@ -2,7 +2,7 @@
 
 from fairtat.models.cnn import SmallCNN, digits_cnn, mnist_cnn
 from fairtat.models.mlp import MLP, mlp
-from fairtat.models.preact_resnet import PreActResNet, preact_resnet18
+from fairtat.models.preact_resnet import PreActResNet, preact_resnet8, preact_resnet18
 from fairtat.models.registry import MODELS, build, check_options, code_of
 from fairtat.models.wide_resnet import WideResNet, wrn28_10, wrn34_10
 
@@ -18,6 +18,7 @@ __all__ = [
     "digits_cnn",
     "mlp",
     "mnist_cnn",
+    "preact_resnet8",
     "preact_resnet18",
     "wrn28_10",
     "wrn34_10",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PreActResNet", "preact_resnet18"]
+__all__ = ["PreActResNet", "preact_resnet8", "preact_resnet18"]
 
 
 class PreActBlock(nn.Module):
@@ -50,6 +50,7 @@ class PreActResNet(nn.Module):
         blocks: residual blocks in each of the stages; (2, 2, 2, 2) is ResNet-18.
         width: channels of the first stage, doubled from stage to stage.
         stem_width: channels of the stem; None takes ``width``.
+        stem_stride: 2 halves the image at once, which makes the model about four times as fast.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class PreActResNet(nn.Module):
         *,
         width: int = 64,
         stem_width: int | None = None,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         channels = width if stem_width is None else stem_width
-        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(in_channels, channels, 3, stride=stem_stride, padding=1, bias=False)
         stages: list[nn.Module] = []
         for number, depth in enumerate(blocks):
             out_channels = width * 2**number
@@ -85,3 +87,15 @@ def preact_resnet18(
 ) -> PreActResNet:
     """PreActResNet-18: 11.17 million parameters at 10 classes and 3 channels."""
     return PreActResNet(num_classes, in_channels, width=width)
+
+
+def preact_resnet8(
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] = (32, 32),
+    *,
+    width: int = 32,
+    stem_stride: int = 2,
+) -> PreActResNet:
+    """One block in each of three stages: 308,266 parameters at 10 classes and 3 channels, for studies on CPUs."""
+    return PreActResNet(num_classes, in_channels, (1, 1, 1), width=width, stem_stride=stem_stride)

@@ -13,7 +13,7 @@ from fairtat.extension import import_code, names_code
 from fairtat.models.cnn import digits_cnn, mnist_cnn
 from fairtat.models.mlp import mlp
 from fairtat.models.normalized import Normalized
-from fairtat.models.preact_resnet import preact_resnet18
+from fairtat.models.preact_resnet import preact_resnet8, preact_resnet18
 from fairtat.models.timm import build_timm
 from fairtat.models.wide_resnet import wrn28_10, wrn34_10
 
@@ -23,6 +23,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
     "mnist_cnn": mnist_cnn,
     "mlp": mlp,
+    "preact_resnet8": preact_resnet8,
     "preact_resnet18": preact_resnet18,
     "wrn28_10": wrn28_10,
     "wrn34_10": wrn34_10,

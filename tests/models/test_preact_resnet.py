@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fairtat.models import PreActResNet, preact_resnet18
+from fairtat.models import PreActResNet, preact_resnet8, preact_resnet18
 from fairtat.models.preact_resnet import PreActBlock
 
 
@@ -24,6 +24,15 @@ def test_parameter_count_follows_from_the_layer_table() -> None:
     count = sum(p.numel() for p in preact_resnet18(10, 3).parameters())
     assert count == expected
     assert count == 11_172_170
+
+
+def test_the_small_one_has_one_block_a_stage_behind_a_strided_stem() -> None:
+    expected = 3 * 32 * 9 + (2 * 32 + 2 * 32 * 32 * 9 + 2 * 32)
+    for narrow, wide in ((32, 64), (64, 128)):
+        expected += 2 * narrow + narrow * wide * 9 + 2 * wide + wide * wide * 9 + narrow * wide
+    model = preact_resnet8(10, 3)
+    assert sum(p.numel() for p in model.parameters()) == expected + 2 * 128 + 128 * 10 + 10 == 308_266
+    assert model.stages(model.stem(torch.rand(2, 3, 32, 32))).shape == (2, 128, 4, 4)
 
 
 @pytest.mark.parametrize("size", [8, 32, 40])

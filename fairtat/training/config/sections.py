@@ -94,9 +94,9 @@ class ModelConfig:
     """The network."""
 
     name: str = "digits_cnn"
-    """digits_cnn, mnist_cnn, mlp, preact_resnet18, wrn28_10, wrn34_10, timm:NAME (any model of timm), or
-    module:function of your own, which is called with num_classes, in_channels, image_size=(H, W) and the options, and
-    returns a torch.nn.Module."""
+    """digits_cnn, mnist_cnn, mlp, preact_resnet8, preact_resnet18, wrn28_10, wrn34_10, timm:NAME (any model of
+    timm), or module:function of your own, which is called with num_classes, in_channels, image_size=(H, W) and the
+    options, and returns a torch.nn.Module."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""

@@ -16,6 +16,12 @@ def convolved(x, weight, bias=None, padding=(1, 1), **changes):
     return winograd.convolution(x, weight, bias, padding=list(padding), **settings)
 
 
+@pytest.fixture(params=["MKL", "oneDNN"])
+def products_by(request, monkeypatch):
+    monkeypatch.setattr(winograd, "_slow_in_mkl", lambda: request.param == "oneDNN")
+
+
+@pytest.mark.usefixtures("products_by")
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 2)])
 @pytest.mark.parametrize("size", [(16, 16), (13, 17), (15, 12)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -33,6 +39,7 @@ def test_equal_to_the_direct_sum(padding, size, memory_format):
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1.5e-4)
 
 
+@pytest.mark.usefixtures("products_by")
 def test_an_impulse_finds_each_weight_in_its_place():
     weight = torch.arange(128 * 128 * 9, dtype=torch.float32).view(128, 128, 3, 3) / 1024
     x = torch.zeros(2, 128, 12, 12)
