@@ -113,13 +113,20 @@ def run_cells(
 ) -> list[str]:
     """Bring every cell to its end, ``jobs`` at a time, and add each to ``results``; returns what failed.
 
+    A cell that is in ``results`` and has no folder in ``runs`` is left alone: it was made elsewhere, and the results
+    file carries all that the report needs, so that a study can go on where only that file has come along.
+
     On KeyboardInterrupt the processes are asked to stop, which keeps what they have, and are waited for.
     """
     start = launch if start is None else start
-    waiting = deque(cells)
+    waiting = deque(
+        cell for cell in cells if results is None or cell not in results or (runs / cell.name).exists()
+    )
+    if len(waiting) < len(cells):
+        say(f"{len(cells) - len(waiting)} of {len(cells)} models are in {results.path} already")  # type: ignore[union-attr]
     active: dict[Cell, tuple[Sequence[str], Process]] = {}
     failures: list[str] = []
-    progress = _Progress(len(cells), say)
+    progress = _Progress(len(waiting), say)
 
     def advance(cell: Cell, after: Sequence[str] | None) -> None:
         folder = runs / cell.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from fairtat.cli.main import main as fairtat
 from fairtat.errors import UserError
-from fairtat.files import DamagedFile
+from fairtat.files import DamagedFile, sealed_json
 from fairtat.study import Results, load_study, run_cells, state_of
 from tests.study.test_plan import written
 
@@ -99,6 +100,17 @@ def test_a_study_runs_is_interrupted_goes_on_and_reports(
     before = {path.name: path.read_bytes() for path in report.iterdir()}
     assert fairtat(["study", "report", str(file)]) == 0
     assert before == {path.name: path.read_bytes() for path in report.iterdir()}
+    # The results file alone goes to another machine: its models are not made again, and the one it lacks is.
+    shutil.rmtree("runs")
+    content = json.loads((tmp_path / "study-results.json").read_text())
+    content["cells"].pop("fairtat@1-0")
+    (tmp_path / "study-results.json").write_bytes(sealed_json(content))
+    monkeypatch.setattr("fairtat.study.runs.launch", third := Here())
+    capsys.readouterr()
+    assert fairtat(words) == 0
+    assert third.commands == ["train fairtat@1-0", "evaluate fairtat@1-0"]
+    assert "2 of 3 models are in study-results.json already" in capsys.readouterr().out.replace(f"{tmp_path}/", "")
+    assert before["cells.csv"] == (report / "cells.csv").read_bytes()
 
 
 def test_a_failed_model_is_named_and_the_others_are_made(
