@@ -20,21 +20,10 @@ from fairtat.training.objectives import (
     make_objective,
 )
 from fairtat.training.optim.awp import make_awp
+from fairtat.training.optim.parameters import SCALE
 from fairtat.training.precision import Precision
 
-__all__ = ["TrainingStep", "make_optimizer"]
-
-
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
-    optim = config.optim
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=float(optim.lr),
-        momentum=float(optim.momentum),
-        weight_decay=float(optim.weight_decay),
-        nesterov=optim.nesterov,
-        fused=True,  # one pass over each parameter; and a float16 step that overflowed is left out on the device
-    )
+__all__ = ["TrainingStep"]
 
 
 class TrainingStep:
@@ -81,7 +70,7 @@ class TrainingStep:
             () sum of the loss over this process's samples, on the device and without a graph.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(SCALE, 1.0)  # which states of an earlier fairtat do not have
         self._optimizer.zero_grad(set_to_none=True)
         total = batch.x.new_zeros(())
         # With a sample for each process, DistributedDataParallel averages during the last part's backward pass.
@@ -91,7 +80,7 @@ class TrainingStep:
             with self._averaging(averaged_in_backward and number == len(parts)):
                 total += self._backward(part, len(part.y) * self._world.size / samples, epoch, seed) * len(part.y)
         if not averaged_in_backward:
-            self._world.average_gradients(list(self._model.parameters()))
+            self._world.average_gradients([p for p in self._model.parameters() if p.requires_grad])
         self.precision.step(self._optimizer, self._clip)
         return total
 

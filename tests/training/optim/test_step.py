@@ -18,7 +18,8 @@ from fairtat.models import build
 from fairtat.training import TrainConfig, Trainer
 from fairtat.training.config import make_fairness
 from fairtat.training.distributed import World
-from fairtat.training.optim.step import TrainingStep, make_optimizer
+from fairtat.training.optim.parameters import make_optimizer
+from fairtat.training.optim.step import TrainingStep
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def network(config: TrainConfig) -> nn.Module:
 def step_with(config: TrainConfig, model: nn.Module, *batches: Batch) -> list[float]:
     """Steps at lr 0.2; returns the sums of the losses."""
     fair = make_fairness(config, 10)
-    step = TrainingStep(config, model, make_optimizer(config, model), fair, World(), CPU)
+    step = TrainingStep(config, model, make_optimizer(config.optim, model), fair, World(), CPU)
     return [float(step(batch, len(batch.y), lr=0.2, epoch=0, seed=7)) for batch in batches]
 
 
@@ -178,7 +179,7 @@ def test_statistics_under_weight_perturbation_are_those_of_the_weights(
     by_hand, fair = copy.deepcopy(model), make_fairness(config, 10)
     x_adv = fast_pgd(by_hand, batch.x, batch.y, eps=0.05, step_size=0.03, steps=2, seed=7, sample_ids=batch.ids)
     expected = ClassStats(10).update(by_hand(x_adv).detach(), batch.y)
-    step = TrainingStep(config, model, make_optimizer(config, model), fair, World(), CPU)
+    step = TrainingStep(config, model, make_optimizer(config.optim, model), fair, World(), CPU)
     loss = step(batch, len(batch.y), lr=0.2, epoch=0, seed=7)
     assert torch.equal(fair.stats.confusion, expected.confusion)
     assert float(fair.stats.loss_sum.sum()) == pytest.approx(float(expected.loss_sum.sum()), rel=1e-5)
