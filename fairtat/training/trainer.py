@@ -17,6 +17,7 @@ from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats, WeightRule
 from fairtat.seeds import derive
+from fairtat.training.augment import make_batch_augment
 from fairtat.training.config import TrainConfig, make_fairness, to_dict
 from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
@@ -94,7 +95,14 @@ class Trainer:
         self._averaging = make_averaging(config.averaging, model)
         self._objective = objective or make_objective(config, splits.train)
         self._step = TrainingStep(
-            config, model, self._optimizer, self.fair, self._world, self._device, objective=self._objective
+            config,
+            model,
+            self._optimizer,
+            self.fair,
+            self._world,
+            self._device,
+            objective=self._objective,
+            augment=make_batch_augment(config.augment, splits.train.num_classes, splits.train.image_shape),
         )
         # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
         self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)

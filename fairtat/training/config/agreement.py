@@ -122,7 +122,7 @@ def _check_apgd(config: TrainConfig) -> None:
     ]
     for key, value, expected in wanted:
         if value != expected:
-            raise UserError(f"{key} is {value}; expected {_shown(expected)} with attack.name apgd")
+            raise UserError(f"{key} is {_shown(value)}; expected {_shown(expected)} with attack.name apgd")
     if attack.init == "normal":
         raise UserError("attack.init is normal; expected auto, uniform or zero with attack.name apgd")
     if attack.steps < 1:
@@ -167,7 +167,8 @@ def _check_augment(config: TrainConfig) -> None:
     for key, value, expected in wanted:
         if value != expected:
             raise UserError(
-                f"{key} is {value}; expected {_shown(expected)} with augment.{mixed}: it needs images of one class"
+                f"{key} is {_shown(value)}; expected {_shown(expected)} with augment.{mixed}: it needs images of one "
+                "class"
             )
     if config.objective.name not in ("at", "trades"):
         raise UserError(

@@ -89,6 +89,27 @@ def test_parts_add_up_to_the_whole_batch(
     assert largest_difference(models[0], network(config)) > 1e-3
 
 
+def test_parts_count_and_weight_classes_as_the_whole_batch_does(tiny: Callable[..., TrainConfig], batch: Batch) -> None:
+    models, states = [], []
+    for parts in (1, 4):
+        config = tiny(accumulate=parts, fairness={"weights": "cfol", "weight_options": {"eta": 5.0}})
+        models.append(network(config))
+        fair = make_fairness(config, 10)
+        step = TrainingStep(config, models[-1], make_optimizer(config.optim, models[-1]), fair, World(), CPU)
+        for epoch in range(2):  # the weights of the second epoch follow the first
+            step(batch, len(batch.y), lr=0.2, epoch=epoch, seed=7)
+            if epoch == 0:
+                fair.end_epoch()
+        assert fair.class_weight is not None
+        assert fair.class_weight.unique().numel() > 1
+        states.append(fair)
+    one, many = states
+    assert torch.equal(one.stats.confusion, many.stats.confusion)
+    assert torch.equal(one.last.confusion, many.last.confusion)
+    assert torch.equal(one.class_weight, many.class_weight)
+    assert largest_difference(*models) < 1e-6
+
+
 def test_low_precision_is_close_to_full(tiny: Callable[..., TrainConfig], batch: Batch) -> None:
     full, bf16, fp16 = network(tiny()), network(tiny()), network(tiny())
     start = network(tiny())
