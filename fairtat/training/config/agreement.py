@@ -9,6 +9,7 @@ from fairtat.extension import names_code
 from fairtat.fairness.weights import FairARD
 from fairtat.models import check_options
 from fairtat.radius import check_radius
+from fairtat.training.config.optimizing import parameter_groups
 from fairtat.training.config.sections import FairnessConfig
 
 if TYPE_CHECKING:
@@ -86,16 +87,7 @@ def _check_optimizer(config: TrainConfig) -> None:
             raise UserError(f"optim.betas is {_shown(optim.betas)}; expected two numbers of 0 or more and below 1")
     if optim.thaw and not optim.freeze:
         raise UserError(f"optim.thaw is {optim.thaw}; expected patterns in optim.freeze that it makes exceptions from")
-    for number, group in enumerate(optim.groups, start=1):
-        if not group.match:
-            raise UserError(f"optim.groups: the {number}. group has no match; expected names or patterns")
-        if not 0 < group.lr < float("inf"):
-            raise UserError(f"optim.groups: lr of {group.match} is {group.lr}; expected a finite number above 0")
-        if group.weight_decay is not None and not 0 <= group.weight_decay < float("inf"):
-            raise UserError(
-                f"optim.groups: weight_decay of {group.match} is {group.weight_decay}; expected a finite number of 0 "
-                "or more"
-            )
+    parameter_groups(optim)
     if optim.warmup and optim.schedule == "onecycle":
         raise UserError(f"optim.warmup is {optim.warmup}; expected 0 with optim.schedule onecycle, which has its own")
     if optim.warmup >= config.epochs:

@@ -115,9 +115,8 @@ def _all_keys() -> tuple[str, ...]:
     def walk(cls: Any, prefix: str) -> Iterator[str]:
         for name, hint in get_type_hints(cls).items():
             yield prefix + name
-            inside = get_args(hint)[0] if get_origin(hint) is list else hint
-            if is_dataclass(inside):
-                yield from walk(inside, f"{prefix}{name}.")
+            if is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
 
     return tuple(walk(TrainConfig, ""))
 

@@ -3,26 +3,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+from fairtat.errors import UserError, did_you_mean
 from fairtat.training.config.values import Number, at_least, below_1, not_negative, positive, shares, unit
 
-__all__ = ["AugmentConfig", "AveragingConfig", "AwpConfig", "GroupConfig", "OptimConfig"]
+__all__ = ["AugmentConfig", "AveragingConfig", "AwpConfig", "OptimConfig"]
 
 
-@dataclass(frozen=True)
-class GroupConfig:
-    """Parameters with settings of their own; see `optim.groups`."""
+class Group(NamedTuple):
+    """Parameters with settings of their own: an item of `optim.groups`."""
 
-    match: list[str] | str = field(default_factory=list)
-    """Names of parameters or layers, or patterns such as "features.*"."""
-
-    lr: Number = positive(1.0)
-    """What the learning rate is multiplied by."""
-
-    weight_decay: Number | None = not_negative(None)
-    """In place of optim.weight_decay, also where optim.decay leaves a parameter out."""
+    match: list[str]  # names of parameters or layers, or patterns
+    lr: float = 1.0  # what the learning rate is multiplied by
+    weight_decay: float | None = None  # in place of optim.weight_decay, also where optim.decay leaves a parameter out
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,10 @@ class OptimConfig:
     nesterov: bool = False
     """Nesterov's momentum in sgd."""
 
-    groups: list[GroupConfig] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
     """Parameters with a learning rate or weight decay of their own, for example
     [{match: "features.*", lr: 0.1}, {match: classifier, weight_decay: 0}]. A parameter belongs to the first group that
-    matches it. "*" stands for any text; a layer's name matches all in it."""
+    matches it. lr multiplies the rate. "*" stands for any text; a layer's name matches all in it."""
 
     freeze: list[str] = field(default_factory=list)
     """Parameters that stay as they are, by name or pattern as in groups. BatchNorm layers among them keep their running
@@ -83,6 +79,34 @@ class OptimConfig:
 
     clip: Number | None = positive(None)
     """Largest L2 norm of the gradient of all parameters; longer ones are scaled down. null: no limit."""
+
+
+def parameter_groups(optim: OptimConfig) -> list[Group]:
+    """The items of ``optim.groups``, checked.
+
+    Raises:
+        UserError: an unknown key, no match, or a number out of range.
+    """
+    made = []
+    for number, item in enumerate(optim.groups, start=1):
+        for key in item:
+            if key not in Group._fields:
+                raise UserError(f"optim.groups has the key {key!r}{did_you_mean(str(key), Group._fields)}")
+        match = item.get("match")
+        patterns = [match] if isinstance(match, str) else match
+        if not isinstance(patterns, list) or not patterns or not all(isinstance(name, str) for name in patterns):
+            raise UserError(f"optim.groups: match of group {number} is {match!r}; expected names or patterns")
+        lr, decay = item.get("lr", 1.0), item.get("weight_decay")
+        try:
+            lr, decay = Number(lr), None if decay is None else Number(decay)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optim.groups: group {number}: {error}") from error
+        if not 0 < lr < math.inf:
+            raise UserError(f"optim.groups: lr of group {number} is {lr}; expected a finite number above 0")
+        if decay is not None and not 0 <= decay < math.inf:
+            raise UserError(f"optim.groups: weight_decay of group {number} is {decay}; expected 0 or more, and finite")
+        made.append(Group(patterns, float(lr), None if decay is None else float(decay)))
+    return made
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairtat.errors import UserError, did_you_mean
 from fairtat.optional import optional_import
-from fairtat.training.config import GroupConfig, OptimConfig
+from fairtat.training.config import OptimConfig
+from fairtat.training.config.optimizing import Group, parameter_groups
 
 __all__ = ["freeze", "frozen_norms", "make_optimizer"]
 
@@ -87,22 +88,25 @@ def _betas(optim: OptimConfig, second: float) -> tuple[float, float]:
 def _groups(optim: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
     """Parameters by their settings, in the model's order; a group that is left empty is left out."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for group in optim.groups:
-        _check_patterns("optim.groups", _listed(group.match), model)
-        if not any(_matches(_listed(group.match), name) for name, _ in trained):
-            raise UserError(f"optim.groups: {group.match} matches parameters that optim.freeze leaves out alone")
+    asked = parameter_groups(optim)
+    for group in asked:
+        _check_patterns("optim.groups", group.match, model)
+        if not any(_matches(group.match, name) for name, _ in trained):
+            raise UserError(
+                f"optim.groups: {', '.join(group.match)} matches parameters that optim.freeze leaves out alone"
+            )
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in trained:
-        number = next((k for k, group in enumerate(optim.groups) if _matches(_listed(group.match), name)), -1)
-        own_decay = number >= 0 and optim.groups[number].weight_decay is not None
+        number = next((k for k, group in enumerate(asked) if _matches(group.match, name)), -1)
+        own_decay = number >= 0 and asked[number].weight_decay is not None
         plain = own_decay or optim.decay == "all" or parameter.ndim > 1
         found.setdefault((number, plain), []).append(parameter)
     made = []
     for (number, plain), parameters in found.items():
-        settings = optim.groups[number] if number >= 0 else GroupConfig()
-        options: dict[str, Any] = {"params": parameters, SCALE: float(settings.lr)}
+        settings = asked[number] if number >= 0 else Group([])
+        options: dict[str, Any] = {"params": parameters, SCALE: settings.lr}
         if settings.weight_decay is not None:
-            options["weight_decay"] = float(settings.weight_decay)
+            options["weight_decay"] = settings.weight_decay
         elif not plain:
             options["weight_decay"] = 0.0
         made.append(options)
@@ -111,10 +115,6 @@ def _groups(optim: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
 
 def _frozen(optim: OptimConfig, name: str) -> bool:
     return _matches(optim.freeze, name) and not _matches(optim.thaw, name)
-
-
-def _listed(match: list[str] | str) -> list[str]:
-    return [match] if isinstance(match, str) else match
 
 
 def _matches(patterns: Iterable[str], name: str) -> bool:
