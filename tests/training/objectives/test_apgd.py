@@ -24,7 +24,7 @@ def by_hand(model: nn.Module, x: Tensor, goal: Tensor, sign: int, eps: float, st
     def look(point: Tensor) -> tuple[float, Tensor]:
         leaf = point.clone().requires_grad_()
         loss = sign * F.cross_entropy(model(leaf), goal)
-        return float(loss), torch.autograd.grad(loss, leaf)[0]
+        return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
 
     def project(point: Tensor) -> Tensor:
         return point.clamp(x - eps, x + eps).clamp(0, 1)
@@ -45,8 +45,7 @@ def by_hand(model: nn.Module, x: Tensor, goal: Tensor, sign: int, eps: float, st
         since += 1
         if since == period:
             rises = sum(losses[-i] > losses[-i - 1] for i in range(1, period + 1))
-            halved_before, halved = halved, rises <= 0.75 * period or (not halved and at_check >= best)
-            del halved_before
+            halved = rises <= 0.75 * period or (not halved and at_check >= best)
             if halved:
                 step, now, grad = step / 2, best_at, best_grad
             at_check, since, period = best, 0, max(period - shorter, least)
