@@ -3,22 +3,10 @@
 from fairtat.errors import renamed
 from fairtat.training.api import TrainResult, default_output, resume, train
 from fairtat.training.build import load_data, require_trust
-from fairtat.training.config import (
-    AttackConfig,
-    AveragingConfig,
-    AwpConfig,
-    DataConfig,
-    DistillConfig,
-    EvalConfig,
-    FairnessConfig,
-    ModelConfig,
-    Number,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    from_dict,
-    load_yaml,
-)
+from fairtat.training.config import TrainConfig, from_dict, load_yaml, optimizing, sections
+from fairtat.training.config.optimizing import *  # noqa: F403 - the sections, listed where they are
+from fairtat.training.config.sections import *  # noqa: F403
+from fairtat.training.config.values import Number
 from fairtat.training.distributed import LostProcess
 from fairtat.training.dry_run import DryRun, dry_run
 from fairtat.training.events import (
@@ -34,27 +22,17 @@ from fairtat.training.run import Run, load_run
 from fairtat.training.trainer import Trainer, TrainingDiverged
 
 __all__ = [
-    "AttackConfig",
     "AveragedAccuracy",
-    "AveragingConfig",
-    "AwpConfig",
     "ClassAccuracy",
-    "DataConfig",
-    "DistillConfig",
     "DryRun",
     "EpochMetrics",
-    "EvalConfig",
     "Examples",
-    "FairnessConfig",
     "LearningObjective",
     "LostProcess",
-    "ModelConfig",
     "Number",
     "Objective",
-    "ObjectiveConfig",
     "ObjectiveValue",
     "Observer",
-    "OptimConfig",
     "Run",
     "RunStart",
     "StepProgress",
@@ -72,5 +50,7 @@ __all__ = [
     "resume",
     "train",
 ]
+__all__ += optimizing.__all__
+__all__ += sections.__all__
 
 __getattr__ = renamed(__name__, {"Outcome": "TrainResult"})  # goes with 0.3

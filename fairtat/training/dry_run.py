@@ -130,7 +130,9 @@ def _peak_memory(device: torch.device) -> int:
 
 def _files(trainer: Trainer) -> dict[str, int]:
     model = _bytes(trainer.model)
-    copies = 1 + bool(trainer.config.optim.momentum) + (trainer.config.averaging.name != "none")
+    optim = trainer.config.optim
+    running = {"sgd": int(optim.momentum > 0), "adamw": 2, "lion": 1}[optim.name]  # means of the gradient
+    copies = 1 + running + (trainer.config.averaging.name != "none")
     return {
         "checkpoint.pt": model * copies,
         "checkpoint.previous.pt": model * copies,

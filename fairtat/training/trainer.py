@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 from fairtat.data import Splits, batches, num_batches
 from fairtat.data.augment import make_augment
+from fairtat.data.batches import Batches
+from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats, WeightRule
 from fairtat.seeds import derive
+from fairtat.training.augment import make_batch_augment
 from fairtat.training.config import TrainConfig, make_fairness, to_dict
 from fairtat.training.distributed import StopVote, World
 from fairtat.training.events import AveragedAccuracy, ClassAccuracy, EpochMetrics, Observer, StepProgress, numbers
 from fairtat.training.objectives import LearningObjective, Objective, make_objective
 from fairtat.training.optim.averaging import make_averaging
+from fairtat.training.optim.parameters import freeze, frozen_norms, make_optimizer
 from fairtat.training.optim.schedule import learning_rate
-from fairtat.training.optim.step import TrainingStep, make_optimizer
+from fairtat.training.optim.step import TrainingStep
 from fairtat.training.precision import settle_amp, settle_format
 from fairtat.training.sampling import drawn_by_class
 from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
@@ -85,11 +89,20 @@ class Trainer:
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._augment = make_augment(config.data.augment, pad=config.data.pad)
-        self._optimizer = make_optimizer(config, model)
+        freeze(config.optim, model)
+        self._frozen_norms = frozen_norms(config.optim, model)
+        self._optimizer = make_optimizer(config.optim, model)
         self._averaging = make_averaging(config.averaging, model)
         self._objective = objective or make_objective(config, splits.train)
         self._step = TrainingStep(
-            config, model, self._optimizer, self.fair, self._world, self._device, objective=self._objective
+            config,
+            model,
+            self._optimizer,
+            self.fair,
+            self._world,
+            self._device,
+            objective=self._objective,
+            augment=make_batch_augment(config.augment, splits.train.num_classes, splits.train.image_shape),
         )
         # The loss of each step, summed over this process's samples. One read per epoch finds a step that diverged.
         self._losses = torch.zeros(self.steps_per_epoch, dtype=torch.float64, device=self._device)
@@ -159,17 +172,12 @@ class Trainer:
         start_seed = derive(config.seed, "starts", self.epoch)
         torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
         self.model.train()
+        for layer in self._frozen_norms:
+            layer.eval()  # the attack leaves such layers in that mode
         rule, data = self.fair.weight_rule, self.splits.train
         if rule is not None and rule.class_shares is not None:
             data = drawn_by_class(data, rule.class_shares, derive(config.seed, "classes", self.epoch))
-        drawn = batches(
-            data,
-            config.batch_size,
-            seed=derive(config.seed, "order", self.epoch),
-            drop_last=config.drop_last,
-            augment=self._augment,
-            shard=self._world.shard,
-        )
+        drawn = self._batches(data)
         for step, batch in enumerate(drawn):
             samples = min(config.batch_size, size - step * config.batch_size)
             self._losses[step] = self._step(
@@ -229,10 +237,26 @@ class Trainer:
         if self._averaging is None:
             return None
         self._averaging.after_epoch(self.epoch, worst_robust)
+        self._averaging.estimate_batchnorm(self._images())
         self._world.align_buffers(self._averaging.model)
         names = self.splits.train.class_names
         clean, robust = self._validate(self._averaging.model)
         return AveragedAccuracy(ClassAccuracy.of(clean, names), ClassAccuracy.of(robust, names))
+
+    def _images(self) -> Iterator[Tensor]:
+        """What BatchNorm's statistics are estimated from: the training images as they were drawn for the epoch."""
+        return (batch.x for batch in self._batches(self.splits.train) if len(batch.y))
+
+    def _batches(self, data: Data) -> Batches:
+        """This process's part of the running epoch's batches of the training images, or of a draw from them."""
+        return batches(
+            data,
+            self.config.batch_size,
+            seed=derive(self.config.seed, "order", self.epoch),
+            drop_last=self.config.drop_last,
+            augment=self._augment,
+            shard=self._world.shard,
+        )
 
     def _class_weight(self) -> Tensor | None:
         return self.fair.weight_for(torch.arange(self.fair.num_classes, device=self.fair.device))

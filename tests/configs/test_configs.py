@@ -27,11 +27,18 @@ ROOT = Path(__file__).parents[2] / "configs"
 DATA = ("digits", "mnist5k", "cifar10")
 METHODS = sorted(file.stem for file in (ROOT / "methods").glob("*.yaml"))
 FAITHFUL = ROOT / "faithful"
+# Ways of training, and the files that they go on top of.
+RECIPES = {
+    "n_fgsm_cifar10": (), "grad_align_cifar10": (), "wang2023_cifar10": (), "vit_apgd": (),
+    "cutmix_cifar10": ("recipes/wang2023_cifar10",), "swa": ("digits",), "linear_probe": ("digits",),
+    "fine_tune": ("digits",),
+}  # fmt: skip
 # Every experiment: files to stack.
 EXPERIMENTS = {
     **{data: (data,) for data in DATA},
     **{f"{data}+{method}": (data, f"methods/{method}") for data in DATA for method in METHODS},
     **{f"faithful/{file.stem}": (f"faithful/{file.stem}",) for file in sorted(FAITHFUL.glob("*.yaml"))},
+    **{f"recipes/{name}": (*below, f"recipes/{name}") for name, below in RECIPES.items()},
 }
 
 
@@ -52,7 +59,7 @@ def load(*names: str) -> TrainConfig:
 def test_loads(name: str) -> None:
     config = load(*EXPERIMENTS[name])
     assert config.data.name in DATASETS
-    assert config.model.name in models.MODELS
+    assert config.model.name in models.MODELS or config.model.name.startswith("timm:")
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: file.stem)
@@ -73,6 +80,7 @@ def test_every_method_of_the_family_is_there() -> None:
     methods += " cfol_sampling fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
+    assert {file.stem for file in (ROOT / "recipes").glob("*.yaml")} == set(RECIPES)
 
 
 @pytest.mark.parametrize("base", DATA)
@@ -227,14 +235,17 @@ def shrunk(*names: str) -> dict[str, Any]:
     values["averaging"] |= {"threshold": 0.0}
     if "warmup" in values["fairness"]["weight_options"]:
         values["fairness"]["weight_options"]["warmup"] = 1
-    values["optim"] = {"lr": 0.1}
+    plain = values["optim"]["name"] == "sgd"
+    kept = {key: values["optim"][key] for key in ("name", "betas", "decay", "freeze", "thaw", "groups", "clip")}
+    values["optim"] = kept | {"lr": 0.1 if plain else 1e-3, "warmup": min(values["optim"]["warmup"], 0.5)}
+    values["averaging"]["begin"] = min(values["averaging"]["begin"], 1)
     values["distill"] |= {"teacher": None}  # the same network
     return values | {"epochs": 2, "batch_size": 64, "seed": 0, "device": "cpu", "threads": 1}
 
 
 def distinct_methods() -> list[Any]:
     """Each data set's plain training, and each method once, on the first data set that it is shipped for."""
-    method = ("objective", "fairness", "averaging", "awp", "distill", "attack")
+    method = ("objective", "fairness", "averaging", "awp", "distill", "attack", "augment", "optim")
     found = {
         name if name in DATA else json.dumps([values[section] for section in method], sort_keys=True): (name, values)
         for name, files in reversed(EXPERIMENTS.items())

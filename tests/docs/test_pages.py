@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
+
+from fairtat.training import from_dict
+from fairtat.training.distributed import World
+from fairtat.training.setup import make_trainer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,6 +32,29 @@ def test_examples_run(page: Path) -> None:
     namespace: dict[str, Any] = {}
     for block in EXAMPLE.findall(page.read_text(encoding="utf-8")):
         exec(compile(block, name_of(page), "exec"), namespace)
+
+
+def recipes() -> list[Any]:
+    """The YAML under "Training as people do it"."""
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    section = text.partition("## Training as people do it")[2].partition("\n## ")[0]
+    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("values", recipes(), ids=str)
+def test_recipes_train(values: dict[str, Any]) -> None:
+    small = {"data": {"name": "digits", "val": 0.05, "test": 0.8}, "model": {"options": {"width": 4}}, "device": "cpu"}
+    attack = {"eps": 0.1, "step_size": 0.05, "steps": 2} | values.get("attack", {})
+    config = from_dict({**small, **values, "attack": attack})
+    trainer = make_trainer(config, torch.device("cpu"), World())
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    steps = trainer.train_steps()
+    next(steps)
+    next(steps)
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
+    assert any(moved)
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert all(moved) == ("freeze" not in values.get("optim", {}))
 
 
 def test_there_are_examples() -> None:

@@ -46,6 +46,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "fairness": {"targets": "confusion"},
         "averaging": {"name": "ema", "every": "step"},
     },
+    "adamw-frozen-swa": {
+        "optim": {"name": "adamw", "lr": 1e-3, "freeze": ["hidden"], "warmup": 1, "schedule": "linear"},
+        "averaging": {"name": "swa"},
+    },
+    "apgd": {"attack": {"name": "apgd"}, "batch_size": 157},  # the last batch is of one image
+    "grad-align": {"objective": {"grad_align": 0.2}, "attack": {"steps": 1, "rel_step": 1.25}},
     "fair-ard": {"fairness": {"weights": "fair_ard"}},
     "absld": {"objective": {"name": "absld"}, "accumulate": 2},
 }

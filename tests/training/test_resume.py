@@ -56,8 +56,29 @@ def begun(config: TrainConfig, steps: int) -> Path:
             "data": {"augment": "crop_flip", "pad": 1},
         },
         {"model": {"name": "digits_cnn", "options": {"width": 4}}, "attack": {"bn_mode": "train"}, "amp": "bf16"},
+        {
+            "optim": {"name": "adamw", "lr": 1e-3, "schedule": "cosine", "warmup": 1, "groups": [{"match": "*bias"}]},
+            "augment": {"mixup": 0.8, "cutmix": 1.0, "mix_share": 0.7, "cutout": 3},
+        },
+        {"optim": {"name": "lion", "lr": 1e-3, "decay": "matrices"}, "attack": {"name": "apgd"}},
+        {
+            "model": {"name": "digits_cnn", "options": {"width": 4}},
+            "averaging": {"name": "swa", "begin": 2},
+            "optim": {"freeze": ["*0.weight"], "clip": 0.5},
+        },
+        {"objective": {"grad_align": 0.2}, "attack": {"steps": 1, "rel_step": 1.25}, "augment": {"randaugment": 1}},
     ],
-    ids=["fair-tat", "trades-ema-fp16", "fawa-awp", "dropout-augment", "batchnorm"],
+    ids=[
+        "fair-tat",
+        "trades-ema-fp16",
+        "fawa-awp",
+        "dropout-augment",
+        "batchnorm",
+        "adamw-mix",
+        "lion-apgd",
+        "swa-freeze",
+        "grad-align-randaugment",
+    ],
 )
 def test_stopped_twice_and_resumed_it_is_the_same_run(
     tiny: Make,

@@ -10,21 +10,8 @@ import torch
 from fairtat.errors import UserError
 from fairtat.extension import names_code
 from fairtat.fairness import UNWEIGHTED, FairTAT, WeightRule
-from fairtat.fairness.weights import FairARD
-from fairtat.models import check_options
-from fairtat.radius import check_radius
-from fairtat.training.config.sections import (
-    AttackConfig,
-    AveragingConfig,
-    AwpConfig,
-    DataConfig,
-    DistillConfig,
-    EvalConfig,
-    FairnessConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-)
+from fairtat.training.config import optimizing, sections
+from fairtat.training.config.agreement import check_together
 from fairtat.training.config.values import at_least, check_ranges, random_seed
 
 __all__ = ["TrainConfig", "leaves", "make_fairness"]
@@ -38,41 +25,44 @@ class TrainConfig:
         UserError: a value out of range; the message names the key, the value and what was expected.
     """
 
-    data: DataConfig = field(default_factory=DataConfig)
+    data: sections.DataConfig = field(default_factory=sections.DataConfig)
     """What to train on."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: optimizing.AugmentConfig = field(default_factory=optimizing.AugmentConfig)
+    """What is done to batches of training images after data.augment."""
+
+    model: sections.ModelConfig = field(default_factory=sections.ModelConfig)
     """The network."""
 
-    attack: AttackConfig = field(default_factory=AttackConfig)
+    attack: sections.AttackConfig = field(default_factory=sections.AttackConfig)
     """The attack that makes the training examples."""
 
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is minimised."""
+    objective: sections.ObjectiveConfig = field(default_factory=sections.ObjectiveConfig)
+    """What is minimized."""
 
-    fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    fairness: sections.FairnessConfig = field(default_factory=sections.FairnessConfig)
     """Targets, radii and class weights."""
 
-    distill: DistillConfig = field(default_factory=DistillConfig)
+    distill: sections.DistillConfig = field(default_factory=sections.DistillConfig)
     """The teacher of ard, rslad and absld."""
 
-    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    averaging: optimizing.AveragingConfig = field(default_factory=optimizing.AveragingConfig)
     """Weight averaging."""
 
-    awp: AwpConfig = field(default_factory=AwpConfig)
+    awp: optimizing.AwpConfig = field(default_factory=optimizing.AwpConfig)
     """Adversarial weight perturbation."""
 
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """The optimiser."""
+    optim: optimizing.OptimConfig = field(default_factory=optimizing.OptimConfig)
+    """The optimizer and its learning rate."""
 
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: sections.EvalConfig = field(default_factory=sections.EvalConfig)
     """The validation after every epoch."""
 
     epochs: int = at_least(1, 30)
     """Passes over the training part."""
 
     batch_size: int = at_least(2, 128, because="BatchNorm needs two samples")
-    """Images in one optimiser step, over all processes."""
+    """Images in one optimizer step, over all processes."""
 
     accumulate: int = at_least(1, 1)
     """Parts that a batch is cut into, whose gradients are summed: the same step in less memory, but that BatchNorm and
@@ -115,7 +105,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        _check_together(self)
+        check_together(self)
+        # A rule of the user's own is not imported here: the user has not yet said whether the file may name it.
+        own_rule = names_code(self.fairness.weights)
+        make_fairness(self, num_classes=2, weights=UNWEIGHTED if own_rule else None)
 
 
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -164,91 +157,3 @@ def make_fairness(
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"fairness: {error}") from error
-
-
-# Objectives that weight whole samples, so that FAAL's factor means something; and those with attacks of their own kind.
-_WEIGHTED = ("at", "fat", "trades", "mart")
-_DISTILLING = ("ard", "rslad", "absld")
-_UNTARGETED = ("bat", *_DISTILLING)
-
-
-def _check_objective(config: TrainConfig) -> None:
-    """What an objective asks of the other sections."""
-    name = config.objective.name
-    if config.objective.faal is not None and name not in _WEIGHTED:
-        raise UserError(f"objective.faal is {config.objective.faal}; expected null with objective.name {name}")
-    if config.distill.weights is not None and name not in _DISTILLING:
-        raise UserError(f"distill.weights is given; expected null with objective.name {name}, which has no teacher")
-    if name in _UNTARGETED:
-        if config.fairness.targets != "none":
-            raise UserError(f"fairness.targets is {config.fairness.targets}; expected none with objective.name {name}")
-        if config.attack.restarts > 1:
-            raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
-
-
-def _check_counted_steps(config: TrainConfig) -> None:
-    """What a rule that counts the steps of the attack asks of it."""
-    if config.fairness.weights != FairARD.name:
-        return
-    for key, value, expected in (
-        ("fairness.targets", config.fairness.targets, "none"),
-        ("attack.restarts", config.attack.restarts, 1),
-    ):
-        if value != expected:
-            raise UserError(f"{key} is {value}; expected {expected} with fairness.weights {FairARD.name}")
-    if config.objective.name == "fat":
-        raise UserError(f"objective.name is fat, whose attacks stop early; not with fairness.weights {FairARD.name}")
-
-
-def _check_noise(config: TrainConfig) -> None:
-    """What an attack that starts outside of its ball asks of its other settings."""
-    attack = config.attack
-    if attack.noise is None:
-        return
-    for key, value, expected in (("attack.init", attack.init, "auto"), ("attack.restarts", attack.restarts, 1)):
-        if value != expected:
-            raise UserError(f"{key} is {value}; expected {expected} with attack.noise, which is the start")
-
-
-def _check_mixed(rules: FairnessConfig) -> None:
-    """What the choice of the samples that have targets asks of the other rules."""
-    if rules.targeted == "all":
-        return
-    if rules.targets == "none":
-        raise UserError("fairness.targeted is easy; expected fairness.targets random, cfps or confusion, got none")
-    margins = [rules.margins] if isinstance(rules.margins, str) else rules.margins
-    if any(name.startswith("T-") for name in margins):
-        raise UserError(f"fairness.targeted is easy; expected no fairness.margins relative to targets, got {margins}")
-
-
-def _check_together(config: TrainConfig) -> None:
-    """What several settings must agree on. The ranges of the fairness rules are left to `FairTAT`, which checks them.
-
-    A weight rule of the user's own is not imported here: the user has not yet said whether the file may name it.
-    """
-    check_options(config.model.options, "model.options")
-    check_options(config.distill.options, "distill.options")
-    for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):
-        if eps is not None:
-            check_radius(key, float(eps), config.attack.norm, error=UserError)
-    if config.data.val + config.data.test >= 1:
-        raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
-    if config.optim.nesterov and not config.optim.momentum:
-        raise UserError("optim.nesterov is true; expected optim.momentum above 0")
-    if config.objective.ccr and config.objective.name != "trades":
-        raise UserError(f"objective.ccr is true; expected objective.name trades, got {config.objective.name}")
-    if config.objective.ccr and config.objective.ccr_lam is None and isinstance(config.fairness.lam, list):
-        raise UserError("objective.ccr_lam is null; expected a number where fairness.lam is a list")
-    if config.objective.options and not names_code(config.objective.name):
-        raise UserError(f"objective.options is {config.objective.options}; expected none for {config.objective.name}")
-    _check_objective(config)
-    _check_mixed(config.fairness)
-    _check_noise(config)
-    _check_counted_steps(config)
-    if config.averaging.name == "fawa" and config.averaging.every == "step":
-        raise UserError("averaging.every is step; expected epoch, after which fawa knows the validation accuracy")
-    if config.accumulate > config.batch_size // 2:
-        raise UserError(
-            f"accumulate is {config.accumulate}; expected at most {config.batch_size // 2}, two images a part"
-        )
-    make_fairness(config, num_classes=2, weights=UNWEIGHTED if names_code(config.fairness.weights) else None)

@@ -22,15 +22,12 @@ from fairtat.training.config.values import (
 
 __all__ = [
     "AttackConfig",
-    "AveragingConfig",
-    "AwpConfig",
     "DataConfig",
     "DistillConfig",
     "EvalConfig",
     "FairnessConfig",
     "ModelConfig",
     "ObjectiveConfig",
-    "OptimConfig",
 ]
 
 
@@ -115,7 +112,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """The PGD attack that makes the training examples. Radii are in pixel units, where images lie in [0, 1]."""
+    """The attack that makes the training examples. Radii are in pixel units, where images lie in [0, 1]."""
+
+    name: Literal["pgd", "apgd"] = "pgd"
+    """pgd, or apgd (Croce and Hein, 2020): steps with momentum whose length adapts to each image, from twice the radius
+    on, and the example of the largest loss counts; costs steps + 2 passes, in eval-mode BatchNorm."""
 
     eps: Number = not_negative("8/255")
     """Radius of the attack; the margin rules scale it class by class. Fractions such as 8/255 are fine."""
@@ -205,6 +206,11 @@ class ObjectiveConfig:
 
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""
+
+    grad_align: Number = not_negative(0.0)
+    """GradAlign (Andriushchenko and Flammarion, 2020): weight in at of 1 - cos between the input gradients at the image
+    and at a random point of its ball, which keeps single-step training from overfitting to single steps; 0.2 in the
+    paper for radius 8/255. It costs two passes forward and back, and their derivative. 0 turns it off."""
 
     faal: Number | None = not_negative(None)
     """FAAL (Zhang et al., CVPR 2024): in every batch, weight classes by the distribution within this Kullback-Leibler
@@ -298,71 +304,6 @@ class DistillConfig:
 
     temperature_rate: Number = not_negative(0.1)
     """How far an epoch moves the class temperatures of absld, at most; it falls with the learning rate."""
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """Stochastic gradient descent and its learning rate."""
-
-    lr: Number = positive(0.1)
-    """Learning rate at the start; the highest one for onecycle."""
-
-    momentum: Number = below_1(0.9)
-    """Momentum."""
-
-    weight_decay: Number = not_negative("5e-4")
-    """L2 penalty on all parameters."""
-
-    nesterov: bool = False
-    """Nesterov's momentum."""
-
-    schedule: Literal["constant", "step", "cosine", "onecycle"] = "step"
-    """constant; step multiplies by gamma after the epoch of each milestone, or after every so many epochs; cosine falls
-    to zero over the run, step by step; onecycle rises from lr / 25 for the first 30% of the steps, then falls."""
-
-    milestones: list[Number] = shares([0.5, 0.75])
-    """Where the steps lie, as shares of all epochs."""
-
-    every: int | None = at_least(1, None)
-    """Epochs between two steps, in place of milestones."""
-
-    gamma: Number = positive(0.1)
-    """What a step multiplies the learning rate by."""
-
-    clip: Number | None = positive(None)
-    """Largest L2 norm of the gradient of all parameters; longer ones are scaled down. null: no limit."""
-
-
-@dataclass(frozen=True)
-class AveragingConfig:
-    """A running average of the weights, which validation, checkpoints' `best` and evaluation then use."""
-
-    name: Literal["none", "ema", "fawa"] = "none"
-    """none; ema: exponential moving average; fawa: the same, updated only after epochs in which the robust validation
-    accuracy of the plain weights' worst class is at least threshold (CFA)."""
-
-    decay: Number = below_1(0.85)
-    """What remains of the average at each update: average = decay * average + (1 - decay) * weights."""
-
-    threshold: Number = below_1(0.2)
-    """The worst class's robust validation accuracy that fawa asks for."""
-
-    every: Literal["epoch", "step"] = "epoch"
-    """When the average is updated; fawa knows epochs only."""
-
-    begin: int = at_least(0, 0)
-    """How many epochs pass before averaging starts."""
-
-
-@dataclass(frozen=True)
-class AwpConfig:
-    """Adversarial weight perturbation (Wu et al., 2020): the step is taken at weights moved to where they hurt most."""
-
-    gamma: Number = not_negative(0.0)
-    """Relative size of the perturbation; 0 turns it off. The authors have 0.01 for at and 0.005 for trades."""
-
-    begin: int = at_least(0, 0)
-    """How many epochs pass before it starts."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Examples(NamedTuple):
 
     x_adv: Tensor  # (N, C_in, H, W) like the batch's images
     more: tuple[Tensor, ...] = ()  # (N, ...) each; what they are, the objective knows
+    labels: Tensor | None = None  # (N, C) label distributions of images that the trainer has mixed; None: the batch's y
 
 
 class ObjectiveValue(NamedTuple):

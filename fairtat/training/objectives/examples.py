@@ -13,6 +13,7 @@ from fairtat.attacks import AttackResult, fast_mixed_pgd, fast_pgd, fast_targete
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
 from fairtat.training.config import TrainConfig
+from fairtat.training.objectives.apgd import apgd_examples
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
 
@@ -43,6 +44,7 @@ class ExampleMaker:
         self._divergence = divergence and attack.loss == "auto"
         self._rel_step = None if attack.rel_step is None else float(attack.rel_step)
         self._noise = None if attack.noise is None else float(attack.noise)
+        self._apgd = attack.name == "apgd"
         self._easy_only = config.fairness.targeted == "easy"
         # Shared by the attack and the clean pass that its divergence needs: mode, precision and kernels of the model.
         # check: the data were checked when they were loaded.
@@ -83,12 +85,21 @@ class ExampleMaker:
         if fair.weight_rule is not None and fair.weight_rule.counts_steps:
             *_, last = self.iterates(model, batch, fair=fair, seed=seed, reference=reference)
             return Examples(last.x_adv)
+        if self._apgd:
+            return Examples(self._by_apgd(model, batch, fair, target, seed))
         options = self._options_for(batch, fair, seed) | more
         if target is not None and self._easy_only:
             return Examples(self._mixed(model, batch, target, seed, options))
         if target is not None:
             return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
         return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed, reference)))
+
+    def _by_apgd(self, model: nn.Module, batch: Batch, fair: FairTAT, target: Tensor | None, seed: int) -> Tensor:
+        return apgd_examples(
+            model, batch.x, batch.y, target, eps=fair.eps_for(batch.y), from_image=self._options["init"] == "zero",
+            amp=self._passes["amp"], seed=seed, sample_ids=batch.ids,
+            **{name: self._options[name] for name in ("steps", "norm", "loss", "engine", "engine_check")},
+        )  # fmt: skip
 
     def _mixed(self, model: nn.Module, batch: Batch, target: Tensor, seed: int, options: dict[str, Any]) -> Tensor:
         """Easy classes towards their targets, the others away from their labels."""

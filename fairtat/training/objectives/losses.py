@@ -11,9 +11,9 @@ __all__ = ["boosted_cross_entropy", "cross_entropy", "divergence", "divergence_t
 
 
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """``-sum_k q_k log p_k`` with q the label's distribution: logits (N, C), y (N,) int64 -> (N,).
+    """``-sum_k q_k log p_k`` with q the label's distribution: logits (N, C), y (N,) int64 or q (N, C) -> (N,).
 
-    With label smoothing s, ``q_y = 1 - s + s / C`` and the other classes have ``s / C`` each.
+    With label smoothing s, q is ``(1 - s) q + s / C``.
     """
     return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
 

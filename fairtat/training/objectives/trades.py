@@ -41,7 +41,8 @@ class Trades(PGDObjective):
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         clean_logits = logits_of(model(batch.x))
         logits = logits_of(model(examples.x_adv))
-        natural = cross_entropy(clean_logits, batch.y, self._label_smoothing)
+        labels = batch.y if examples.labels is None else examples.labels
+        natural = cross_entropy(clean_logits, labels, self._label_smoothing)
         robust = divergence(logits, clean_logits)
         natural_share, robust_share = self._shares(batch.y, fair)
         worst_case = self._worst_case(logits, batch.y)

@@ -1,4 +1,4 @@
-"""Running averages of a model's weights: EMA, and CFA's FAWA, which leaves unfair epochs out."""
+"""Running averages of a model's weights: EMA, CFA's FAWA, which leaves unfair epochs out, and SWA."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from fairtat.training.config import AveragingConfig
 
@@ -16,6 +18,9 @@ __all__ = ["WeightAveraging", "make_averaging"]
 
 class WeightAveraging:
     """``average = decay * average + (1 - decay) * weights``, after each step or epoch.
+
+    SWA takes the plain mean: its n-th update has ``decay = (n - 1) / n``. Where BatchNorm's statistics are estimated
+    for the average, the trainer calls `estimate_batchnorm` before it validates `model`.
 
     Parameters and floating-point buffers (BatchNorm's statistics) are averaged; integer buffers are copied. The first
     update, in epoch ``begin`` or, for FAWA, in the first epoch from there on that is fair enough, copies everything;
@@ -33,7 +38,8 @@ class WeightAveraging:
         model: the averaged weights, in eval mode and without gradients.
         needs_validation: whether `after_epoch` reads ``worst_robust``.
 
-    Source: FAWA: Wei et al., CVPR 2023 (arXiv:2303.14460).
+    Source: FAWA: Wei et al., CVPR 2023 (arXiv:2303.14460). SWA: Izmailov et al., UAI 2018 (arXiv:1803.05407); in
+    adversarial training: Chen et al., ICLR 2021.
     """
 
     def __init__(self, config: AveragingConfig, model: nn.Module) -> None:
@@ -41,8 +47,11 @@ class WeightAveraging:
         self._decay = float(config.decay)
         self._source = model
         self._started = False
+        self._count = 0  # updates so far, of which SWA is the mean
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.needs_validation = config.name == "fawa"
+        estimated = config.name == "swa" if config.batchnorm == "auto" else config.batchnorm == "estimate"
+        self._estimates = estimated and any(isinstance(layer, _BatchNorm) for layer in model.modules())
 
     def after_step(self, epoch: int) -> None:
         """Call after each optimizer step; ``epoch`` counts from 0."""
@@ -61,26 +70,39 @@ class WeightAveraging:
         elif not self._started:
             self._copy()
 
+    def estimate_batchnorm(self, images: Iterable[Tensor]) -> None:
+        """Set BatchNorm's statistics to the mean over batches (N, C_in, H, W), none empty, where they are estimated.
+
+        Until averaging has begun, `model` keeps those of the plain model.
+        """
+        if self._estimates and self._started:
+            update_bn(images, self.model)
+
     def state_dict(self) -> dict[str, Any]:
         """All that later updates depend on, the plain model apart; tensors are shared, not copied."""
-        return {"started": self._started, "model": self.model.state_dict()}
+        count = {"count": self._count} if self._config.name == "swa" else {}
+        return {"started": self._started, "model": self.model.state_dict(), **count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on as the averaging that made ``state`` would have, to the same bits."""
         self.model.load_state_dict(state["model"])
         self._started = bool(state["started"])
+        if self._config.name == "swa":
+            self._count = int(state["count"])
 
     def _admits(self, worst_robust: float) -> bool:
         return self._config.name != "fawa" or worst_robust >= self._config.threshold
 
     @torch.no_grad()
     def _update(self) -> None:
+        self._count += 1
         if not self._started:
             self._started = True
             self._copy()
             return
         average, weights = _tensors(self.model), _tensors(self._source)
-        torch._foreach_lerp_(_floating(average), _floating(weights), 1 - self._decay)
+        share = 1 / self._count if self._config.name == "swa" else 1 - self._decay
+        torch._foreach_lerp_(_floating(average), _floating(weights), share)
         for ours, theirs in zip(average, weights, strict=True):
             if not ours.is_floating_point():
                 ours.copy_(theirs)

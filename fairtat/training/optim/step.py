@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
+from fairtat.training.augment import BatchAugment
 from fairtat.training.config import TrainConfig
 from fairtat.training.distributed import World
 from fairtat.training.objectives import (
@@ -20,21 +21,10 @@ from fairtat.training.objectives import (
     make_objective,
 )
 from fairtat.training.optim.awp import make_awp
+from fairtat.training.optim.parameters import SCALE
 from fairtat.training.precision import Precision
 
-__all__ = ["TrainingStep", "make_optimizer"]
-
-
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
-    optim = config.optim
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=float(optim.lr),
-        momentum=float(optim.momentum),
-        weight_decay=float(optim.weight_decay),
-        nesterov=optim.nesterov,
-        fused=True,  # one pass over each parameter; and a float16 step that overflowed is left out on the device
-    )
+__all__ = ["TrainingStep"]
 
 
 class TrainingStep:
@@ -42,7 +32,8 @@ class TrainingStep:
 
     A global batch of n samples may come in parts: one per process, and ``accumulate`` of each of these. The gradient is
     that of the mean over the n samples, as if there were one part. Two things see each part separately: BatchNorm and
-    weight perturbation. ``objective`` replaces the one of the configuration.
+    weight perturbation. ``objective`` replaces the one of the configuration; ``augment`` sees the process's
+    part of a batch as a whole.
     """
 
     def __init__(
@@ -55,6 +46,7 @@ class TrainingStep:
         device: torch.device,
         *,
         objective: Objective | None = None,
+        augment: BatchAugment | None = None,
     ) -> None:
         self.precision = Precision(config, device)
         self._config = config
@@ -63,6 +55,7 @@ class TrainingStep:
         self._fair = fair
         self._world = world
         self._objective = objective or make_objective(config)
+        self._augment = augment
         self._awp = make_awp(config.awp, model)
         self._clip = None if config.optim.clip is None else float(config.optim.clip)
         trained: Any = torch.compile(model) if config.compile else model
@@ -81,26 +74,31 @@ class TrainingStep:
             () sum of the loss over this process's samples, on the device and without a graph.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(SCALE, 1.0)  # which states of an earlier fairtat do not have
         self._optimizer.zero_grad(set_to_none=True)
         total = batch.x.new_zeros(())
         # With a sample for each process, DistributedDataParallel averages during the last part's backward pass.
         averaged_in_backward = samples >= self._world.size
-        parts = _parts(batch, self._config.accumulate)
-        for number, part in enumerate(parts, start=1):
+        batch, labels = (batch, None) if self._augment is None else self._augment(batch)
+        parts = _parts(batch, labels, self._config.accumulate)
+        for number, (part, mixed) in enumerate(parts, start=1):
             with self._averaging(averaged_in_backward and number == len(parts)):
-                total += self._backward(part, len(part.y) * self._world.size / samples, epoch, seed) * len(part.y)
+                total += self._backward(part, mixed, len(part.y) * self._world.size / samples, epoch, seed) * len(
+                    part.y
+                )
         if not averaged_in_backward:
-            self._world.average_gradients(list(self._model.parameters()))
+            self._world.average_gradients([p for p in self._model.parameters() if p.requires_grad])
         self.precision.step(self._optimizer, self._clip)
         return total
 
-    def _backward(self, part: Batch, weight: float, epoch: int, seed: int) -> Tensor:
+    def _backward(self, part: Batch, labels: Tensor | None, weight: float, epoch: int, seed: int) -> Tensor:
         """Add ``weight`` times the gradient of the part's mean loss, count its predictions, and return that loss."""
         if self._config.channels_last:
             part = part._replace(x=part.x.contiguous(memory_format=torch.channels_last))
         target = self._fair.sample_targets(part.y, part.ids)
         examples = self._objective.attack(self._model, part, fair=self._fair, target=target, seed=seed)
+        if labels is not None:
+            examples = examples._replace(labels=labels)
         before: list[ObjectiveValue] = []  # at the weights as they are, where they are perturbed
         with self._perturbed(part, examples, weight, epoch, before):
             value = self._value(self._wrapped, part, examples)
@@ -141,11 +139,10 @@ class TrainingStep:
         return nullcontext()
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` cut into at most ``count`` parts, none of them empty, whose sizes differ by one at most."""
+def _parts(batch: Batch, labels: Tensor | None, count: int) -> list[tuple[Batch, Tensor | None]]:
+    """``batch`` and its mixed labels in at most ``count`` parts, none empty, with sizes that differ by one at most."""
     count = min(count, len(batch.y))
-    if count == 1:
-        return [batch]
     if count == 0:
         return []
-    return [Batch(*columns) for columns in zip(*(column.tensor_split(count) for column in batch), strict=True)]
+    parts = [Batch(*columns) for columns in zip(*(column.tensor_split(count) for column in batch), strict=True)]
+    return list(zip(parts, [None] * count if labels is None else labels.tensor_split(count), strict=True))

@@ -42,12 +42,17 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(name, str) for name in value)
 
 
-def _is_sgd(value: Any) -> bool:
+def _is_optimizer(value: Any) -> bool:
+    """Of SGD, or of AdamW and Lion."""
     groups = value.get("param_groups") if isinstance(value, dict) else None
-    return isinstance(groups, list) and all(isinstance(group, dict) and group.keys() >= _SGD_KEYS for group in groups)
+    return isinstance(groups, list) and all(
+        isinstance(group, dict) and any(group.keys() >= _GROUP_KEYS | own for own in _OPTIMIZER_KEYS)
+        for group in groups
+    )
 
 
-_SGD_KEYS = {"params", "lr", "momentum", "dampening", "weight_decay"}
+_GROUP_KEYS = {"params", "lr", "weight_decay"}
+_OPTIMIZER_KEYS = ({"momentum", "dampening"}, {"betas"})
 
 # What a key must hold: files from elsewhere are read, so a mistake in one is reported here and not where it is used.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -57,7 +62,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config": (_is_state, "configuration"),
     "model": (_is_weights, "mapping of names to tensors"),
     "score": (lambda v: isinstance(v, float) and math.isfinite(v), "finite number"),
-    "optimizer": (_is_sgd, "state of SGD"),
+    "optimizer": (_is_optimizer, "state of an optimizer"),
     "fair": (_is_state, "state of fairness rules"),
     "scaler": (_is_state, "state of a loss scale"),
     "objective": (lambda v: v is None or _is_state(v), "state of an objective"),

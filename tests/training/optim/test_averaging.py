@@ -92,6 +92,42 @@ def test_fawa_moves_only_after_fair_epochs() -> None:
     assert seen == [(3.0, 30.0, 3), (8.0, 80.0, 8), (8.0, 80.0, 8), (7.0, 70.0, 4), (7.0, 70.0, 4)]
 
 
+def test_swa_is_the_mean_of_all_weights_since_it_began() -> None:
+    model = OneWeight()
+    averaging = averaging_of(model, name="swa", begin=1)
+    seen = []
+    for epoch, value in enumerate((100.0, 6.0, 2.0, 1.0)):
+        model.become(value)
+        averaging.after_epoch(epoch, worst_robust=0.0)
+        seen.append(values(averaging)[0])
+    assert seen == pytest.approx([100.0, 6.0, 4.0, 3.0])
+
+
+def test_statistics_of_an_average_are_those_of_its_own_activations() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=0.3))
+    averaging = averaging_of(model, name="swa")
+    batches = [torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5)]
+    for epoch in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        averaging.after_epoch(epoch, worst_robust=0.0)
+    averaging.estimate_batchnorm(batches)
+    inner = copy.deepcopy(averaging.model[0]).double()
+    outputs = [inner(batch.double()).detach() for batch in batches]
+    norm = averaging.model[1]
+    expected = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
+    torch.testing.assert_close(norm.running_mean.double(), expected, rtol=1e-5, atol=1e-6)
+    variance = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
+    torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-5, atol=1e-6)
+    assert (norm.momentum, norm.training) == (0.3, False)
+    averaged = averaging_of(model, batchnorm="average", name="swa")
+    averaged.after_epoch(0, worst_robust=0.0)
+    averaged.estimate_batchnorm(batches)
+    assert torch.equal(averaged.model[1].running_mean, model[1].running_mean)
+
+
 def test_no_averaging() -> None:
     assert make_averaging(AveragingConfig(name="none"), OneWeight()) is None
 
@@ -124,7 +160,7 @@ def test_the_average_of_a_network() -> None:
     assert averaging.model[1].num_batches_tracked == 4
 
 
-@pytest.mark.parametrize("name", ["ema", "fawa"])
+@pytest.mark.parametrize("name", ["ema", "fawa", "swa"])
 @pytest.mark.parametrize("stopped", [1, 2, 4])
 def test_resumes_to_the_same_bits(name: str, stopped: int) -> None:
     """Stopped before averaging begins, right after, and later."""

@@ -73,3 +73,28 @@ def test_onecycle() -> None:
 
 def test_constant() -> None:
     assert {learning_rate(OptimConfig(lr=Number(0.3), schedule="constant"), epoch, 9) for epoch in range(9)} == {0.3}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "step"])
+def test_a_warm_up_rises_step_by_step(schedule: str) -> None:
+    optim = OptimConfig(lr=Number(0.2), schedule=schedule, warmup=Number(3))  # type: ignore[arg-type]
+    epochs = [0, 0.5, 1.5, 3, 6, 9, 12]
+    after = {
+        "linear": [1, 2 / 3, 1 / 3, 0],
+        "cosine": [1, 0.75, 0.25, 0],
+        "constant": [1, 1, 1, 1],
+        "step": [1, 0.1, 0.01, 0.01],
+    }[schedule]
+    expected = [0.2 * share for share in (0, 0.5 / 3, 0.5, *after)]
+    assert [learning_rate(optim, epoch, 12) for epoch in epochs] == pytest.approx(expected)
+
+
+def test_cosine_after_a_warm_up_is_that_of_torch() -> None:
+    optimizer = sgd()
+    torch_optim = torch.optim.lr_scheduler
+    rise = torch_optim.LinearLR(optimizer, 1e-9, 1.0, total_iters=5)
+    fall = torch_optim.CosineAnnealingLR(optimizer, 15)
+    both = torch_optim.SequentialLR(optimizer, [rise, fall], milestones=[5])
+    optim = OptimConfig(schedule="cosine", warmup=Number(5))
+    rates = [learning_rate(optim, epoch, 20) for epoch in range(20)]
+    assert rates == pytest.approx(by_torch(both, optimizer, 20), abs=1e-9)

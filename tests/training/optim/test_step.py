@@ -18,7 +18,8 @@ from fairtat.models import build
 from fairtat.training import TrainConfig, Trainer
 from fairtat.training.config import make_fairness
 from fairtat.training.distributed import World
-from fairtat.training.optim.step import TrainingStep, make_optimizer
+from fairtat.training.optim.parameters import make_optimizer
+from fairtat.training.optim.step import TrainingStep
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def network(config: TrainConfig) -> nn.Module:
 def step_with(config: TrainConfig, model: nn.Module, *batches: Batch) -> list[float]:
     """Steps at lr 0.2; returns the sums of the losses."""
     fair = make_fairness(config, 10)
-    step = TrainingStep(config, model, make_optimizer(config, model), fair, World(), CPU)
+    step = TrainingStep(config, model, make_optimizer(config.optim, model), fair, World(), CPU)
     return [float(step(batch, len(batch.y), lr=0.2, epoch=0, seed=7)) for batch in batches]
 
 
@@ -86,6 +87,27 @@ def test_parts_add_up_to_the_whole_batch(
         step_with(config, models[-1], batch, batch)
     assert largest_difference(*models) < 1e-6
     assert largest_difference(models[0], network(config)) > 1e-3
+
+
+def test_parts_count_and_weight_classes_as_the_whole_batch_does(tiny: Callable[..., TrainConfig], batch: Batch) -> None:
+    models, states = [], []
+    for parts in (1, 4):
+        config = tiny(accumulate=parts, fairness={"weights": "cfol", "weight_options": {"eta": 5.0}})
+        models.append(network(config))
+        fair = make_fairness(config, 10)
+        step = TrainingStep(config, models[-1], make_optimizer(config.optim, models[-1]), fair, World(), CPU)
+        for epoch in range(2):  # the weights of the second epoch follow the first
+            step(batch, len(batch.y), lr=0.2, epoch=epoch, seed=7)
+            if epoch == 0:
+                fair.end_epoch()
+        assert fair.class_weight is not None
+        assert fair.class_weight.unique().numel() > 1
+        states.append(fair)
+    one, many = states
+    assert torch.equal(one.stats.confusion, many.stats.confusion)
+    assert torch.equal(one.last.confusion, many.last.confusion)
+    assert torch.equal(one.class_weight, many.class_weight)
+    assert largest_difference(*models) < 1e-6
 
 
 def test_low_precision_is_close_to_full(tiny: Callable[..., TrainConfig], batch: Batch) -> None:
@@ -178,7 +200,7 @@ def test_statistics_under_weight_perturbation_are_those_of_the_weights(
     by_hand, fair = copy.deepcopy(model), make_fairness(config, 10)
     x_adv = fast_pgd(by_hand, batch.x, batch.y, eps=0.05, step_size=0.03, steps=2, seed=7, sample_ids=batch.ids)
     expected = ClassStats(10).update(by_hand(x_adv).detach(), batch.y)
-    step = TrainingStep(config, model, make_optimizer(config, model), fair, World(), CPU)
+    step = TrainingStep(config, model, make_optimizer(config.optim, model), fair, World(), CPU)
     loss = step(batch, len(batch.y), lr=0.2, epoch=0, seed=7)
     assert torch.equal(fair.stats.confusion, expected.confusion)
     assert float(fair.stats.loss_sum.sum()) == pytest.approx(float(expected.loss_sum.sum()), rel=1e-5)
