@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairtat.data import Splits, batches, num_batches
+from fairtat.data import Splits, batches, joined, num_batches
 from fairtat.data.augment import make_augment
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats, WeightRule
@@ -23,7 +23,8 @@ from fairtat.training.optim.averaging import make_averaging
 from fairtat.training.optim.schedule import learning_rate
 from fairtat.training.optim.step import TrainingStep, make_optimizer
 from fairtat.training.precision import settle_amp, settle_format
-from fairtat.training.sampling import drawn_by_class
+from fairtat.training.pseudo_labels import labels_digest
+from fairtat.training.sampling import epoch_order
 from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
@@ -75,6 +76,7 @@ class Trainer:
         self.model = model
         self.epoch = 0  # finished epochs
         self._waited = 0.0
+        self._pool = splits.train if splits.extra is None else joined(splits.train, splits.extra)
         self.fair = make_fairness(
             config,
             splits.train.num_classes,
@@ -159,16 +161,24 @@ class Trainer:
         start_seed = derive(config.seed, "starts", self.epoch)
         torch.manual_seed(derive(config.seed, "layers", self.epoch, self._world.rank))
         self.model.train()
-        rule, data = self.fair.weight_rule, self.splits.train
-        if rule is not None and rule.class_shares is not None:
-            data = drawn_by_class(data, rule.class_shares, derive(config.seed, "classes", self.epoch))
+        rule = self.fair.weight_rule
+        order = epoch_order(
+            self.splits.train,
+            len(self._pool),
+            batch_size=config.batch_size,
+            seed=derive(config.seed, "draw", self.epoch),
+            shares=None if rule is None else rule.class_shares,
+            balance=float(config.data.balance),
+            extra_share=float(config.data.extra_share),
+        )
         drawn = batches(
-            data,
+            self._pool,
             config.batch_size,
             seed=derive(config.seed, "order", self.epoch),
             drop_last=config.drop_last,
             augment=self._augment,
             shard=self._world.shard,
+            order=order,
         )
         for step, batch in enumerate(drawn):
             samples = min(config.batch_size, size - step * config.batch_size)
@@ -253,6 +263,7 @@ class Trainer:
             "averaging": None if self._averaging is None else self._averaging.state_dict(),
             "scaler": self._step.precision.state_dict(),
             "objective": self._objective.state_dict() if isinstance(self._objective, LearningObjective) else None,
+            "extra": None if self.splits.extra is None else labels_digest(self.splits.extra),
         }
 
     def best_state_dict(self, score: float) -> dict[str, Any]:
@@ -270,6 +281,9 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the epoch in which `state_dict` was taken, with the configuration of this trainer."""
+        extra = self.splits.extra
+        if extra is not None and state.get("extra") != labels_digest(extra):
+            raise ValueError(f"{extra.name}: images or (pseudo-)labels are not those that the run began with")
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.fair.load_state_dict(state["fair"])

@@ -233,6 +233,10 @@ def _check_together(config: TrainConfig) -> None:
             check_radius(key, float(eps), config.attack.norm, error=UserError)
     if config.data.val + config.data.test >= 1:
         raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
+    if config.data.pseudo_labels is not None and config.data.extra is None:
+        raise UserError("data.pseudo_labels is given; expected data.extra, the images that it labels")
+    if float(config.data.balance) and config.fairness.weight_options.get("sampling"):
+        raise UserError(f"data.balance is {config.data.balance}; expected 0 where the weight rule draws the classes")
     if config.optim.nesterov and not config.optim.momentum:
         raise UserError("optim.nesterov is true; expected optim.momentum above 0")
     if config.objective.ccr and config.objective.name != "trades":

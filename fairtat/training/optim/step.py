@@ -86,7 +86,7 @@ class TrainingStep:
         total = batch.x.new_zeros(())
         # With a sample for each process, DistributedDataParallel averages during the last part's backward pass.
         averaged_in_backward = samples >= self._world.size
-        parts = _parts(batch, self._config.accumulate)
+        parts = batch.parts(self._config.accumulate)
         for number, part in enumerate(parts, start=1):
             with self._averaging(averaged_in_backward and number == len(parts)):
                 total += self._backward(part, len(part.y) * self._world.size / samples, epoch, seed) * len(part.y)
@@ -106,10 +106,15 @@ class TrainingStep:
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
         loss, value = value.loss.detach(), (before or [value])[0]
+        y, own = part.y, part.own
+        if own is not None:  # extra images, whose labels may be wrong, say nothing about the classes
+            clean = value.clean_logits
+            value = value._replace(logits=value.logits[:own], clean_logits=None if clean is None else clean[:own])
+            y, target = y[:own], None if target is None else target[:own]
         if isinstance(self._objective, LearningObjective):
-            self._objective.update(value, part.y)
+            self._objective.update(value, y)
         # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
-        self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
+        self._fair.update(value.logits, y, target if self._config.fairness.targeted == "all" else None)
         return loss
 
     def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:
@@ -139,13 +144,3 @@ class TrainingStep:
             no_sync: AbstractContextManager[None] = self._wrapped.no_sync()
             return no_sync
         return nullcontext()
-
-
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """``batch`` cut into at most ``count`` parts, none of them empty, whose sizes differ by one at most."""
-    count = min(count, len(batch.y))
-    if count == 1:
-        return [batch]
-    if count == 0:
-        return []
-    return [Batch(*columns) for columns in zip(*(column.tensor_split(count) for column in batch), strict=True)]
