@@ -151,7 +151,8 @@ def batches(
     if moves is not None and order is None:
         moves = moves.at(rows)  # how an image is moved depends on the image, not on its place
     owns = None if order is None else order.own
-    spans, counted = [], []
+    spans: list[slice] = []
+    counted: list[int | None] = []
     for number, first in enumerate(range(0, count * batch_size, batch_size)):
         samples = min(batch_size, size - first)
         if owns is None:

@@ -21,8 +21,8 @@ __all__ = ["joined", "load_extra"]
 def load_extra(path: str | Path, splits: Splits, *, layout: Layout = "auto") -> ImageData:
     """The images of an ``.npz`` file, on the CPU, with the classes of ``splits``; a missing label is -1.
 
-    The arrays are ``images`` and ``labels``, or ``image`` and ``label`` as in the files of Rebuffi et al. (2021) and Wang
-    et al. (2023); labels may be missing. Ids are above those of all images of ``splits``.
+    The arrays are ``images`` and ``labels``, or ``image`` and ``label`` as in the files of Rebuffi et al. (2021) and
+    Wang et al. (2023); labels may be missing. Ids are above those of all images of ``splits``.
 
     Raises:
         UserError: another kind of file, images of another shape, or labels of other classes.
@@ -45,8 +45,8 @@ def joined(train: Data, extra: ImageData) -> Data:
     missing = int((extra.labels < 0).sum())
     if missing:
         raise UserError(
-            f"{extra.name}: {missing} of {len(extra)} images have no label; set data.pseudo_labels to a run folder whose "
-            "model labels them"
+            f"{extra.name}: {missing} of {len(extra)} images have no label; set data.pseudo_labels to a run folder "
+            "whose model labels them"
         )
     held = train.resident if isinstance(train, StreamData) else train
     labels = torch.cat([train.labels, extra.labels.to(train.device)])

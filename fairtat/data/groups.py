@@ -43,10 +43,10 @@ def divide_groups(data: Data, shares: Mapping[str, float], seed: int) -> list[Te
     found, group = np.unique(data.groups.numpy(), return_inverse=True)
     held = np.bincount(group * count + labels, minlength=len(found) * count).reshape(len(found), count)  # (G, C)
     groups_of = (held > 0).sum(axis=0)
-    for label in np.flatnonzero(groups_of <= len(shares)):
+    for label in np.flatnonzero(groups_of <= len(shares)).tolist():
         raise UserError(
-            f"{_class(data, label)} has {labels.tolist().count(label)} samples in {groups_of[label]} groups; expected at "
-            f"least {one_each(shares)}"
+            f"{_class(data, label)} has {(labels == label).sum()} samples in {groups_of[label]} groups; expected "
+            f"at least {one_each(shares)}"
         )
     samples = held.sum(axis=0)
     kept = np.maximum(1, np.outer(list(shares.values()), samples))
@@ -90,8 +90,8 @@ def check_groups(**parts: Data | None) -> None:
                 part = parts[first]
                 assert part is not None
                 raise UserError(
-                    f"{part.name}: {len(both)} groups have images in both {first} and {second} (such as image {rows[0]} "
-                    f"of {first} and image {rows[1]} of {second}); expected each group in one of them"
+                    f"{part.name}: {len(both)} groups have images in both {first} and {second} (such as image "
+                    f"{rows[0]} of {first} and image {rows[1]} of {second}); expected each group in one of them"
                 )
 
 
@@ -112,7 +112,7 @@ def grouped_by_file(train: Data, others: Sequence[Data | None], file: str, root:
     rows = _read_rows(Path(file))
     if rows and "file" in rows[0]:
         group_of = {str(Path(row["file"])): row["group"] for row in rows}
-        numbers = dict(zip(group_of, _numbers(list(group_of.values())), strict=True))
+        numbers: dict[str, str | int] = dict(zip(group_of, _numbers(list(group_of.values())), strict=True))
         return [None if part is None else _by_path(part, numbers, file, Path(root)) for part in (train, *others)]
     if len(rows) != len(train):
         raise UserError(

@@ -111,7 +111,7 @@ def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> S
     the shares hold as far as the sizes of the groups allow (see `fairtat.data.groups.divide_groups`).
 
     Raises:
-        UserError: shares outside (0, 1) or leaving nothing to train on; a class with fewer than three samples or groups.
+        UserError: shares outside (0, 1) or leaving nothing to train on; a class of fewer than three samples or groups.
     """
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise UserError(f"data shares val={val:g} and test={test:g}: expected both above 0 and a sum below 1")
@@ -123,7 +123,7 @@ def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
     """The training and validation sets of data whose test set is published, drawn as in `stratified_split`.
 
     Raises:
-        UserError: a share outside (0, 1) or leaving nothing to train on; a class with fewer than two samples or groups.
+        UserError: a share outside (0, 1) or leaving nothing to train on; a class of fewer than two samples or groups.
     """
     if not 0 < val < 1:
         raise UserError(f"data share val={val:g}: expected a share above 0 and below 1")

@@ -27,8 +27,8 @@ def labeled(extra: ImageData, folder: str, splits: Splits, *, batch_size: int = 
     run = load_run(folder, device=splits.train.device)
     if (run.class_names, run.image_shape) != (splits.train.class_names, splits.train.image_shape):
         raise UserError(
-            f"data.pseudo_labels: {folder} was trained on {run.num_classes} classes of images {run.image_shape}; expected "
-            f"those of {splits.train.name}, {splits.train.num_classes} of {splits.train.image_shape}"
+            f"data.pseudo_labels: {folder} was trained on {run.num_classes} classes of images {run.image_shape}; "
+            f"expected those of {splits.train.name}, {splits.train.num_classes} of {splits.train.image_shape}"
         )
     images = replace(extra.take(missing), labels=torch.zeros(len(missing), dtype=torch.int64))
     labels = extra.labels.clone()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fairtat.data import ImageData, hold_out, image_data, load_splits, stratified_split
 from fairtat.errors import UserError
+from fairtat.training.config import from_dict, from_run
 
 
 def grouped(sizes: list[list[int]], *, text: bool = False) -> ImageData:
@@ -89,7 +90,7 @@ def test_an_npz_file_brings_its_groups(file: Path) -> None:
     other = load_splits(file, groups="other")
     assert not set((other.train.ids // 2).tolist()) & set((other.test.ids // 2).tolist())
     assert load_splits(file, groups="none").train.groups is None
-    with pytest.raises(UserError, match="has no array 'video', which data.groups names; it holds groups, images"):
+    with pytest.raises(UserError, match=r"has no array 'video', which data.groups names; it holds groups, images"):
         load_splits(file, groups="video")
 
 
@@ -136,3 +137,9 @@ def test_a_group_on_two_sides_of_published_sets_is_an_error(tmp_path: Path) -> N
     np.savez(tmp_path / "b.npz", **arrays, groups=np.arange(40) // 2, test_groups=19 + np.arange(40) // 2)
     with pytest.raises(UserError, match=r"b.npz: 1 groups have images in both (train|val) and test \(such as image"):
         load_splits(tmp_path / "b.npz")
+
+
+def test_a_run_that_knew_no_groups_keeps_its_split() -> None:
+    assert from_run({"data": {"name": "digits"}}, source="old").data.groups == "none"
+    assert from_run({"data": {"name": "digits", "groups": "auto"}}, source="new").data.groups == "auto"
+    assert from_dict({"data": {"name": "digits"}}).data.groups == "auto"

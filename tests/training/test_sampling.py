@@ -169,7 +169,7 @@ def test_pseudo_labels_are_the_predictions_of_the_run(
     file = extra_file(tmp_path, splits, labels=False)
     extra = load_extra(file, splits)
     assert set(extra.labels.tolist()) == {-1}
-    with pytest.raises(UserError, match="images have no label; set data.pseudo_labels"):
+    with pytest.raises(UserError, match=r"images have no label; set data.pseudo_labels"):
         train(tiny(data={"extra": file}, output=str(tmp_path / "refused")))
     model = load_run(teacher).model
     expected = model(extra.floats(extra.images)).argmax(1)

@@ -159,17 +159,13 @@ def _set(
     images = arrays.read(of_images)
     if images.dtype.kind not in "biuf":
         raise UserError(f"{name}: {of_images} has dtype {images.dtype}; expected numbers")
-    names = (
-        tuple(_text(value) for value in arrays.read("class_names").reshape(-1))
-        if "class_names" in arrays.held
-        else None
-    )
-    if like is not None and names is None:
-        names = like.class_names
+    names = None if like is None else like.class_names
+    if "class_names" in arrays.held:
+        names = tuple(_text(value) for value in arrays.read("class_names").reshape(-1))
     data = image_data(
         name,
         images.astype(images.dtype.newbyteorder("="), copy=False),  # PyTorch has no other
-        arrays.read(of_labels) if labels is None else labels,
+        labels if of_labels is None or labels is not None else arrays.read(of_labels),
         class_names=names,
         layout=layout,
         groups=_groups(arrays, part, groups),

@@ -1,7 +1,7 @@
 """What an experiment is: nested dataclasses, their ranges, and YAML."""
 
 from fairtat.training.config.experiment import TrainConfig, leaves, make_fairness
-from fairtat.training.config.io import from_dict, load_yaml, parse_yaml, to_dict, to_yaml, unknown_key
+from fairtat.training.config.io import from_dict, from_run, load_yaml, parse_yaml, to_dict, to_yaml, unknown_key
 from fairtat.training.config.sections import (
     AttackConfig,
     AveragingConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "OptimConfig",
     "TrainConfig",
     "from_dict",
+    "from_run",
     "leaves",
     "load_yaml",
     "make_fairness",
