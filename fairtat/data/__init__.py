@@ -1,14 +1,15 @@
 """Labeled images: data sets, stratified splits, batches from memory or from a stream."""
 
 from fairtat.data.augment import AUGMENTATIONS, Augment, make_augment
-from fairtat.data.batches import Batch, Batches, batches, num_batches
+from fairtat.data.batches import Batch, Batches, Order, batches, num_batches
+from fairtat.data.extra import joined, load_extra
 from fairtat.data.image_files import Exif
 from fairtat.data.registry import DATASETS, code_of, load, load_splits
 from fairtat.data.sets.cifar import load_cifar10, load_cifar100
 from fairtat.data.sets.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
 from fairtat.data.sets.folder import load_folder
 from fairtat.data.sets.huggingface import load_huggingface
-from fairtat.data.sets.npz import load_npz
+from fairtat.data.sets.npz import load_npz, load_npz_parts
 from fairtat.data.sets.tinyimagenet import load_tinyimagenet
 from fairtat.data.splits import PublishedSplits, Splits, check_images, hold_out, stratified_split
 from fairtat.data.stream import Data, StreamData, stream_data
@@ -28,6 +29,7 @@ __all__ = [
     "Exif",
     "ImageData",
     "Layout",
+    "Order",
     "PublishedSplits",
     "Splits",
     "StreamData",
@@ -36,13 +38,16 @@ __all__ = [
     "code_of",
     "hold_out",
     "image_data",
+    "joined",
     "load",
     "load_cifar10",
     "load_cifar100",
     "load_corrupted",
+    "load_extra",
     "load_folder",
     "load_huggingface",
     "load_npz",
+    "load_npz_parts",
     "load_splits",
     "load_tinyimagenet",
     "make_augment",

@@ -36,6 +36,9 @@ class Moves(NamedTuple):
     def at(self, index: Tensor) -> Moves:
         return Moves(*(part.index_select(0, index) for part in self))
 
+    def within(self, span: slice) -> Moves:
+        return Moves(*(part[span] for part in self))
+
 
 @dataclass(frozen=True)
 class Augment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from fairtat.data.augment import Augment, Moves
 from fairtat.data.stream import Data, StreamData
 from fairtat.data.types import scaled
 
-__all__ = ["Batch", "Batches", "batches", "num_batches"]
+__all__ = ["Batch", "Batches", "MixedBatch", "Order", "batches", "num_batches"]
 
 
 class Batch(NamedTuple):
@@ -23,6 +23,54 @@ class Batch(NamedTuple):
     x: Tensor  # (N, C, H, W) float32 in [0, 1]
     y: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64, stable over epochs, splits and batch sizes
+
+    @property
+    def own(self) -> int | None:
+        """How many of the first samples count in the class statistics, the others being extra images; None: all."""
+        return None
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into at most ``count`` parts, none of them empty, whose sizes differ by one at most."""
+        count = min(count, len(self.y))
+        if count <= 1:
+            return [self] * count
+        cut = [column.tensor_split(count) for column in self]
+        return [Batch(*part) for part in zip(*cut, strict=True)]
+
+
+class MixedBatch(Batch):
+    """A batch of which only the first samples are the data set's own."""
+
+    _own = 0
+
+    @classmethod
+    def of(cls, batch: Batch, own: int) -> MixedBatch:
+        made = cls(*batch)
+        made._own = own
+        return made
+
+    @property
+    def own(self) -> int:
+        return self._own
+
+    def _replace(self, **changes: Any) -> MixedBatch:
+        return self.of(super()._replace(**changes), self._own)
+
+    def parts(self, count: int) -> list[Batch]:
+        """As those of a batch; samples are dealt out, so that each part has its share of the extra ones."""
+        count = min(count, len(self.y))
+        return [
+            self.of(Batch(*(column[part::count] for column in self)), len(range(part, self._own, count)))
+            for part in range(count)
+        ]
+
+
+class Order(NamedTuple):
+    """The rows that an epoch draws, in place of each one once."""
+
+    rows: Tensor  # (M,) int64, on the CPU, any of them as often as it likes
+    own: Sequence[int] | None = None
+    """For each batch, how many of its rows come first and count in the class statistics; None: all."""
 
 
 class Batches(Iterator[Batch]):
@@ -58,8 +106,9 @@ def batches(
     drop_last: bool = False,
     augment: Augment | None = None,
     shard: tuple[int, int] = (0, 1),
+    order: Order | None = None,
 ) -> Batches:
-    """Draw every sample once: in order, or in the permutation that ``seed`` gives (one seed per epoch).
+    """Draw every sample once: in order, or in the permutation that ``seed`` gives (one seed per epoch); or ``order``.
 
     Permutation and augmentation are drawn on the CPU for the whole epoch, so every device sees the same; how an image
     is augmented depends on the seed and its row in ``data``, not on the batch or the process that it falls to.
@@ -73,7 +122,9 @@ def batches(
         augment: how images are cropped and mirrored at random (see `make_augment`); None leaves them as they are.
         shard: (rank, processes): draw only this process's part of each batch. Parts differ by one sample at most,
             follow each other in the order of the ranks, and may be empty where a batch has fewer samples than there are
-            processes.
+            processes. Where some samples are extra, they are dealt out, so that each part has its share of them.
+        order: the rows to draw, in this order; ``seed`` is then of the augmentation alone, which depends on the place
+            in the order, for a row may come twice.
 
     Raises:
         ValueError: ``batch_size`` below 1, ``augment`` without ``seed``, or an invalid ``shard``.
@@ -89,25 +140,39 @@ def batches(
             raise ValueError("augment is given and seed is None; expected a seed, on which the augmentation depends")
         augment.check(data.image_shape[1:])
 
-    count = num_batches(len(data), batch_size, drop_last=drop_last)
-    order, moves = None, None
+    size = len(data) if order is None else len(order.rows)
+    count = num_batches(size, batch_size, drop_last=drop_last)
+    rows, moves = torch.arange(len(data)) if order is None else order.rows, None
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(data), generator=generator)
-        moves = None if augment is None else augment.draw(len(data), generator)
-    spans = []
-    for first in range(0, count * batch_size, batch_size):
-        samples = min(batch_size, len(data) - first)
-        spans.append(slice(first + samples * rank // processes, first + samples * (rank + 1) // processes))
-    return Batches(_draw(data, spans, order, augment, moves), count)
+        if order is None:
+            rows = torch.randperm(len(data), generator=generator)
+        moves = None if augment is None else augment.draw(size, generator)
+    if moves is not None and order is None:
+        moves = moves.at(rows)  # how an image is moved depends on the image, not on its place
+    owns = None if order is None else order.own
+    spans: list[slice] = []
+    counted: list[int | None] = []
+    for number, first in enumerate(range(0, count * batch_size, batch_size)):
+        samples = min(batch_size, size - first)
+        if owns is None:
+            spans.append(slice(first + samples * rank // processes, first + samples * (rank + 1) // processes))
+            counted.append(None)
+        else:
+            spans.append(slice(first + rank, first + samples, processes))
+            counted.append(len(range(rank, owns[number], processes)))
+    return Batches(_draw(data, spans, counted, rows, augment, moves), count)
 
 
 def _draw(
-    data: Data, spans: Sequence[slice], order: Tensor | None, augment: Augment | None, moves: Moves | None
+    data: Data,
+    spans: Sequence[slice],
+    counted: Sequence[int | None],
+    order: Tensor,
+    augment: Augment | None,
+    moves: Moves | None,
 ) -> Iterator[Batch]:
     """The batches at these spans of the order, all of whose index arithmetic stays on the device."""
-    if order is None:
-        order = torch.arange(len(data))
     on_device = order.to(data.device, non_blocking=True)
     if moves is not None:
         moves = moves.to(data.device)
@@ -118,11 +183,12 @@ def _draw(
     else:
         assert isinstance(data, StreamData)  # all others are held
         images = _streamed(data, spans, order)
-    for span, stored in zip(spans, images, strict=True):
+    for span, own, stored in zip(spans, counted, images, strict=True):
         rows = on_device[span]
         if augment is not None and moves is not None:
-            stored = augment(stored, moves.at(rows))
-        yield Batch(scaled(stored, data.white), data.labels.index_select(0, rows), data.ids.index_select(0, rows))
+            stored = augment(stored, moves.within(span))
+        batch = Batch(scaled(stored, data.white), data.labels.index_select(0, rows), data.ids.index_select(0, rows))
+        yield batch if own is None else MixedBatch.of(batch, own)
 
 
 def _streamed(data: StreamData, spans: Sequence[slice], order: Tensor) -> Iterator[Tensor]:

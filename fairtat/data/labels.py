@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from torch import Tensor
 from fairtat.errors import UserError
 from fairtat.text import printable
 
-__all__ = ["FROM_ONE", "clean_class_names", "name_classes", "read_labels"]
+__all__ = ["FROM_ONE", "clean_class_names", "name_classes", "read_groups", "read_labels"]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -54,6 +55,25 @@ def read_labels(
     elif array.dtype.kind not in "biu":
         raise UserError(f"{name}: labels have dtype {array.dtype}; expected whole numbers, or text")
     return torch.from_numpy(array.astype(np.int64)), names
+
+
+def read_groups(name: str, groups: Any, samples: int) -> Tensor:
+    """(N,) int64, the same number for the same group in every file: the number that is stored, or one from its text.
+
+    Raises:
+        UserError: not one whole number or text for each of the ``samples`` images.
+    """
+    array = _plain_array(groups)
+    if array.shape != (samples,):
+        raise UserError(f"{name}: groups have shape {array.shape}; expected ({samples},), one per image")
+    if array.dtype.kind == "U":
+        found, position = np.unique(array, return_inverse=True)
+        digests = [hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in found]
+        numbers = np.array([int.from_bytes(digest, "little", signed=True) for digest in digests], np.int64)
+        return torch.from_numpy(numbers[position])
+    if array.dtype.kind not in "biu":
+        raise UserError(f"{name}: groups have dtype {array.dtype}; expected whole numbers, or text")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def name_classes(name: str, labels: Tensor, class_names: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fairtat.data.groups import AUTO, NONE, check_groups, grouped_by_file, is_group_file
 from fairtat.data.image_files import Exif
 from fairtat.data.sets.bundled import load_digits, load_mnist5k
 from fairtat.data.sets.cifar import load_cifar10, load_cifar100
 from fairtat.data.sets.folder import load_folder
 from fairtat.data.sets.huggingface import load_huggingface
-from fairtat.data.sets.npz import load_npz
+from fairtat.data.sets.npz import load_npz_parts
 from fairtat.data.sets.tinyimagenet import load_tinyimagenet
 from fairtat.data.splits import PublishedSplits, Splits, hold_out, stratified_split
 from fairtat.data.stream import Data, MemorySource, Placement, Reader, StreamData, stream_data
@@ -60,6 +61,8 @@ def load_splits(
     exif: Exif = "apply",
     placement: Placement = "auto",
     workers: int = 4,
+    test_file: str | Path | None = None,
+    groups: str = AUTO,
 ) -> Splits:
     """Training, validation and test sets: the same for the same arguments, on every machine.
 
@@ -85,20 +88,33 @@ def load_splits(
             keeps data that are one file, and each set of folders and ``hf:`` data if it takes at most a quarter
             of the device's free memory when it is first drawn from.
         workers: processes that read images from folders and ``hf:`` sets.
+        test_file: for a ``.npz`` file: another one with the test set.
+        groups: which images must stay on one side of a split: an array of the ``.npz`` file, or a ``.csv`` file (see
+            `fairtat.data.groups.grouped_by_file`); ``auto`` takes those that the data come with, ``none`` none.
 
     Raises:
-        UserError: no such data set, data that cannot be used, or impossible shares.
+        UserError: no such data set, data that cannot be used, impossible shares, or a group on two sides of a split.
     """
     parts = _load_parts(
-        str(name), options, root=root, download=download, image_size=image_size, layout=layout, exif=exif
+        str(name),
+        options,
+        root=root,
+        download=download,
+        image_size=image_size,
+        layout=layout,
+        exif=exif,
+        test_file=test_file,
+        groups=groups,
     )
     parts = parts.map(lambda part: _placed(part, placement, workers))
     if parts.test is None:
-        return stratified_split(parts.train, val=val, test=test, seed=seed)
-    if parts.val is None:
-        train_part, val_part = hold_out(parts.train, val=val, seed=seed)
-        return Splits(train_part, val_part, parts.test)
-    return Splits(parts.train, parts.val, parts.test)
+        splits = stratified_split(parts.train, val=val, test=test, seed=seed)
+    elif parts.val is None:
+        splits = Splits(*hold_out(parts.train, val=val, seed=seed), parts.test)
+    else:
+        splits = Splits(parts.train, parts.val, parts.test)
+    check_groups(train=splits.train, val=splits.val, test=splits.test)
+    return splits
 
 
 def code_of(name: str) -> str | None:
@@ -120,6 +136,29 @@ def _load_parts(
     image_size: int | None = None,
     layout: Layout = "auto",
     exif: Exif = "apply",
+    test_file: str | Path | None = None,
+    groups: str = AUTO,
+) -> PublishedSplits:
+    parts = _published(name, options, root, download, image_size, layout, exif, test_file, groups)
+    if groups == NONE:
+        return parts.map(lambda part: replace(part, groups=None))
+    if is_group_file(groups):
+        train, val, test = grouped_by_file(parts.train, (parts.val, parts.test), groups, root=name)
+        assert train is not None
+        return PublishedSplits(train, val, test)
+    return parts
+
+
+def _published(
+    name: str,
+    options: Mapping[str, Any] | None,
+    root: str | Path | None,
+    download: bool,
+    image_size: int | None,
+    layout: Layout,
+    exif: Exif,
+    test_file: str | Path | None,
+    groups: str,
 ) -> PublishedSplits:
     known = DATASETS.get(name)
     if download and name not in _FETCHED:
@@ -132,6 +171,12 @@ def _load_parts(
         )
     if layout != "auto" and not name.endswith(".npz"):
         raise UserError(f"data.layout is {layout} for {name!r}; expected auto: only .npz files come in two layouts")
+    if test_file is not None and not name.endswith(".npz"):
+        raise UserError(f"data.test_file is {str(test_file)!r} for {name!r}; expected null: only .npz files have one")
+    if groups not in (AUTO, NONE) and not (name.endswith(".npz") or is_group_file(groups)):
+        raise UserError(
+            f"data.groups is {groups!r} for {name!r}; expected auto, none or a .csv file: only .npz files have arrays"
+        )
     if options and not _is_code(name):
         raise UserError(f"data.options is {dict(options)} for {name!r}; expected none: only a module:function has any")
     if known is not None:
@@ -139,7 +184,8 @@ def _load_parts(
     if name.startswith("hf:"):
         return load_huggingface(name.removeprefix("hf:"), image_size=image_size, exif=exif)
     if name.endswith(".npz"):
-        return PublishedSplits(load_npz(name, layout=layout))
+        arrays = NONE if is_group_file(groups) else groups
+        return load_npz_parts(name, layout=layout, test_file=test_file, groups=arrays)
     if Path(name).is_dir():
         return load_folder(name, image_size=image_size, exif=exif)
     if _is_code(name):
@@ -179,4 +225,4 @@ def _placed(data: Data, placement: Placement, workers: int) -> Data:
         placement=placement,
         workers=workers,
     )
-    return replace(streamed, ids=data.ids)
+    return replace(streamed, ids=data.ids, groups=data.groups)

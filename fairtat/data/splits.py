@@ -10,11 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairtat.data.groups import divide_groups, one_each
 from fairtat.data.labels import FROM_ONE
 from fairtat.data.stream import Data
+from fairtat.data.types import ImageData
 from fairtat.errors import UserError
 
-__all__ = ["PublishedSplits", "Splits", "check_images", "hold_out", "number_parts", "stratified_split"]
+__all__ = [
+    "PublishedSplits",
+    "Splits",
+    "check_fits",
+    "check_images",
+    "hold_out",
+    "number_parts",
+    "stratified_split",
+]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -26,9 +36,11 @@ class Splits:
     train: Data
     val: Data
     test: Data
+    extra: ImageData | None = None  # images that only training sees, beside its own (see `load_extra`)
 
     def to(self, device: torch.device | str) -> Splits:
-        return Splits(self.train.to(device), self.val.to(device), self.test.to(device))
+        """On another device, but for the extra images, which `joined` copies there."""
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
 
 class PublishedSplits(NamedTuple):
@@ -64,6 +76,20 @@ def check_images(*parts: Data, decode: bool = False) -> None:
         )  # fmt: skip
 
 
+def check_fits(data: Data, train: Data) -> None:
+    """Refuse a set whose images cannot be those of a model that is trained on another.
+
+    Raises:
+        UserError: its image shape, or its class names or their order, are not those of ``train``.
+    """
+    if data.image_shape != train.image_shape:
+        raise UserError(
+            f"{data.name}: images have shape {data.image_shape}; expected {train.image_shape} as in {train.name}"
+        )
+    if data.class_names != train.class_names:
+        raise UserError(f"{data.name}: its classes are not those of {train.name}, in the same order")
+
+
 def number_parts(parts: PublishedSplits) -> PublishedSplits:
     """Number ids consecutively over the sets, so that no two images share one."""
     first = 0
@@ -81,10 +107,11 @@ def stratified_split(data: Data, *, val: float, test: float, seed: int = 0) -> S
     """Split each class separately: ``round(share * n_k)`` samples, at least one, to validation and to test.
 
     Which samples go where depends on ``seed`` and on the class only, so adding a class leaves the others alone.
-    Within a set, samples keep the order of ``data``.
+    Within a set, samples keep the order of ``data``. Where the data have groups, all samples of one go to one set, so
+    the shares hold as far as the sizes of the groups allow (see `fairtat.data.groups.divide_groups`).
 
     Raises:
-        UserError: shares outside (0, 1) or leaving nothing to train on; a class with fewer than three samples.
+        UserError: shares outside (0, 1) or leaving nothing to train on; a class of fewer than three samples or groups.
     """
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise UserError(f"data shares val={val:g} and test={test:g}: expected both above 0 and a sum below 1")
@@ -96,7 +123,7 @@ def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
     """The training and validation sets of data whose test set is published, drawn as in `stratified_split`.
 
     Raises:
-        UserError: a share outside (0, 1) or leaving nothing to train on; a class with fewer than two samples.
+        UserError: a share outside (0, 1) or leaving nothing to train on; a class of fewer than two samples or groups.
     """
     if not 0 < val < 1:
         raise UserError(f"data share val={val:g}: expected a share above 0 and below 1")
@@ -106,6 +133,9 @@ def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
 
 def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:
     """One set for each share, and the rest."""
+    if data.groups is not None:
+        parts = divide_groups(data, shares, seed)
+        return [data.take(rows.to(data.device)) for rows in parts]
     labels = data.labels.cpu()
     chosen: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
     for label, class_name in enumerate(data.class_names):
@@ -113,9 +143,8 @@ def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:
         count = len(members)
         where = f"{data.name}: class {label} ({class_name!r}) has {count} samples"
         if count <= len(shares):
-            each = "one each to train and validate" if len(shares) == 1 else "one each to train, validate and test"
             hint = f"; {FROM_ONE}" if label == 0 and count == 0 else ""
-            raise UserError(f"{where}; expected at least {len(shares) + 1}, {each}{hint}")
+            raise UserError(f"{where}; expected at least {one_each(shares)}{hint}")
         sizes = [max(1, round(share * count)) for share in shares.values()]
         if sum(sizes) >= count:
             given = " and ".join(f"{name}={shares[name]:g}" for name in sorted(shares, reverse=True))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fairtat.data.labels import name_classes
-from fairtat.data.types import ImageData
+from fairtat.data.labels import name_classes, read_groups
+from fairtat.data.types import ImageData, Labeled, taken
 from fairtat.errors import UserError
 
 __all__ = ["Data", "MemorySource", "Placement", "Reader", "Source", "StreamData", "stream_data"]
@@ -195,7 +195,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class StreamData:
+class StreamData(Labeled):
     """Labeled images that a `Source` reads. Labels and ids lie on ``device``, where the batches are wanted.
 
     Decoded images stay on the device from the first epoch on if ``placement`` is ``device``, or ``auto`` and they take
@@ -211,22 +211,15 @@ class StreamData:
     class_names: tuple[str, ...]  # (C,)
     white: int
     placement: Placement = "auto"
+    groups: Tensor | None = None  # (N,) int64, on the CPU: images of one group must stay on one side of a split
 
     def __len__(self) -> int:
         return self.rows.shape[0]
 
     @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
         return self.reader.source.image_shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.labels.device
 
     def to(self, device: torch.device | str) -> StreamData:
         return replace(self, labels=self.labels.to(device), ids=self.ids.to(device))
@@ -238,6 +231,7 @@ class StreamData:
             rows=self.rows.index_select(0, index.cpu()),
             labels=self.labels.index_select(0, index),
             ids=self.ids.index_select(0, index),
+            groups=taken(self.groups, index),
         )
 
     @cached_property
@@ -260,7 +254,7 @@ class StreamData:
             images[first : first + len(part)].copy_(part)
             first += len(part)
         self.reader.stop()
-        return ImageData(self.name, images, self.labels, self.ids, self.class_names, self.white)
+        return ImageData(self.name, images, self.labels, self.ids, self.class_names, self.white, self.groups)
 
     def check(self, *, decode: bool = False) -> int:
         """Look at the header and the end of every image, or ``decode`` them all; how many get turned (see ``exif``).
@@ -291,8 +285,9 @@ def stream_data(
     white: int = 255,
     placement: Placement = "auto",
     workers: int = 4,
+    groups: Any = None,
 ) -> StreamData:
-    """The images of a source with their labels (N,) int64, all on the CPU for now.
+    """The images of a source with their labels (N,) int64, all on the CPU for now; ``groups`` as for `image_data`.
 
     Raises:
         UserError: labels out of range, or fewer than two classes.
@@ -306,6 +301,7 @@ def stream_data(
         class_names=name_classes(name, labels, class_names),
         white=white,
         placement=placement,
+        groups=None if groups is None else read_groups(name, groups, len(labels)),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fairtat.data.labels import name_classes, read_labels
+from fairtat.data.labels import name_classes, read_groups, read_labels
 from fairtat.errors import UserError
 
-__all__ = ["ImageData", "Layout", "image_data", "scaled"]
+__all__ = ["ImageData", "Labeled", "Layout", "image_data", "scaled"]
 
 Layout = Literal["auto", "nchw", "nhwc"]
 
@@ -22,8 +22,24 @@ _ROUNDING = 1e-6  # how far a float may lie outside [0, 1], as after a resize
 _DARK = 1 / 8
 
 
+class Labeled:
+    """What all data have that have classes."""
+
+    labels: Tensor  # (N,) int64
+    class_names: tuple[str, ...]  # (C,) one name per class
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where labels lie and batches are wanted."""
+        return self.labels.device
+
+
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(Labeled):
     """Labeled images on one device, kept as stored: a batch is cast when it is drawn.
 
     An image's id is its row in the full data set. It survives splitting and shuffling, so random numbers that
@@ -36,23 +52,16 @@ class ImageData:
     ids: Tensor  # (N,) int64
     class_names: tuple[str, ...]  # (C,) one name per class
     white: int  # the stored value that means 1.0: 255 for 8-bit images, 1 for floats
+    groups: Tensor | None = None  # (N,) int64, on the CPU: images of one group must stay on one side of a split
 
     def __len__(self) -> int:
         return self.images.shape[0]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
 
     def to(self, device: torch.device | str) -> ImageData:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), ids=self.ids.to(device))
@@ -65,6 +74,7 @@ class ImageData:
             images=self.images.index_select(0, index),
             labels=self.labels.index_select(0, index),
             ids=self.ids.index_select(0, index),
+            groups=taken(self.groups, index),
         )
 
     def check(self, *, decode: bool = False) -> int:
@@ -74,6 +84,11 @@ class ImageData:
     def floats(self, images: Tensor) -> Tensor:
         """Stored images as new float32 ones in [0, 1]: writing into them leaves the data alone."""
         return scaled(images, self.white)
+
+
+def taken(groups: Tensor | None, index: Tensor) -> Tensor | None:
+    """The groups, on the CPU, of the samples at ``index`` on any device."""
+    return None if groups is None else groups.index_select(0, index.cpu())
 
 
 def scaled(images: Tensor, white: int) -> Tensor:
@@ -93,6 +108,7 @@ def image_data(
     class_names: tuple[str, ...] | None = None,
     white: int = 255,
     layout: Layout = "auto",
+    groups: Any = None,
 ) -> ImageData:
     """Check arrays once and make an `ImageData` of them (on the CPU).
 
@@ -105,6 +121,8 @@ def image_data(
         white: the uint8 value that means 1.0.
         layout: which axis of four holds the channels: ``nchw``, ``nhwc``, or ``auto`` for the one of axes 1 and 3
             that has 1 or 3.
+        groups: (N,) whole numbers or text: images with the same one (frames of one video, photographs of one person)
+            stay on one side of a split.
 
     Raises:
         UserError: wrong shapes or dtypes, axes of which ``auto`` cannot tell the channels, NaN or out-of-range values;
@@ -121,6 +139,7 @@ def image_data(
         ids=torch.arange(len(pixels), dtype=torch.int64),
         class_names=name_classes(name, classes, names),
         white=1 if pixels.is_floating_point() else white,
+        groups=None if groups is None else read_groups(name, groups, len(pixels)),
     )
 
 

@@ -119,9 +119,7 @@ def run_cells(
     On KeyboardInterrupt the processes are asked to stop, which keeps what they have, and are waited for.
     """
     start = launch if start is None else start
-    waiting = deque(
-        cell for cell in cells if results is None or cell not in results or (runs / cell.name).exists()
-    )
+    waiting = deque(cell for cell in cells if results is None or cell not in results or (runs / cell.name).exists())
     if len(waiting) < len(cells):
         say(f"{len(cells) - len(waiting)} of {len(cells)} models are in {results.path} already")  # type: ignore[union-attr]
     active: dict[Cell, tuple[Sequence[str], Process]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 from fairtat.errors import UserError
 from fairtat.files import read_checked
 from fairtat.training.build import Trust, require_trust
-from fairtat.training.config import TrainConfig, from_dict, leaves, parse_yaml
+from fairtat.training.config import TrainConfig, from_run, leaves, parse_yaml
 from fairtat.training.distributed import LostProcess, World, connect, is_connection_loss
 from fairtat.training.events import EpochMetrics, Observer, RunStart
 from fairtat.training.run import RunFolder
@@ -133,7 +133,7 @@ def resume(
         with world.together():
             if not world.main:
                 state = load_checkpoint(chosen)
-            stored = from_dict(state["config"], source=str(folder.checkpoint))
+            stored = from_run(state["config"], source=str(folder.checkpoint))
             require_trust(stored, chosen, trust_model)
             wanted = check_changes(stored, wanted, source=folder.path)
             if state["epoch"] >= wanted.epochs:
@@ -166,10 +166,10 @@ def stored_config(path: str | Path) -> TrainConfig:
         values = parse_yaml(read_checked(folder.config), folder.config)
         if not values:
             raise UserError(f"{folder.config}: is empty")
-        return from_dict(values, source=str(folder.config))
+        return from_run(values, source=str(folder.config))
     except (OSError, UserError) as error:
         file, state = folder.load_last()
-        config = from_dict(state["config"], source=str(file))
+        config = from_run(state["config"], source=str(file))
         _LOG.warning("warning: %s; going on with the settings in %s", error, file.name)
         return config
 

@@ -24,7 +24,8 @@ def load_data(config: DataConfig) -> Splits:
     Raises:
         UserError: no such data set, or data that cannot be used.
     """
-    of_training = ("augment", "pad")  # what it does to batches of these images
+    # What it does to batches of these images, and what it adds to them.
+    of_training = ("augment", "pad", "balance", "extra", "extra_share", "pseudo_labels")
     return load_splits(**{key: value for key, value in vars(config).items() if key not in of_training})
 
 

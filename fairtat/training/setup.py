@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fairtat.data import Splits, batches, check_images
+from fairtat.data import Splits, batches, check_images, load_extra
 from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
@@ -22,6 +22,7 @@ from fairtat.training.config import TrainConfig, make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
 from fairtat.training.precision import settle_amp
+from fairtat.training.pseudo_labels import labeled
 from fairtat.training.trainer import Trainer
 from fairtat.weights import load_weights, weights_file
 
@@ -61,7 +62,7 @@ def make_trainer(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    splits = _load(config, world, decode).to(device)
+    splits = _with_extra(config, _load(config, world, decode).to(device), world)
     _check_sizes(config, len(splits.train), device, world)
     augment = make_augment(config.data.augment, pad=config.data.pad)
     if augment is not None:
@@ -87,6 +88,18 @@ def _load(config: TrainConfig, world: World, decode: bool) -> Splits:
             check_images(splits.train, splits.val, splits.test, decode=decode)  # once for all processes
     with world.together():
         return splits or load_data(config.data)
+
+
+def _with_extra(config: TrainConfig, splits: Splits, world: World) -> Splits:
+    """With the extra images that the configuration names, labeled by the first process where they have no labels."""
+    if config.data.extra is None:
+        return splits
+    with world.together():
+        extra = load_extra(config.data.extra, splits, layout=config.data.layout)
+    with world.together():
+        if world.main and config.data.pseudo_labels is not None:
+            extra = labeled(extra, config.data.pseudo_labels, splits)
+    return replace(splits, extra=replace(extra, labels=world.share(extra.labels)))
 
 
 def _check_sizes(config: TrainConfig, samples: int, device: torch.device, world: World) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairtat.data import Splits, batches, num_batches
+from fairtat.data import Splits, batches, joined, num_batches
 from fairtat.data.augment import make_augment
-from fairtat.data.batches import Batches
+from fairtat.data.batches import Batches, Order
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats, WeightRule
@@ -27,7 +27,8 @@ from fairtat.training.optim.parameters import freeze, frozen_norms, make_optimiz
 from fairtat.training.optim.schedule import learning_rate
 from fairtat.training.optim.step import TrainingStep
 from fairtat.training.precision import settle_amp, settle_format
-from fairtat.training.sampling import drawn_by_class
+from fairtat.training.pseudo_labels import labels_digest
+from fairtat.training.sampling import epoch_order
 from fairtat.training.validation import Validation, overfitting, validate, validate_fgsm
 
 __all__ = ["Interrupted", "Trainer", "TrainingDiverged"]
@@ -79,6 +80,7 @@ class Trainer:
         self.model = model
         self.epoch = 0  # finished epochs
         self._waited = 0.0
+        self._pool = splits.train if splits.extra is None else joined(splits.train, splits.extra)
         self.fair = make_fairness(
             config,
             splits.train.num_classes,
@@ -174,10 +176,17 @@ class Trainer:
         self.model.train()
         for layer in self._frozen_norms:
             layer.eval()  # the attack leaves such layers in that mode
-        rule, data = self.fair.weight_rule, self.splits.train
-        if rule is not None and rule.class_shares is not None:
-            data = drawn_by_class(data, rule.class_shares, derive(config.seed, "classes", self.epoch))
-        drawn = self._batches(data)
+        rule = self.fair.weight_rule
+        order = epoch_order(
+            self.splits.train,
+            len(self._pool),
+            batch_size=config.batch_size,
+            seed=derive(config.seed, "draw", self.epoch),
+            shares=None if rule is None else rule.class_shares,
+            balance=float(config.data.balance),
+            extra_share=float(config.data.extra_share),
+        )
+        drawn = self._batches(self._pool, order)
         for step, batch in enumerate(drawn):
             samples = min(config.batch_size, size - step * config.batch_size)
             self._losses[step] = self._step(
@@ -247,8 +256,8 @@ class Trainer:
         """What BatchNorm's statistics are estimated from: the training images as they were drawn for the epoch."""
         return (batch.x for batch in self._batches(self.splits.train) if len(batch.y))
 
-    def _batches(self, data: Data) -> Batches:
-        """This process's part of the running epoch's batches of the training images, or of a draw from them."""
+    def _batches(self, data: Data, order: Order | None = None) -> Batches:
+        """This process's part of the running epoch's batches of the training images, or of those in ``order``."""
         return batches(
             data,
             self.config.batch_size,
@@ -256,6 +265,7 @@ class Trainer:
             drop_last=self.config.drop_last,
             augment=self._augment,
             shard=self._world.shard,
+            order=order,
         )
 
     def _class_weight(self) -> Tensor | None:
@@ -277,6 +287,7 @@ class Trainer:
             "averaging": None if self._averaging is None else self._averaging.state_dict(),
             "scaler": self._step.precision.state_dict(),
             "objective": self._objective.state_dict() if isinstance(self._objective, LearningObjective) else None,
+            "extra": None if self.splits.extra is None else labels_digest(self.splits.extra),
         }
 
     def best_state_dict(self, score: float) -> dict[str, Any]:
@@ -294,6 +305,9 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the epoch in which `state_dict` was taken, with the configuration of this trainer."""
+        extra = self.splits.extra
+        if extra is not None and state.get("extra") != labels_digest(extra):
+            raise ValueError(f"{extra.name}: images or (pseudo-)labels are not those that the run began with")
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.fair.load_state_dict(state["fair"])

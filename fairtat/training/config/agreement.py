@@ -155,6 +155,7 @@ def _check_augment(config: TrainConfig) -> None:
         ("objective.faal", config.objective.faal, None),
         ("objective.ccr", config.objective.ccr, False),
         ("objective.grad_align", config.objective.grad_align, 0),
+        ("data.extra", config.data.extra, None),
     ]
     for key, value, expected in wanted:
         if value != expected:
@@ -189,6 +190,10 @@ def check_together(config: TrainConfig) -> None:
             check_radius(key, float(eps), config.attack.norm, error=UserError)
     if config.data.val + config.data.test >= 1:
         raise UserError(f"data.val is {config.data.val} and data.test is {config.data.test}; expected a sum below 1")
+    if config.data.pseudo_labels is not None and config.data.extra is None:
+        raise UserError("data.pseudo_labels is given; expected data.extra, the images that it labels")
+    if float(config.data.balance) and config.fairness.weight_options.get("sampling"):
+        raise UserError(f"data.balance is {config.data.balance}; expected 0 where the weight rule draws the classes")
     if config.objective.ccr and config.objective.name != "trades":
         raise UserError(f"objective.ccr is true; expected objective.name trades, got {config.objective.name}")
     if config.objective.ccr and config.objective.ccr_lam is None and isinstance(config.fairness.lam, list):

@@ -16,7 +16,7 @@ from fairtat.errors import UserError, nearest
 from fairtat.training.config.experiment import TrainConfig
 from fairtat.training.config.values import Number
 
-__all__ = ["from_dict", "load_yaml", "parse_yaml", "to_dict", "to_yaml", "unknown_key"]
+__all__ = ["from_dict", "from_run", "load_yaml", "parse_yaml", "to_dict", "to_yaml", "unknown_key"]
 
 
 def from_dict(values: Mapping[str, Any], *, source: str = "config") -> TrainConfig:
@@ -32,6 +32,18 @@ def from_dict(values: Mapping[str, Any], *, source: str = "config") -> TrainConf
         raise UserError(f"{source}: {error}") from error
     assert isinstance(config, TrainConfig)
     return config
+
+
+def from_run(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """As `from_dict`, of what a run has stored. A run older than ``data.groups`` was split without groups, and must be.
+
+    Raises:
+        UserError: as `from_dict`.
+    """
+    data = values.get("data")
+    if isinstance(data, Mapping):
+        values = {**values, "data": {"groups": "none", **data}}
+    return from_dict(values, source=source)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -57,6 +57,28 @@ class DataConfig:
     """Share of each class that is kept for `fairtat evaluate`: training never touches it. Sets that come with a test
     part of their own, such as cifar10, use that instead."""
 
+    test_file: str | None = None
+    """For a .npz file without a test part: another .npz file that has it."""
+
+    groups: str = "auto"
+    """Groups of images that must stay on one side of a split, such as the frames of one video: an array of the .npz
+    file, or a .csv file with a column group and one row for each training image in their order, or with a column file
+    too (paths below the folder of images). auto takes the array groups where the file has it, none takes none."""
+
+    balance: Number = unit(0.0)
+    """Draw the classes of an epoch more evenly than they are: class k with a share that goes with n_k^(1 - balance); 0
+    draws each image once, 0.5 by square roots, 1 all classes alike."""
+
+    extra: str | None = None
+    """A .npz file of images for training beside the data's own, such as generated ones: images (or image) and labels
+    (or label). They are in no split, and the class statistics do not count them."""
+
+    extra_share: Number = share(0.7)
+    """Share of the extra images in every batch, rounded down. An epoch has as many steps as without them."""
+
+    pseudo_labels: str | None = None
+    """Run folder whose model labels the extra images that have no label, or -1."""
+
     augment: Literal["none", "flip", "crop_flip"] = "none"
     """Training images: as they are, mirrored at random, or shifted too by up to pad pixels (reflected at the edge)."""
 

@@ -80,12 +80,12 @@ class TrainingStep:
         # With a sample for each process, DistributedDataParallel averages during the last part's backward pass.
         averaged_in_backward = samples >= self._world.size
         batch, labels = (batch, None) if self._augment is None else self._augment(batch)
-        parts = _parts(batch, labels, self._config.accumulate)
-        for number, (part, mixed) in enumerate(parts, start=1):
+        parts = batch.parts(self._config.accumulate)
+        mixed = [None] * len(parts) if labels is None else labels.tensor_split(len(parts))
+        for number, (part, shares) in enumerate(zip(parts, mixed, strict=True), start=1):
             with self._averaging(averaged_in_backward and number == len(parts)):
-                total += self._backward(part, mixed, len(part.y) * self._world.size / samples, epoch, seed) * len(
-                    part.y
-                )
+                weight = len(part.y) * self._world.size / samples
+                total += self._backward(part, shares, weight, epoch, seed) * len(part.y)
         if not averaged_in_backward:
             self._world.average_gradients([p for p in self._model.parameters() if p.requires_grad])
         self.precision.step(self._optimizer, self._clip)
@@ -104,10 +104,15 @@ class TrainingStep:
             value = self._value(self._wrapped, part, examples)
             self._weighted(value.loss, weight).backward()
         loss, value = value.loss.detach(), (before or [value])[0]
+        y, own = part.y, part.own
+        if own is not None:  # extra images, whose labels may be wrong, say nothing about the classes
+            clean = value.clean_logits
+            value = value._replace(logits=value.logits[:own], clean_logits=None if clean is None else clean[:own])
+            y, target = y[:own], None if target is None else target[:own]
         if isinstance(self._objective, LearningObjective):
-            self._objective.update(value, part.y)
+            self._objective.update(value, y)
         # Of a mixed batch not every sample has been attacked towards its target: the counts are those of the labels.
-        self._fair.update(value.logits, part.y, target if self._config.fairness.targeted == "all" else None)
+        self._fair.update(value.logits, y, target if self._config.fairness.targeted == "all" else None)
         return loss
 
     def _value(self, model: nn.Module, part: Batch, examples: Examples) -> ObjectiveValue:
@@ -137,12 +142,3 @@ class TrainingStep:
             no_sync: AbstractContextManager[None] = self._wrapped.no_sync()
             return no_sync
         return nullcontext()
-
-
-def _parts(batch: Batch, labels: Tensor | None, count: int) -> list[tuple[Batch, Tensor | None]]:
-    """``batch`` and its mixed labels in at most ``count`` parts, none empty, with sizes that differ by one at most."""
-    count = min(count, len(batch.y))
-    if count == 0:
-        return []
-    parts = [Batch(*columns) for columns in zip(*(column.tensor_split(count) for column in batch), strict=True)]
-    return list(zip(parts, [None] * count if labels is None else labels.tensor_split(count), strict=True))

@@ -12,7 +12,7 @@ from torch import nn
 from fairtat.data import Splits
 from fairtat.errors import UserError
 from fairtat.training.build import Trust, build_model, load_data, require_trust
-from fairtat.training.config import TrainConfig, from_dict
+from fairtat.training.config import TrainConfig, from_run
 from fairtat.training.run.folder import RunFolder
 
 __all__ = ["Run", "load_run"]
@@ -83,7 +83,7 @@ def load_run(
     if not any(file.is_file() for file in wanted):
         raise UserError(f"{folder.path}: holds no {wanted[0].name}; expected the output folder of `fairtat train`")
     file, state = (folder.best, folder.load_best()) if weights == "best" else folder.load_last()
-    config = from_dict(state["config"], source=str(file))
+    config = from_run(state["config"], source=str(file))
     require_trust(config, file, trust_model, training=False)
     class_names = tuple(state["class_names"])
     channels, height, width = state["image_shape"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairtat.data import load_npz
+from fairtat.data import load_npz, load_npz_parts, load_splits
 from fairtat.data.sets import npz
 from fairtat.errors import UserError
 
@@ -98,7 +98,7 @@ def write_bad(file: Path, kind: str, arrays: dict[str, np.ndarray]) -> None:
         ("object names", "class_names is an array of Python objects"),
         ("huge", "cannot be read as an .npz file of plain arrays (images claims 3000000000000 bytes, more than"),
         ("member", "cannot be read as an .npz file"),
-        ("no labels", "has no array 'labels'; it holds images, label"),
+        ("no labels", "has no array 'labels' beside 'images'; it holds images, label"),
         ("strings", "images has dtype <U1; expected numbers"),
         ("npy", "holds a single array"),
     ],
@@ -147,3 +147,65 @@ def test_nothing_is_unpickled(tmp_path: Path, arrays: dict[str, np.ndarray]) -> 
     with pytest.raises(UserError, match="labels is an array of Python objects"):
         load_npz(file)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (("images", "labels"), ("test_images", "test_labels")),
+        (("x_train", "y_train"), ("x_test", "y_test")),
+        (("train_images", "train_labels"), ("x_test", "y_test")),
+    ],
+)
+def test_a_file_with_a_test_part(
+    tmp_path: Path, arrays: dict[str, np.ndarray], train: tuple[str, str], test: tuple[str, str]
+) -> None:
+    file = tmp_path / "mine.npz"
+    images, labels = arrays["images"], arrays["labels"]
+    np.savez(file, **{train[0]: images, train[1]: labels, test[0]: images[:6], test[1]: labels[:6].reshape(-1, 1)})
+    splits = load_splits(file, val=0.25)
+    np.testing.assert_array_equal(splits.test.images.numpy(), images[:6].transpose(0, 3, 1, 2))
+    assert splits.test.labels.tolist() == labels[:6].tolist()
+    ids = torch.cat([splits.train.ids, splits.val.ids, splits.test.ids])
+    assert sorted(ids.tolist()) == list(range(18))
+    assert len(load_npz(file)) == 12
+
+
+def test_a_test_file_and_all_three_sets(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    images, labels = arrays["images"], arrays["labels"]
+    both = {"val_images": images[:3], "val_labels": labels[:3]}
+    np.savez(tmp_path / "train.npz", **arrays, **both, class_names=["a", "b", "c"])
+    np.savez(tmp_path / "test.npz", images=images[3:9] / 255, labels=np.array(["c", "a", "b"] * 2))
+    parts = load_npz_parts(tmp_path / "train.npz", test_file=tmp_path / "test.npz")
+    assert parts.val is not None
+    assert parts.test is not None
+    assert (len(parts.train), len(parts.val), parts.test.labels.tolist()) == (12, 3, [2, 0, 1] * 2)
+    splits = load_splits(tmp_path / "train.npz", test_file=tmp_path / "test.npz")
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (12, 3, 6)  # nothing is held out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_images": 0}, "has no array 'test_labels' beside 'test_images'; it holds images, labels, test_images"),
+        ({"test_images": 1, "test_labels": 0}, r"\(test\): images have shape \(1, 5, 6\); expected \(3, 5, 6\)"),
+        ({"test_images": 0, "test_labels": 2}, r"\(test\): labels lie in \[3, 5\]; expected 0 to 2"),
+    ],
+)
+def test_test_parts_that_do_not_fit(
+    tmp_path: Path, arrays: dict[str, np.ndarray], changes: dict[str, int], message: str
+) -> None:
+    images, labels = arrays["images"], arrays["labels"]
+    kinds = {"test_images": [images, images[..., :1]], "test_labels": [labels, labels, labels + 3]}
+    np.savez(tmp_path / "mine.npz", **arrays, **{key: kinds[key][kind] for key, kind in changes.items()})
+    with pytest.raises(UserError, match=message):
+        load_npz_parts(tmp_path / "mine.npz")
+
+
+def test_other_names_are_listed_with_those_expected(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", data=np.zeros(3), target=np.zeros(3))
+    expected = "has no images and labels; it holds data, target; expected images and labels, or train_images"
+    with pytest.raises(UserError, match=expected):
+        load_npz(tmp_path / "mine.npz")
+    with pytest.raises(UserError, match=r"data.test_file is 'x.npz' for 'digits'; expected null: only .npz files"):
+        load_splits("digits", test_file="x.npz")
