@@ -7,7 +7,7 @@ from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.compare import Change, Comparison
 from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, corrupt, mce
-from fairtat.evaluation.evaluate import evaluate
+from fairtat.evaluation.evaluate import evaluate, named_attacks
 from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstrap
 from fairtat.evaluation.metrics.figures import ClassFigures, rho
 from fairtat.evaluation.metrics.intervals import newcombe, wilson
@@ -33,6 +33,7 @@ __all__ = [
     "corrupt",
     "evaluate",
     "mce",
+    "named_attacks",
     "newcombe",
     "paired_bootstrap",
     "parse_attack",

@@ -122,7 +122,7 @@ def evaluate(
     check_count("batch_size", batch_size, 1)
     images = Images.of(data, labels, sample_ids)
     defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set)
-    asked = _named_attacks(attacks, defaults)
+    asked = named_attacks(attacks, defaults)
     sweep = _sweep(next(iter(asked.values()), None), eps_sweep)
     towards = _targeted(targeted, defaults)
     corrupting = _corruptions(corruptions, severities, seed, corrupted is not None)
@@ -218,7 +218,13 @@ def _assembled(
     )
 
 
-def _named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -> dict[str, AttackSettings]:
+def named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -> dict[str, AttackSettings]:
+    """Attacks by the names that an evaluation gives them, which leave out what ``defaults`` say: "pgd-20" at their radius.
+
+    Raises:
+        UserError: a name that `parse_attack` refuses.
+        ValueError: two attacks with one name.
+    """
     if isinstance(attacks, str):
         raise TypeError(f"attacks must be a sequence of names, got the string {attacks!r}; did you mean [{attacks!r}]?")
     named: dict[str, AttackSettings] = {}

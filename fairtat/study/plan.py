@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairtat.errors import UserError, did_you_mean
-from fairtat.evaluation import Defaults, parse_attack
+from fairtat.evaluation import Defaults, named_attacks
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.training.api import CHANGEABLE
 from fairtat.training.config import Number, TrainConfig, from_dict, leaves, load_yaml
@@ -253,8 +253,8 @@ def _judge(file: Path, values: Mapping[str, Any], first: TrainConfig) -> Judge:
     norm = values.get("norm", first.attack.norm)
     try:
         eps = Number(values.get("eps", first.attack.eps))
-        for name in names:
-            parse_attack(name, Defaults(eps=float(eps), norm=norm))
+        # As an evaluation names them: the first one's radius is the judge's, whose name leaves it out.
+        names = tuple(named_attacks(names, Defaults(eps=float(eps), norm=norm)))
     except (ValueError, TypeError, UserError) as error:
         raise UserError(f"{file}: judge: {error}") from error
     if not names or values.get("checkpoint", "last") not in ("last", "best"):
