@@ -23,7 +23,7 @@ OWN_FILES = (
     *("fairtat/ops/{op}.py", "tests/ops/test_{op}.py", "benchmarks/bench_{op}.py"),
 )
 SHARED_FILES = {
-    "fairtat/reference/__init__.py": " {kernel}",
+    "fairtat/reference/__init__.py": "Definition({kernel}, ",
     "csrc/ops.def": "\nOP({op}, ",
     "fairtat/backends/native.py": "\ndef {kernel}(",
     "fairtat/backends/triton.py": "\ndef {kernel}(",
@@ -90,14 +90,14 @@ def test_the_table_of_ops_is_that_of_the_files() -> None:
     public = {path.stem for path in (ROOT / "fairtat" / "ops").glob("*.py") if not path.stem.startswith("_")}
     kernels = re.findall(r"^OP\((\w+),", (ROOT / "csrc" / "ops.def").read_text(), re.MULTILINE)
     assert set(OPS) == public == set(kernels)
-    assert [name for name in OPS.values() if not hasattr(torch.ops.fairtat, name)] == []
+    assert [op for op, definition in OPS.items() if not hasattr(torch.ops.fairtat, definition.name)] == []
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_is_in_every_layer(op: str) -> None:
     missing = [file for file in (name.format(op=op) for name in OWN_FILES) if not (ROOT / file).is_file()]
     for file, text in SHARED_FILES.items():
-        if text.format(op=op, kernel=OPS[op]) not in (ROOT / file).read_text():
+        if text.format(op=op, kernel=OPS[op].name) not in (ROOT / file).read_text():
             missing.append(file)
     assert missing == []
 

@@ -28,7 +28,7 @@ Kernels = dict[str, Callable[..., Any]]
 
 def _kernels_of(module: ModuleType) -> Kernels:
     """A backend's kernel of each op."""
-    return {op: getattr(module, name) for op, name in OPS.items()}
+    return {op: getattr(module, definition.name) for op, definition in OPS.items()}
 
 
 _KERNELS: dict[str, Kernels] = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import partial
 from types import EllipsisType, ModuleType
 from typing import Any
 
@@ -15,6 +14,13 @@ import torch  # first: the core shares the OpenMP runtime that PyTorch has loade
 from torch import Tensor
 
 from fairtat._version import __version__
+from fairtat.reference.class_stats import ClassStatsArgs
+from fairtat.reference.definition import taking
+from fairtat.reference.logit_loss import LogitLossArgs, Result, empty_result
+from fairtat.reference.logit_stats import LogitStatsArgs
+from fairtat.reference.pgd_init import PgdInitArgs
+from fairtat.reference.pgd_step import PgdStepArgs
+from fairtat.reference.sample_targets import SampleTargetsArgs, empty_targets
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -64,132 +70,89 @@ def _pointer(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
-def pgd_init(
-    out: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    sample_ids: Tensor | None,
-    seed: int,
-    stream: int,
-    init: str,
-    norm: str,
-    lo: float,
-    hi: float,
-    pixels: Tensor | None = None,
-    model_input: Tensor | None = None,
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
-) -> None:
-    channels, channel_stride = channels_of(x) if mean is not None else (1, 1)
+def _dtype(t: Tensor | None) -> int:
+    return 0 if t is None else _DTYPE[t.dtype]
+
+
+@taking(PgdInitArgs)
+def pgd_init(a: PgdInitArgs) -> None:
     core().pgd_init(
-        out.data_ptr(), x.data_ptr(), x.shape[0], inner_layout(x), _pointer(eps_n), eps, _pointer(sample_ids),
-        seed & _LOW64, stream, _INIT[init], _NORM[norm], lo, hi, _pointer(pixels), _pointer(model_input),
-        0 if model_input is None else _DTYPE[model_input.dtype], _pointer(mean), _pointer(std), channels,
-        channel_stride, torch.get_num_threads(), *_place(x),
+        a.out.data_ptr(), a.x.data_ptr(), a.x.shape[0], inner_layout(a.x), _pointer(a.eps_n), a.eps,
+        _pointer(a.sample_ids), a.seed & _LOW64, a.stream, _INIT[a.init], _NORM[a.norm], a.lo, a.hi,
+        _pointer(a.pixels), _pointer(a.model_input), _dtype(a.model_input), _pointer(a.mean), _pointer(a.std),
+        *channels_of(a.x, a.mean), torch.get_num_threads(), *_place(a.x),
     )  # fmt: skip
 
 
-def _step_fields(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    step_n: Tensor | None,
-    step: float,
-    targeted: bool,
-    norm: str,
-    lo: float,
-    hi: float,
-    model_input: Tensor | None,
-    mean: Tensor | None,
-    std: Tensor | None,
-    zero_grad: Tensor | None,
-    velocity: Tensor | None = None,
-    momentum: float = 0.0,
-    kept: int = 0,
-) -> tuple[Any, ...]:
-    n = x.shape[0]
-    input_dtype, channels, channel_stride = 0, 1, 1
-    if model_input is not None:
-        input_dtype = _DTYPE[model_input.dtype]
-        if mean is not None:
-            channels = x.shape[1]
-            # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
-            channel_stride = x.stride(1) if channels > 1 else max(x.numel() // max(n, 1), 1)
+def _step_fields(a: PgdStepArgs, grad: Tensor) -> tuple[Any, ...]:
+    n = a.x.shape[0]
     return (
-        x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], x.data_ptr(), n, x.numel() // n if n else 0,
-        _pointer(eps_n), eps, _pointer(step_n), step, targeted, _NORM[norm], lo, hi,
-        _pointer(model_input), input_dtype, _pointer(mean), _pointer(std), channels, channel_stride,
-        _pointer(zero_grad), _pointer(velocity), momentum, kept, torch.get_num_threads(),
+        a.x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], a.x.data_ptr(), n, a.x.numel() // n if n else 0,
+        _pointer(a.eps_n), a.eps, _pointer(a.step_n), a.step, a.targeted, _NORM[a.norm], a.lo, a.hi,
+        _pointer(a.model_input), _dtype(a.model_input), _pointer(a.mean), _pointer(a.std), *channels_of(a.x, a.mean),
+        _pointer(a.zero_grad), _pointer(a.velocity), a.momentum, a.kept, torch.get_num_threads(), *_place(a.x_adv),
     )  # fmt: skip
 
 
 _GRAD_FIELDS = (1, 2)  # its address and dtype, of the fields above
 
 
-def pgd_step_(x_adv: Tensor, *arguments: Any) -> None:
-    core().pgd_step(*_step_fields(x_adv, *arguments), *_place(x_adv))
+@taking(PgdStepArgs)
+def pgd_step_(a: PgdStepArgs) -> None:
+    core().pgd_step(*_step_fields(a, a.grad))
 
 
-def plan_pgd_step_(x_adv: Tensor, grad: EllipsisType, *arguments: Any) -> Callable[[Tensor], None]:
+@taking(PgdStepArgs)
+def plan_pgd_step_(a: PgdStepArgs) -> Callable[[Tensor], None]:
     """A function of the gradient alone; see :func:`fairtat.backends.plan`."""
-    # Another tensor stands in for the gradient, and the tensors are bound too, which keeps their memory.
-    run = core().pgd_step_plan((*_step_fields(x_adv, x_adv, *arguments), *_place(x_adv)), _GRAD_FIELDS)
-    return partial(_step_along, run, x_adv, arguments)
+    assert isinstance(a.grad, EllipsisType)
+    run = core().pgd_step_plan(_step_fields(a, a.x_adv), _GRAD_FIELDS)  # another tensor stands in for the gradient
+
+    def step_along(grad: Tensor) -> None:
+        run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(a.x_adv))  # that has `a` here keeps the tensors' memory
+
+    return step_along
 
 
 PLANS: dict[str, Callable[..., Callable[..., Any]]] = {"pgd_step": plan_pgd_step_}
 
 
-def _step_along(run: Callable[..., None], x_adv: Tensor, arguments: tuple[Any, ...], grad: Tensor) -> None:
-    run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(x_adv))
-
-
-def logit_loss(
-    logits: Tensor,
-    target: Tensor,
-    kind: str,
-    y: Tensor | None,
-    clean_logits: Tensor | None,
-    kind_away: str | None = None,
-    targeted: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, classes = logits.shape
-    loss = logits.new_empty(n, dtype=torch.float32)  # named, for the default dtype is the user's to set
-    dlogits, pred = torch.empty_like(logits), torch.empty_like(target)
-    reached = torch.empty_like(target, dtype=torch.bool)
+@taking(LogitLossArgs)
+def logit_loss(a: LogitLossArgs) -> Result:
+    n, classes = a.logits.shape
+    loss, dlogits, pred, reached = result = empty_result(a.logits, a.target)
     core().logit_loss(
-        logits.data_ptr(), _DTYPE[logits.dtype], target.data_ptr(), n, classes, _KIND[kind],
-        _KIND[kind_away or kind], _pointer(targeted), _pointer(y),
-        _pointer(clean_logits), 0 if clean_logits is None else _DTYPE[clean_logits.dtype],
-        loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(),
-        torch.get_num_threads(), *_place(logits),
+        a.logits.data_ptr(), _DTYPE[a.logits.dtype], a.target.data_ptr(), n, classes, _KIND[a.kind],
+        _KIND[a.kind_away or a.kind], _pointer(a.targeted), _pointer(a.y), _pointer(a.clean_logits),
+        _dtype(a.clean_logits), loss.data_ptr(), dlogits.data_ptr(), pred.data_ptr(), reached.data_ptr(),
+        torch.get_num_threads(), *_place(a.logits),
     )  # fmt: skip
-    return loss, dlogits, pred, reached
+    return result
 
 
-def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed: int, stream: int) -> Tensor:
-    target = torch.empty_like(label)
+@taking(SampleTargetsArgs)
+def sample_targets(a: SampleTargetsArgs) -> Tensor:
+    target = empty_targets(a.label)
     core().sample_targets(
-        label.data_ptr(), table.data_ptr(), label.shape[0], table.shape[-1], table.ndim == 2,
-        _pointer(sample_ids), seed & _LOW64, stream, target.data_ptr(), *_place(label),
+        a.label.data_ptr(), a.table.data_ptr(), a.label.shape[0], a.table.shape[-1], a.table.ndim == 2,
+        _pointer(a.sample_ids), a.seed & _LOW64, a.stream, target.data_ptr(), *_place(a.label),
     )  # fmt: skip
     return target
 
 
-def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
+@taking(ClassStatsArgs)
+def class_stats_(a: ClassStatsArgs) -> None:
     core().class_stats(
-        buffer.data_ptr(), buffer.shape[1], label.shape[0], pred.data_ptr(), label.data_ptr(),
-        _pointer(loss), _pointer(target), *_place(buffer),
+        a.buffer.data_ptr(), a.buffer.shape[1], a.label.shape[0], a.pred.data_ptr(), a.label.data_ptr(),
+        _pointer(a.loss), _pointer(a.target), *_place(a.buffer),
     )  # fmt: skip
 
 
-def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
+@taking(LogitStatsArgs)
+def logit_stats_(a: LogitStatsArgs) -> None:
     core().logit_stats(
-        buffer.data_ptr(), buffer.shape[1], label.shape[0], logits.data_ptr(), _DTYPE[logits.dtype], label.data_ptr(),
-        _pointer(target), torch.get_num_threads(), *_place(buffer),
+        a.buffer.data_ptr(), a.buffer.shape[1], a.label.shape[0], a.logits.data_ptr(), _DTYPE[a.logits.dtype],
+        a.label.data_ptr(), _pointer(a.target), torch.get_num_threads(), *_place(a.buffer),
     )  # fmt: skip
 
 
@@ -226,8 +189,13 @@ def winograd_image(
     return image.permute(0, 3, 1, 2)
 
 
-def channels_of(x: Tensor) -> tuple[int, int]:
-    """Channels, and the stride between them: element i of a sample's memory has channel i // stride % channels."""
+def channels_of(x: Tensor, mean: Tensor | None) -> tuple[int, int]:
+    """Channels, and the stride between them: element i of a sample's memory has channel i // stride % channels.
+
+    Without a mean nothing asks for them.
+    """
+    if mean is None:
+        return 1, 1
     channels = x.shape[1]
     # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
     return channels, x.stride(1) if channels > 1 else max(x.numel() // max(x.shape[0], 1), 1)

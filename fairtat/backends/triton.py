@@ -19,6 +19,13 @@ from fairtat.kernels import logit_loss as losses
 from fairtat.kernels import pgd_init as starts
 from fairtat.kernels import pgd_step as steps
 from fairtat.kernels import sample_targets as targets
+from fairtat.reference.class_stats import ClassStatsArgs
+from fairtat.reference.definition import taking
+from fairtat.reference.logit_loss import LogitLossArgs, Result, empty_result
+from fairtat.reference.logit_stats import LogitStatsArgs
+from fairtat.reference.pgd_init import PgdInitArgs
+from fairtat.reference.pgd_step import PgdStepArgs
+from fairtat.reference.sample_targets import SampleTargetsArgs, empty_targets
 
 # Elements of images, samples or classes to a program, and its threads. Four float32 a thread are one 16-byte access;
 # eight would suit a bfloat16 gradient better, but then threads would exchange elements to bring two layouts together.
@@ -29,101 +36,69 @@ WARP = 64 if torch.version.hip else 32
 MAX_DIMS = 4  # of a sample's layout, as the kernels walk it
 
 
-def pgd_init(
-    out: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    sample_ids: Tensor | None,
-    seed: int,
-    stream: int,
-    init: str,
-    norm: str,
-    lo: float,
-    hi: float,
-    pixels: Tensor | None = None,
-    model_input: Tensor | None = None,
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
-) -> None:
+@taking(PgdInitArgs)
+def pgd_init(a: PgdInitArgs) -> None:
+    x = a.x
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
     sizes, strides = inner_layout(x)
-    channels, channel_stride = channels_of(x) if mean is not None else (1, 1)
-    if init == "zero":
+    if a.init == "zero":
         n, d, sizes, strides = 1, x.numel(), [x.numel()], [1]  # memory order serves as well as logical order
     elif len(sizes) > MAX_DIMS:  # six dimensions or more, shuffled: never an image, so one more pass may serve it
-        dense = x.contiguous()
-        written = [None if t is None else torch.empty_like(dense, dtype=t.dtype) for t in (out, pixels, model_input)]
-        start, more_pixels, more_input = written
-        assert start is not None
-        pgd_init(
-            start, dense, eps_n, eps, sample_ids, seed, stream, init, norm, lo, hi, more_pixels, more_input, mean, std
+        dense = a._replace(
+            x=x.contiguous(),
+            out=torch.empty_like(a.out, memory_format=torch.contiguous_format),
+            pixels=_dense_room(a.pixels),
+            model_input=_dense_room(a.model_input),
         )
-        for to, made in zip((out, pixels, model_input), written, strict=True):
+        pgd_init(*dense)
+        for to, made in ((a.out, dense.out), (a.pixels, dense.pixels), (a.model_input, dense.model_input)):
             if to is not None and made is not None:
                 to.copy_(made)
         return
     dims = len(sizes)
     sizes, strides = sizes + [1] * (MAX_DIMS - dims), strides + [0] * (MAX_DIMS - dims)
     arguments = (
-        out, x, eps_n, eps, sample_ids, signed(seed), stream, lo, hi, pixels, model_input, mean, std,
-        channels, channel_stride, d, *sizes[1:], *strides,
+        a.out, x, a.eps_n, a.eps, a.sample_ids, signed(a.seed), a.stream, a.lo, a.hi, a.pixels, a.model_input, a.mean,
+        a.std, *channels_of(x, a.mean), d, *sizes[1:], *strides,
     )  # fmt: skip
     with on_device(x):
-        if norm == "linf" or init == "zero":
+        if a.norm == "linf" or a.init == "zero":
             starts.linf_kernel[(n * blocks(d, ELEMENTS),)](
-                *arguments, INIT=init, DIMS=dims, BLOCK=ELEMENTS, WIDE=is_wide(d), **options(ELEMENT_THREADS)
+                *arguments, INIT=a.init, DIMS=dims, BLOCK=ELEMENTS, WIDE=is_wide(d), **options(ELEMENT_THREADS)
             )
         else:
-            starts.l2_kernel[(n,)](*arguments, INIT=init, DIMS=dims, BLOCK=ELEMENTS, **options(ELEMENT_THREADS))
+            starts.l2_kernel[(n,)](*arguments, INIT=a.init, DIMS=dims, BLOCK=ELEMENTS, **options(ELEMENT_THREADS))
 
 
-def pgd_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    step_n: Tensor | None,
-    step: float,
-    targeted: bool,
-    norm: str,
-    lo: float,
-    hi: float,
-    model_input: Tensor | None,
-    mean: Tensor | None,
-    std: Tensor | None,
-    zero_grad: Tensor | None,
-    velocity: Tensor | None = None,
-    momentum: float = 0.0,
-    kept: int = 0,  # of a step in l1, which these kernels do not make
-) -> None:
-    assert norm in ("linf", "l2")
+def _dense_room(t: Tensor | None) -> Tensor | None:
+    return None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+
+
+@taking(PgdStepArgs)
+def pgd_step_(a: PgdStepArgs) -> None:
+    assert a.norm in ("linf", "l2")
+    x, grad, zero_grad = a.x, a.grad, a.zero_grad
     if x.numel() == 0:
         return
     n, d = x.shape[0], x.numel() // x.shape[0]
-    if velocity is not None:  # a launch of its own, whose result is the step's gradient
+    if a.velocity is not None:  # a launch of its own, whose result is the step's gradient
         with on_device(x):
             steps.velocity_kernel[(n,)](
-                velocity, grad, momentum, zero_grad, d, BLOCK=ELEMENTS, **options(ELEMENT_THREADS)
+                a.velocity, grad, a.momentum, zero_grad, d, BLOCK=ELEMENTS, **options(ELEMENT_THREADS)
             )
-        grad, zero_grad = velocity, None
-    channels, channel_stride = 1, 1
-    if mean is not None:
-        channels = x.shape[1]
-        # One channel fills the sample, whatever stride PyTorch gives a dimension of size 1.
-        channel_stride = x.stride(1) if channels > 1 else d
-    if norm == "linf" and eps_n is None and step_n is None and mean is None and zero_grad is None:
+        grad, zero_grad = a.velocity, None
+    channels, channel_stride = channels_of(x, a.mean)
+    if a.norm == "linf" and a.eps_n is None and a.step_n is None and a.mean is None and zero_grad is None:
         n, d = 1, n * d  # nothing depends on the sample: the batch is one long sample
-    direction = 1.0 if targeted else -1.0
+    direction = 1.0 if a.targeted else -1.0
     arguments = (
-        x_adv, grad, x, eps_n, eps, step_n, step, direction, lo, hi, model_input, mean, std, zero_grad,
-        d, channels, channel_stride,
+        a.x_adv, grad, x, a.eps_n, a.eps, a.step_n, a.step, direction, a.lo, a.hi, a.model_input, a.mean, a.std,
+        zero_grad, d, channels, channel_stride,
     )  # fmt: skip
     with on_device(x):
-        if norm == "linf":
+        if a.norm == "linf":
             steps.linf_kernel[(n * blocks(d, ELEMENTS),)](
                 *arguments, BLOCK=ELEMENTS, WIDE=is_wide(d), **options(ELEMENT_THREADS)
             )
@@ -131,60 +106,52 @@ def pgd_step_(
             steps.l2_kernel[(n,)](*arguments, BLOCK=ELEMENTS, **options(ELEMENT_THREADS))
 
 
-def logit_loss(
-    logits: Tensor,
-    target: Tensor,
-    kind: str,
-    y: Tensor | None,
-    clean_logits: Tensor | None,
-    kind_away: str | None = None,
-    targeted: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, classes = logits.shape
-    # Everything is named: the default dtype and device are the user's to set.
-    loss = logits.new_empty(n, dtype=torch.float32)
-    dlogits = logits.new_empty((n, classes))
-    pred = target.new_empty(n)
-    reached = target.new_empty(n, dtype=torch.bool)
+@taking(LogitLossArgs)
+def logit_loss(a: LogitLossArgs) -> Result:
+    n, classes = a.logits.shape
+    result = empty_result(a.logits, a.target)
     if n > 0:
         block, threads = row_shape(classes)
-        with on_device(logits):
+        with on_device(a.logits):
             losses.logit_loss_kernel[(n,)](
-                logits, target, y, clean_logits, targeted, loss, dlogits, pred, reached, classes,
-                KIND=kind, KIND_AWAY=kind_away or kind, BLOCK=block, **options(threads),
+                a.logits, a.target, a.y, a.clean_logits, a.targeted, *result, classes,
+                KIND=a.kind, KIND_AWAY=a.kind_away or a.kind, BLOCK=block, **options(threads),
             )  # fmt: skip
-    return loss, dlogits, pred, reached
+    return result
 
 
-def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed: int, stream: int) -> Tensor:
-    target = torch.empty_like(label)
-    n = label.shape[0]
+@taking(SampleTargetsArgs)
+def sample_targets(a: SampleTargetsArgs) -> Tensor:
+    target = empty_targets(a.label)
+    n = a.label.shape[0]
     if n > 0:
-        with on_device(label):
+        with on_device(a.label):
             targets.sample_targets_kernel[(blocks(n, SAMPLES),)](
-                label, table, sample_ids, signed(seed), stream, target, n, table.shape[-1],
-                BY_LABEL=table.ndim == 2, BLOCK=SAMPLES, **options(SAMPLE_THREADS),
+                a.label, a.table, a.sample_ids, signed(a.seed), a.stream, target, n, a.table.shape[-1],
+                BY_LABEL=a.table.ndim == 2, BLOCK=SAMPLES, **options(SAMPLE_THREADS),
             )  # fmt: skip
     return target
 
 
-def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
-    n = label.shape[0]
+@taking(ClassStatsArgs)
+def class_stats_(a: ClassStatsArgs) -> None:
+    n = a.label.shape[0]
     if n == 0:
         return
-    with on_device(buffer):
+    with on_device(a.buffer):
         class_stats.class_stats_kernel[(blocks(n, SAMPLES),)](
-            buffer, pred, label, loss, target, n, buffer.shape[1], BLOCK=SAMPLES, **options(SAMPLE_THREADS)
+            *a, n, a.buffer.shape[1], BLOCK=SAMPLES, **options(SAMPLE_THREADS)
         )
 
 
-def logit_stats_(buffer: Tensor, logits: Tensor, label: Tensor, target: Tensor | None) -> None:
-    n, classes = logits.shape
+@taking(LogitStatsArgs)
+def logit_stats_(a: LogitStatsArgs) -> None:
+    n, classes = a.logits.shape
     if n == 0:
         return
     block, threads = row_shape(classes)
-    with on_device(buffer):
-        logit_stats.logit_stats_kernel[(n,)](buffer, logits, label, target, classes, BLOCK=block, **options(threads))
+    with on_device(a.buffer):
+        logit_stats.logit_stats_kernel[(n,)](*a, classes, BLOCK=block, **options(threads))
 
 
 def blocks(elements: int, block: int) -> int:

@@ -6,7 +6,8 @@ The ops take no part in autograd: the Autograd key falls through, and what they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch.compiler import is_compiling
 from fairtat import backends
 from fairtat.backends import native
 from fairtat.backends.signature import ON_CPU, signature
+from fairtat.checks import check_apart
+from fairtat.reference import OPS
+from fairtat.reference.definition import Argument
 
 _LIBRARY = torch.library.Library("fairtat", "DEF")
 
@@ -24,7 +28,11 @@ Call = Callable[..., Any]
 
 
 def _nothing(*_: Any) -> None:
-    """The fake of an op that returns nothing, and the check of one that needs none."""
+    """What an op makes that returns nothing."""
+
+
+# What people call the arguments of kernels, where that is another name.
+_PUBLIC = {"buffer": "stats.buffer", "eps_n": "eps", "step_n": "step_size"}
 
 
 @dataclass(frozen=True)
@@ -46,37 +54,36 @@ class Op:
         return self.call(*arguments)
 
 
-def register_op(
-    schema: str,
-    *,
-    kernel: str | None = None,
-    fake: Call = _nothing,
-    check: Call = _nothing,
-    run: Call | None = None,
-    usual: Sequence[str] = (),
-) -> Op:
-    """`register` an op of `fairtat.reference.OPS`, whose kernel is that of a backend, named in its last argument.
+def register_op(op: str, *, name: str | None = None, without: Collection[str] = (), usual: Sequence[str] = ()) -> Op:
+    """`register` an op of `fairtat.reference.OPS`; a backend's name is its last argument.
 
-    What the schema marks as written counts as changed for autograd.
+    Its definition says what it takes, which follows in the schema, what it makes, and what it writes: that counts as
+    changed for autograd, and shares memory with nothing else.
 
     Args:
-        schema: Without the backend. An underscore ends the name of an op that works in place.
-        kernel: The op of whose kernel this is another form; None for the schema's own.
-        fake: Makes tensors like the results from the arguments.
-        check: Raises below the dispatcher, where tensors have addresses, if the arguments cannot be served.
-        run: Calls the kernel, its first argument, where the op's arguments are not the kernel's.
+        op: The key of `OPS`.
+        name: Of the schema, where it is not the kernel's.
+        without: Arguments at the kernel's end that the schema leaves out, for they have defaults.
         usual: The usual form of the arguments of `Op.usual`, as rules of `fairtat.backends.signature`: such as the
             checks in Python would pass as they are, and every backend serves. The first one is a tensor.
     """
-    op = kernel or schema.partition("(")[0].removesuffix("_")
-    parsed = torch._C.parse_schema(schema).arguments
-    written = [i for i, argument in enumerate(parsed) if argument.is_write]
+    definition = OPS[op]
+    arguments = [a for a in definition.op_arguments() if a.name not in without]
+    written = [i for i, a in enumerate(arguments) if a.written]
+    read = [i for i, a in enumerate(arguments) if a.type == "Tensor" and not a.written]
+    in_memory = written + read if written else []
+    names = [_PUBLIC.get(arguments[i].name, arguments[i].name) for i in in_memory]
+    makes = definition.makes or _nothing
+    makes_out = definition.makes_out
     fits = signature(*usual)
 
-    def direct(*arguments: Any) -> Any:
-        raw = backends.kernel(op, arguments[-1])
-        given = arguments[:-1]
-        result = raw(*given) if run is None else run(raw, *given)
+    def direct(*given: Any) -> Any:
+        kernel = backends.kernel(op, given[-1])
+        if makes_out:
+            result = makes(*given[:-1])
+            kernel(result, *given[:-1])  # an attack has room for its start, so the kernel allocates none
+        else:
+            result = kernel(*given[:-1])
         for i in written:
             t = given[i]
             # A mutating schema alone does not bump the version.
@@ -84,24 +91,37 @@ def register_op(
                 torch.autograd.graph.increment_version(t)
         return result
 
-    def implementation(*arguments: Any) -> Any:
-        check(*arguments[:-1])
-        return direct(*arguments)
+    def implementation(*given: Any) -> Any:
+        # Here, below the dispatcher, tensors have addresses.
+        check_apart(names, [given[i] for i in in_memory], names[: len(written)])
+        return direct(*given)
 
-    def fake_of(*arguments: Any) -> Any:
-        return fake(*arguments[:-1])
+    def fake(*given: Any) -> Any:
+        return makes(*given[:-1])
 
-    def chosen(backend: str, *arguments: Any) -> str | None:
+    def chosen(backend: str, *given: Any) -> str | None:
         if _is_watched():
             return None
-        place = fits(*arguments)
+        place = fits(*given)
         if not place:
             return None
         if place == ON_CPU and backend in ("auto", "cpu") and native.MISSING is None:
             return "cpu"  # what `choose` would say, which takes as long as the rest
-        return backends.choose(op, arguments[0].device, torch.float32, backend)
+        return backends.choose(op, given[0].device, torch.float32, backend)
 
-    return Op(register(schema.replace(") -> ", ", str backend) -> "), implementation, fake_of), chosen, direct)
+    schema = schema_of(name or definition.name, arguments, definition.results())
+    return Op(register(schema, implementation, fake), chosen, direct)
+
+
+def schema_of(name: str, arguments: Iterable[Argument], results: int) -> str:
+    """The schema of an op that takes these arguments and a backend, and returns so many tensors."""
+    aliases = iter(string.ascii_lowercase)
+    described = []
+    for a in arguments:
+        kind = f"{a.type}({next(aliases)}!)" if a.written else a.type
+        described.append(f"{kind}{'?' if a.optional else ''} {a.name}")
+    returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    return f"{name}({', '.join(described)}, str backend) -> {returned}"
 
 
 def register(schema: str, implementation: Call, fake: Call) -> Call:

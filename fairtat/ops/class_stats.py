@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.checks import check_apart, check_device, check_dtype, check_labels, check_shape, check_tensor
+from fairtat.checks import check_device, check_dtype, check_labels, check_shape, check_tensor
 from fairtat.ops._library import register_op
 from fairtat.reference.class_stats import HEADER
-
-_TENSORS = ("stats.buffer", "pred", "label", "loss", "target")
 
 
 class StatsBuffer(Protocol):
@@ -100,12 +98,7 @@ def _checked_loss(loss: Tensor, n: int, buffer: Tensor) -> Tensor:
     return loss if loss.dtype is torch.float64 else loss.float()
 
 
-def _check(buffer: Tensor, *read: Tensor | None) -> None:
-    check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
-
-
 _op = register_op(
-    "class_stats_(Tensor(a!) buffer, Tensor pred, Tensor label, Tensor? loss, Tensor? target) -> ()",
-    check=_check,
+    "class_stats",
     usual=("int64 (7+C, C) written", "int64 (N)", "int64 (N)", "float32 (N)?", "int64 (N)?"),
 )

@@ -134,7 +134,7 @@ def logit_loss(
         check_classes(away, False, classes)
     chosen = backends.choose("logit_loss", logits.device, logits.dtype, backend)
     y, targeted = (None if t is None else t.contiguous() for t in (y, targeted))
-    return LogitLoss(*_call(logits.contiguous(), target.contiguous(), towards, y, clean_logits, away, targeted, chosen))
+    return LogitLoss(*_op(logits.contiguous(), target.contiguous(), towards, y, clean_logits, away, targeted, chosen))
 
 
 def _kinds(kind: object) -> tuple[str, str | None]:
@@ -147,19 +147,4 @@ def _kinds(kind: object) -> tuple[str, str | None]:
     return pair[0], pair[1] if len(pair) == 2 else None
 
 
-def _fake(logits: Tensor, target: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = logits.shape[0]
-    loss_dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return (
-        logits.new_empty(n, dtype=loss_dtype),
-        torch.empty_like(logits),
-        target.new_empty(n),
-        target.new_empty(n, dtype=torch.bool),
-    )
-
-
-_call = register_op(
-    "logit_loss(Tensor logits, Tensor target, str kind, Tensor? y, Tensor? clean_logits, str? kind_away, "
-    "Tensor? targeted) -> (Tensor, Tensor, Tensor, Tensor)",
-    fake=_fake,
-)
+_op = register_op("logit_loss")

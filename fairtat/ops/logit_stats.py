@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from fairtat import backends
-from fairtat.checks import LOW_PRECISION, check_apart, check_device, check_dtype, check_labels, check_tensor
+from fairtat.checks import LOW_PRECISION, check_device, check_dtype, check_labels, check_tensor
 from fairtat.ops._library import register_op
 from fairtat.ops.class_stats import Stats, check_buffer
-
-_TENSORS = ("stats.buffer", "logits", "label", "target")
 
 
 def logit_stats_(
@@ -71,12 +69,7 @@ def logit_stats_(
     return stats
 
 
-def _check(buffer: Tensor, *read: Tensor | None) -> None:
-    check_apart(_TENSORS, (buffer, *read), _TENSORS[:1])
-
-
 _op = register_op(
-    "logit_stats_(Tensor(a!) buffer, Tensor logits, Tensor label, Tensor? target) -> ()",
-    check=_check,
+    "logit_stats",
     usual=("int64 (7+C, C) written", "float32|bfloat16|float16 (N, C)", "int64 (N)", "int64 (N)?"),
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from fairtat import backends
 from fairtat.checks import (
     LOW_PRECISION,
-    check_apart,
     check_bounds,
     check_choice,
     check_dtype,
@@ -27,7 +25,6 @@ from fairtat.ops._library import register_op
 
 INITS = ("uniform", "normal", "zero")
 NORMS = ("linf", "l2")
-_IN_MEMORY = ("pixels", "model_input", "x", "eps", "sample_ids", "mean", "std")  # those that are written first
 
 
 def pgd_init(
@@ -140,39 +137,12 @@ def _model_input_of(
     return channel_values("mean", mean, images), channel_values("std", std, images)
 
 
-def _start_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, dtype=torch.float32) if x.dtype is torch.uint8 else torch.empty_like(x)
-
-
-def _run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> Tensor:
-    out = _start_like(x)
-    kernel(out, x, *arguments)  # an attack has room for its start, so the kernel allocates none
-    return out
-
-
-def _check(x: Tensor, eps_n: Tensor | None, eps: float, ids: Tensor | None, *rest: Any) -> None:
-    pixels, model_input, mean, std = rest[-4:]
-    check_apart(_IN_MEMORY, (pixels, model_input, x, eps_n, ids, mean, std), _IN_MEMORY[:2])
-
-
-_SCHEMA = (
-    "Tensor x, Tensor? eps_n, float eps, Tensor? sample_ids, SymInt seed, SymInt stream, str init, str norm, "
-    "float lo, float hi"
-)
 _op = register_op(
-    f"pgd_init({_SCHEMA}) -> Tensor",
-    fake=lambda x, *_: _start_like(x),
-    run=_run,
+    "pgd_init",
+    without=("pixels", "model_input", "mean", "std"),  # an op that writes nothing can be functionalized and mapped
     usual=(
         "float32 (N, ...)", "amount (N)", "seed", "int64 (N)?", "integer 0 4294967295", "one of uniform normal zero",
         "one of linf l2", "bounds",
     ),
 )  # fmt: skip
-# Apart, for an op that writes nothing can be functionalized and mapped.
-_op_and_input = register_op(
-    f"pgd_init_and_input({_SCHEMA}, Tensor(a!)? pixels, Tensor(b!)? model_input, Tensor? mean, Tensor? std) -> Tensor",
-    kernel="pgd_init",
-    fake=lambda x, *_: _start_like(x),
-    check=_check,
-    run=_run,
-)
+_op_and_input = register_op("pgd_init", name="pgd_init_and_input")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from fairtat.checks import (
     LOW_PRECISION,
     amount,
     channel_numbers,
-    check_apart,
     check_bounds,
     check_choice,
     check_dtype,
@@ -28,8 +26,6 @@ from fairtat.ops._library import register_op
 from fairtat.ops.pgd_init import NORMS
 
 STEP_NORMS = (*NORMS, "l1")
-WRITTEN = ("x_adv", "model_input", "zero_grad", "velocity")
-IN_MEMORY = (*WRITTEN, "grad", "x", "eps", "step_size", "mean", "std")
 
 
 def pgd_step_(
@@ -143,7 +139,7 @@ def pgd_step_(
     elif momentum:
         raise ValueError(f"momentum needs velocity, the tensor that holds the earlier gradients, got {momentum}")
     chosen = backends.choose("pgd_step", x.device, x.dtype, backend, form=norm)
-    _call(
+    _op(
         x_adv, grad, x, eps_n, eps_value, step_n, step_value, targeted, norm, lo, hi,
         model_input, mean_c, std_c, zero_grad, velocity, momentum, kept, chosen,
     )  # fmt: skip
@@ -182,16 +178,4 @@ def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Ten
     return t.contiguous()
 
 
-def _check(
-    x_adv: Tensor, grad: Tensor, x: Tensor, eps_n: Tensor | None, eps: float, step_n: Tensor | None, *rest: Any
-) -> None:
-    model_input, mean, std, zero_grad, velocity, _, _ = rest[-7:]
-    check_apart(IN_MEMORY, (x_adv, model_input, zero_grad, velocity, grad, x, eps_n, step_n, mean, std), WRITTEN)
-
-
-_call = register_op(
-    "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, Tensor? eps_n, float eps, Tensor? step_n, float step, "
-    "bool targeted, str norm, float lo, float hi, Tensor(b!)? model_input, Tensor? mean, Tensor? std, "
-    "Tensor(c!)? zero_grad, Tensor(d!)? velocity, float momentum, SymInt kept) -> ()",
-    check=_check,
-)
+_op = register_op("pgd_step")

@@ -102,11 +102,8 @@ def sample_targets(
     seed = check_seed(seed, stream)
     ids = check_sample_ids(sample_ids, label.shape[0], "label", label)
     chosen = backends.choose("sample_targets", label.device, label.dtype, backend)
-    target: Tensor = _call(label.contiguous(), table.contiguous(), ids, seed, stream, chosen)
+    target: Tensor = _op(label.contiguous(), table.contiguous(), ids, seed, stream, chosen)
     return target
 
 
-_call = register_op(
-    "sample_targets(Tensor label, Tensor table, Tensor? sample_ids, SymInt seed, SymInt stream) -> Tensor",
-    fake=lambda label, *_: torch.empty_like(label),
-)
+_op = register_op("sample_targets")

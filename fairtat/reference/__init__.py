@@ -1,18 +1,26 @@
 """The definition of every op in plain PyTorch.
 
 What the compiled backends are tested against, and what runs where none of them can: any device,
-float64, a machine without a compiler. One file per op; each function takes arguments that
-:mod:`fairtat.ops` has already validated.
+float64, a machine without a compiler. One file per op, with the arguments of its kernels and the reference; the
+functions take arguments that :mod:`fairtat.ops` has already validated.
 """
 
-from fairtat.reference.class_stats import class_stats_
-from fairtat.reference.logit_loss import logit_loss
-from fairtat.reference.logit_stats import logit_stats_
-from fairtat.reference.pgd_init import pgd_init
-from fairtat.reference.pgd_step import pgd_step_
-from fairtat.reference.sample_targets import sample_targets
+from fairtat.reference.class_stats import ClassStatsArgs, class_stats_
+from fairtat.reference.definition import Definition
+from fairtat.reference.logit_loss import LogitLossArgs, empty_result, logit_loss
+from fairtat.reference.logit_stats import LogitStatsArgs, logit_stats_
+from fairtat.reference.pgd_init import PgdInitArgs, pgd_init, start_like
+from fairtat.reference.pgd_step import PgdStepArgs, pgd_step_
+from fairtat.reference.sample_targets import SampleTargetsArgs, empty_targets, sample_targets
 
-KERNELS = (pgd_init, pgd_step_, logit_loss, sample_targets, class_stats_, logit_stats_)
+DEFINITIONS = (
+    Definition(pgd_init, PgdInitArgs, makes=start_like),
+    Definition(pgd_step_, PgdStepArgs),
+    Definition(logit_loss, LogitLossArgs, makes=empty_result),
+    Definition(sample_targets, SampleTargetsArgs, makes=empty_targets),
+    Definition(class_stats_, ClassStatsArgs),
+    Definition(logit_stats_, LogitStatsArgs),
+)
 
-OPS: dict[str, str] = {kernel.__name__.removesuffix("_"): kernel.__name__ for kernel in KERNELS}
-"""Every op, and what its kernel is called in each backend: an underscore ends the name of one that works in place."""
+OPS: dict[str, Definition] = {definition.name.removesuffix("_"): definition for definition in DEFINITIONS}
+"""Every op. Schema, fake, kernels of the backends, what counts as written, and the tests' tables follow from it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from fairtat.reference.definition import Written, taking
 from fairtat.reference.indices import check_range
 
 # Rows of the (HEADER + C, C) buffer. Samples, correct, false positives and false negatives follow
@@ -22,9 +25,21 @@ LOSS_SCALE = 2.0**32
 LOSS_MAX = 2.0**31 - 128  # the largest float32 whose whole part int32 holds: below 2**31 samples no sum overflows
 
 
+class ClassStatsArgs(NamedTuple):
+    """What a count takes."""
+
+    buffer: Written  # (7 + C, C)
+    pred: Tensor  # (N,)
+    label: Tensor  # (N,)
+    loss: Tensor | None  # (N,)
+    target: Tensor | None  # (N,)
+
+
+@taking(ClassStatsArgs)
 @torch.no_grad()
-def class_stats_(buffer: Tensor, pred: Tensor, label: Tensor, loss: Tensor | None, target: Tensor | None) -> None:
+def class_stats_(a: ClassStatsArgs) -> None:
     """Add a batch to ``buffer`` (7 + C, C) int64; see :func:`fairtat.ops.class_stats_`."""
+    buffer, pred, label, loss, target = a
     if label.shape[0] == 0:
         return
     classes = buffer.shape[1]

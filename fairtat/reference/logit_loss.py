@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from fairtat.reference.definition import taking
 from fairtat.reference.indices import check_range
 
 DLR_EPS = 1e-12
 
 
+Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss (N,), dlogits (N, C), pred (N,), reached (N,)
+
+
+class LogitLossArgs(NamedTuple):
+    """What a loss takes."""
+
+    logits: Tensor  # (N, C)
+    target: Tensor  # (N,)
+    kind: str
+    y: Tensor | None  # (N,), for dlr
+    clean_logits: Tensor | None  # (N, C), for kl
+    kind_away: str | None = None  # of the samples whose targeted is false
+    targeted: Tensor | None = None  # (N,) or None: all are of `kind`
+
+
+def empty_result(logits: Tensor, target: Tensor, *_: object) -> Result:
+    """Room for the results, which has the arguments' devices and dtypes: the defaults are the user's to set."""
+    n = logits.shape[0]
+    return (
+        logits.new_empty(n, dtype=torch.float64 if logits.dtype is torch.float64 else torch.float32),
+        torch.empty_like(logits),
+        target.new_empty(n),
+        target.new_empty(n, dtype=torch.bool),
+    )
+
+
+@taking(LogitLossArgs)
 @torch.no_grad()
-def logit_loss(
-    logits: Tensor,
-    target: Tensor,
-    kind: str,
-    y: Tensor | None,
-    clean_logits: Tensor | None,
-    kind_away: str | None = None,
-    targeted: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def logit_loss(a: LogitLossArgs) -> Result:
     """(loss (N,), dlogits (N, C), pred (N,), reached (N,)); see :func:`fairtat.ops.logit_loss`.
 
     ``targeted`` (N,) bool: where it is false, the loss is ``kind_away``, without y.
     """
-    if kind_away is not None and targeted is not None:
+    logits, target, kind, y, clean_logits = a[:5]
+    if a.kind_away is not None and a.targeted is not None:
         loss, dlogits, pred, reached = logit_loss(logits, target, kind, y, clean_logits)
-        loss_away, dlogits_away, *_ = logit_loss(logits, target, kind_away, None, clean_logits)
-        loss = torch.where(targeted, loss, loss_away)
-        return loss, torch.where(targeted[:, None], dlogits, dlogits_away), pred, reached
+        loss_away, dlogits_away, *_ = logit_loss(logits, target, a.kind_away, None, clean_logits)
+        loss = torch.where(a.targeted, loss, loss_away)
+        return loss, torch.where(a.targeted[:, None], dlogits, dlogits_away), pred, reached
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     n, classes = z.shape
     if n == 0:
-        empty = target.new_empty(0)
-        return z.new_empty(0), torch.empty_like(logits), empty, empty.bool()
+        return empty_result(logits, target)
     for name, index in (("target", target), ("y", y)):
         if index is not None and index.device.type == "cpu":
             check_range(name, index, classes)

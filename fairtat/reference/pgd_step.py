@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from fairtat.reference.definition import Written, taking
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 L1_HALVINGS = 60  # to the last bits of a float64
 
 
+class PgdStepArgs(NamedTuple):
+    """What a step takes."""
+
+    x_adv: Written  # (N, ...)
+    grad: Tensor  # (N, ...)
+    x: Tensor  # (N, ...)
+    eps_n: Tensor | None  # (N,) or None: eps
+    eps: float
+    step_n: Tensor | None  # (N,) or None: step
+    step: float
+    targeted: bool
+    norm: str
+    lo: float
+    hi: float
+    model_input: Written | None  # (N, ...)
+    mean: Tensor | None  # (C,) or None: no normalization
+    std: Tensor | None  # (C,)
+    zero_grad: Written | None  # (N,)
+    velocity: Written | None = None  # (N, ...) or None: no momentum
+    momentum: float = 0.0
+    kept: int = 0  # elements of a sample that a step in l1 moves
+
+
+@taking(PgdStepArgs)
 @torch.no_grad()
-def pgd_step_(
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    eps_n: Tensor | None,
-    eps: float,
-    step_n: Tensor | None,
-    step: float,
-    targeted: bool,
-    norm: str,
-    lo: float,
-    hi: float,
-    model_input: Tensor | None,
-    mean: Tensor | None,
-    std: Tensor | None,
-    zero_grad: Tensor | None,
-    velocity: Tensor | None = None,
-    momentum: float = 0.0,
-    kept: int = 0,
-) -> None:
+def pgd_step_(a: PgdStepArgs) -> None:
     """Update ``x_adv`` (N, ...) in place; see :func:`fairtat.ops.pgd_step_` for the equation."""
-    if velocity is not None:
-        g = _finite(grad)
-        _count(zero_grad, g == 0)
+    x_adv, x, lo, hi = a.x_adv, a.x, a.lo, a.hi
+    if a.velocity is not None:
+        g = _finite(a.grad)
+        _count(a.zero_grad, g == 0)
         # Rounded to the images' precision before the division, as in every backend.
         magnitude = g.abs().sum(tuple(range(1, g.ndim)), keepdim=True).clamp_max(FLOAT32_MAX).to(x.dtype)
-        velocity.mul_(momentum).add_(g.to(x.dtype) / torch.where(magnitude == 0, 1.0, magnitude))
-        pgd_step_(
-            x_adv, velocity, x, eps_n, eps, step_n, step, targeted, norm, lo, hi, model_input, mean, std, None,
-            kept=kept,
-        )  # fmt: skip
+        a.velocity.mul_(a.momentum).add_(g.to(x.dtype) / torch.where(magnitude == 0, 1.0, magnitude))
+        pgd_step_(*a._replace(grad=a.velocity, velocity=None, momentum=0.0, zero_grad=None))
         return
     per_sample = (-1, *[1] * (x.ndim - 1))
-    radius = eps if eps_n is None else eps_n.view(per_sample)
-    towards = step if step_n is None else step_n.view(per_sample)
-    towards = towards if targeted else -towards
+    radius = a.eps if a.eps_n is None else a.eps_n.view(per_sample)
+    towards = a.step if a.step_n is None else a.step_n.view(per_sample)
+    towards = towards if a.targeted else -towards
 
-    if norm == "linf":
-        sign = (grad > 0).to(x.dtype) - (grad < 0).to(x.dtype)  # 0 for NaN, unlike comparisons of sign bits
+    if a.norm == "linf":
+        sign = (a.grad > 0).to(x.dtype) - (a.grad < 0).to(x.dtype)  # 0 for NaN, unlike comparisons of sign bits
         is_zero = sign == 0
         moved = x_adv - towards * sign
         lower, upper = x - radius, x + radius
@@ -57,17 +64,17 @@ def pgd_step_(
         upper = torch.where(upper > hi, hi, upper)
         moved = torch.where(moved < lower, lower, moved)
         moved = torch.where(moved > upper, upper, moved)
-    elif norm == "l1":
-        g = _finite(grad)
+    elif a.norm == "l1":
+        g = _finite(a.grad)
         is_zero = g == 0
         center = x.double()
-        offset = x_adv.double() - towards * _sparse_direction(g, kept) - center
+        offset = x_adv.double() - towards * _sparse_direction(g, a.kept) - center
         moved = (center + _into_l1_ball(offset, center, radius, lo, hi)).to(x.dtype)
         moved = torch.where(moved < lo, lo, moved)
         moved = torch.where(moved > hi, hi, moved)
     else:
         # float64 inside, and a gradient beyond float32 counts as the largest of it: squares cannot overflow.
-        g = _finite(grad)
+        g = _finite(a.grad)
         is_zero = g == 0
         offset = x_adv.double() - towards * g / (_sample_norm(g) + 1e-12) - x.double()
         length = _sample_norm(offset)
@@ -78,12 +85,17 @@ def pgd_step_(
         moved = torch.where(moved > hi, hi, moved)
 
     x_adv.copy_(moved)
-    if model_input is not None:
-        if mean is not None and std is not None:
-            per_channel = (1, -1, *[1] * (x.ndim - 2))
-            moved = (moved - mean.view(per_channel)) / std.view(per_channel)
-        model_input.copy_(moved)
-    _count(zero_grad, is_zero)
+    if a.model_input is not None:
+        a.model_input.copy_(normalized(moved, a.mean, a.std))
+    _count(a.zero_grad, is_zero)
+
+
+def normalized(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
+    """``(images - mean[c]) / std[c]``, or the images themselves where there is no mean and std."""
+    if mean is None or std is None:
+        return images
+    per_channel = (1, -1, *[1] * (images.ndim - 2))
+    return (images - mean.view(per_channel)) / std.view(per_channel)
 
 
 def _finite(grad: Tensor) -> Tensor:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from fairtat.reference.definition import taking
 from fairtat.reference.indices import check_range
 from fairtat.reference.philox import TARGET_POSITION, philox4x32
 
 
-def sample_targets(label: Tensor, table: Tensor, sample_ids: Tensor | None, seed: int, stream: int) -> Tensor:
+class SampleTargetsArgs(NamedTuple):
+    """What a draw takes."""
+
+    label: Tensor  # (N,)
+    table: Tensor  # (C,) or (C, C)
+    sample_ids: Tensor | None  # (N,) or None: 0, 1, ...
+    seed: int
+    stream: int
+
+
+def empty_targets(label: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(label)
+
+
+@taking(SampleTargetsArgs)
+def sample_targets(a: SampleTargetsArgs) -> Tensor:
     """Targets (N,) int64; see :func:`fairtat.ops.sample_targets` for the rule."""
+    label, table, sample_ids, seed, stream = a
     n = label.shape[0]
     if n == 0:
-        return torch.empty_like(label)
+        return empty_targets(label)
     if label.device.type == "cpu":
         check_range("label", label, table.shape[-1])
     ids = torch.arange(n, device=label.device) if sample_ids is None else sample_ids

@@ -120,7 +120,7 @@ SAMPLES: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
         OPS.class_stats_, lambda: (buffer(), index(), index(4, 1), torch.rand(4), index(4, 2)),
     ),
 }  # fmt: skip
-for op, kernel in backends.OPS.items():
+for op, kernel in ((op, definition.name) for op, definition in backends.OPS.items()):
     if kernel not in SAMPLES:
         SAMPLES |= {name: (getattr(OPS, kernel), partial(tuple, given)) for name, given in CALLS[op]().items()}
 
