@@ -118,6 +118,11 @@ class _Call:
             return f"eps is {self.eps} and the step {self.step}"
         if self.x.dtype != torch.float32:
             return f"the images are {self.x.dtype}, which cleverhans casts"
+        if low is not None and high is not None and self.x.numel():
+            if self.eps > high - low:
+                return f"eps is {self.eps}, more than the range from {low} to {high}"
+            if self.x.min() < low or self.x.max() > high:
+                return f"images are outside [{low}, {high}]"
         return obstacle(self.model, self.x)
 
     def attack(self, steps: int, start: Tensor | None, options: dict[str, Any]) -> Tensor:
