@@ -6,6 +6,7 @@ Source: Papernot et al. 2018, arXiv:1610.00768; cleverhans 4.0, ``cleverhans.tor
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,14 @@ def fast_gradient_method(
 
     Source: Goodfellow et al. 2015, arXiv:1412.6572.
     """
-    reason = _obstacle(model_fn, x, eps, eps, norm, clip_min, clip_max)
-    if reason is not None:
+    call = _Call(model_fn, x, eps, eps, norm, (clip_min, clip_max), y, targeted)
+    if (reason := call.obstacle()) is not None:
         peer_loop("cleverhans", reason)
         peers_own: Tensor = _fgm.fast_gradient_method(
             model_fn, x, eps, norm, clip_min, clip_max, y, targeted, sanity_checks
         )
         return peers_own
-    return _attack(model_fn, x, eps, eps, 1, norm, clip_min, clip_max, y, targeted, None, options)
+    return call.attack(1, None, options)
 
 
 def projected_gradient_descent(
@@ -75,7 +76,8 @@ def projected_gradient_descent(
 
     Source: Madry et al. 2018, arXiv:1706.06083.
     """
-    reason = _obstacle(model_fn, x, eps, eps_iter, norm, clip_min, clip_max)
+    call = _Call(model_fn, x, eps, eps_iter, norm, (clip_min, clip_max), y, targeted)
+    reason = call.obstacle()
     if reason is None and norm == 2 and clip_min is not None:
         reason = "in L2 cleverhans clips to the bounds before it projects on the ball"
     if reason is not None:
@@ -90,52 +92,54 @@ def projected_gradient_descent(
         reach = eps if rand_minmax is None else rand_minmax
         start = x + _utils.clip_eta(torch.zeros_like(x).uniform_(-reach, reach), norm, eps)
         start = start if clip_min is None else start.clamp(clip_min, clip_max)
-    return _attack(model_fn, x, eps, eps_iter, nb_iter, norm, clip_min, clip_max, y, targeted, start, options)
+    return call.attack(nb_iter, start, options)
 
 
-def _obstacle(
-    model: Model, x: Tensor, eps: float, step: float, norm: float, clip_min: float | None, clip_max: float | None
-) -> str | None:
-    if norm not in (np.inf, 2):
-        return f"norm is {norm}"
-    if (clip_min is None) != (clip_max is None) or (
-        clip_min is not None and clip_max is not None and clip_min > clip_max
-    ):
-        return f"clip_min is {clip_min} and clip_max is {clip_max}"
-    if not 0 < step <= eps:
-        return f"eps is {eps} and the step {step}"
-    if x.dtype != torch.float32:
-        return f"the images are {x.dtype}, which cleverhans casts"
-    return obstacle(model, x)
+@dataclass(frozen=True)
+class _Call:
+    """What both functions are given."""
 
+    model: Model
+    x: Tensor
+    eps: float
+    step: float
+    norm: float
+    clip: tuple[float | None, float | None]
+    y: Tensor | None
+    targeted: bool
 
-def _attack(
-    model: Model,
-    x: Tensor,
-    eps: float,
-    step_size: float,
-    steps: int,
-    norm: float,
-    clip_min: float | None,
-    clip_max: float | None,
-    y: Tensor | None,
-    targeted: bool,
-    start: Tensor | None,
-    options: dict[str, Any],
-) -> Tensor:
-    if y is None:
-        with torch.no_grad():
-            y = model(x).argmax(dim=1)
-    return attack(
-        model,
-        x.detach(),
-        y,
-        targeted=targeted,
-        start=start,
-        eps=eps,
-        step_size=step_size,
-        steps=steps,
-        norm="linf" if norm == np.inf else "l2",
-        bounds=(-np.inf, np.inf) if clip_min is None or clip_max is None else (clip_min, clip_max),
-        **options,
-    )
+    def obstacle(self) -> str | None:
+        low, high = self.clip
+        if self.norm not in (np.inf, 2):
+            return f"norm is {self.norm}"
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            return f"clip_min is {low} and clip_max is {high}"
+        if not 0 < self.step <= self.eps:
+            return f"eps is {self.eps} and the step {self.step}"
+        if self.x.dtype != torch.float32:
+            return f"the images are {self.x.dtype}, which cleverhans casts"
+        if low is not None and high is not None and self.x.numel():
+            if self.eps > high - low:
+                return f"eps is {self.eps}, more than the range from {low} to {high}"
+            if self.x.min() < low or self.x.max() > high:
+                return f"images are outside [{low}, {high}]"
+        return obstacle(self.model, self.x)
+
+    def attack(self, steps: int, start: Tensor | None, options: dict[str, Any]) -> Tensor:
+        y, (low, high) = self.y, self.clip
+        if y is None:
+            with torch.no_grad():
+                y = self.model(self.x).argmax(dim=1)
+        return attack(
+            self.model,
+            self.x.detach(),
+            y,
+            targeted=self.targeted,
+            start=start,
+            eps=self.eps,
+            step_size=self.step,
+            steps=steps,
+            norm="linf" if self.norm == np.inf else "l2",
+            bounds=(-np.inf, np.inf) if low is None or high is None else (low, high),
+            **options,
+        )

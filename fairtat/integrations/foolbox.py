@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairtat.integrations.peer import attack, obstacle, peer_loop, require
+from fairtat.integrations.peer import TakesOptions, attack, obstacle, peer_loop, require
 
 foolbox = require("foolbox")
 base = require("foolbox.attacks.gradient_descent_base", "foolbox")
@@ -22,20 +22,13 @@ __all__ = ["L2PGD", "L2FastGradientAttack", "LinfFastGradientAttack", "LinfPGD"]
 _STEP = ("get_loss_fn", "get_optimizer", "value_and_grad", "normalize", "project")
 
 
-class _Fast:
+class _Fast(TakesOptions):
     """What the attacks share: a mixin before the peer's class, whose ``run`` it replaces.
 
     The peer's ``__call__`` stays: criteria, a radius or a list of radii, and (raw, clipped, success).
     """
 
     _norm: str
-    _options: dict[str, Any]
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        """The peer's arguments; all others are options of :func:`fairtat.fast_pgd`, such as ``engine="compiled"``."""
-        own = inspect.signature(super().__init__).parameters
-        self._options = {name: value for name, value in keywords.items() if name not in own}
-        super().__init__(*args, **{name: value for name, value in keywords.items() if name in own})
 
     def run(self: Any, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **keywords: Any) -> Any:
         """Images moved by at most ``epsilon``; arguments as the peer's ``run``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import torch
@@ -12,11 +13,31 @@ from fairtat.attacks import fast_pgd, fast_targeted_pgd
 from fairtat.engines.model.state import Model
 from fairtat.errors import first_time, warn_caller
 
-__all__ = ["PeerLoop", "attack", "obstacle", "peer_loop", "require"]
+__all__ = ["PeerLoop", "TakesOptions", "attack", "obstacle", "peer_loop", "require"]
 
 
 class PeerLoop(UserWarning):
     """The peer's own loop runs, because it computes something else than fairtat's attack does."""
+
+
+class TakesOptions:
+    """A mixin before a peer's class. Keywords that the peer does not take are options of fairtat's attack."""
+
+    _options: dict[str, Any]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        shown = inspect.signature(vars(cls).get("__init__", super().__init__))
+        own = [p for p in list(shown.parameters.values())[1:] if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
+        cls.__signature__ = shown.replace(parameters=[*own, options])  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        own = inspect.signature(super().__init__).parameters
+        options = {name: value for name, value in keywords.items() if name not in own}
+        # Below the peer's __setattr__: torchattacks' keeps and compares every value that it sees.
+        object.__setattr__(self, "_options", options)
+        super().__init__(*args, **{name: value for name, value in keywords.items() if name in own})
 
 
 def require(package: str, install: str | None = None) -> Any:

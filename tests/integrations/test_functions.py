@@ -56,6 +56,8 @@ def test_fast_gradient_method_with_the_models_own_labels(problem, eps, norm):
         (1.0, 2, BOUNDS, "clips to the bounds before"),
         (0.0, np.inf, BOUNDS, "eps is 0"),
         (0.1, np.inf, {}, "train mode"),
+        (0.5, np.inf, {"clip_min": 0.5, "clip_max": 0.7, "sanity_checks": False}, "more than the range"),
+        (0.1, np.inf, {"clip_min": 0.4, "clip_max": 0.6, "sanity_checks": False}, "images are outside"),
     ],
 )
 def test_what_fairtat_does_not_compute_runs_in_cleverhans(problem, eps, norm, bounds, why):
