@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import EllipsisType
 from typing import Any
 
@@ -21,13 +21,10 @@ from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows,
 from fairtat.engines.steps import Steps
 from fairtat.ops.pgd_step import kept_elements, signed_steps
 
-# Of PGDSamples, by their names in Batch.
-_FROM_BATCH = ("x", "goal", "targeted", "y", "clean_logits", "eps_n", "step_n")
-
 
 @dataclass(kw_only=True)
 class PGDSamples(Samples):
-    """What the kernels need of each sample."""
+    """What the kernels need of each sample. What a batch has under the same name comes from there."""
 
     x: Tensor  # (N, ...)
     goal: Tensor  # (N,)
@@ -36,22 +33,22 @@ class PGDSamples(Samples):
     clean_logits: Tensor | None  # (N, C)
     eps_n: Tensor | None  # (N,)
     step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
-    # With step_schedule:
-    sizes: Tensor | None = None  # (N, steps): what step_n is at each step
+    sizes: Tensor | None = None  # (N, steps): what step_n is at each step, with step_schedule
+    # What steps count, if the options want it: see `PGDSteps.starts`.
     made: Tensor | None = None  # (N,) int64: steps made
-    velocity: Tensor | None = None  # (N, ...), with momentum
-    zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
-    # With early_stop:
-    taken: Tensor | None = None  # (N,) int64: steps made
+    velocity: Tensor | None = None  # (N, ...)
+    zero_grad: Tensor | None = None  # (N,) int64
+    taken: Tensor | None = None  # (N,) int64: steps made before the sample stopped
     extra: Tensor | None = None  # (N,) int64: steps that may still be made at the goal
-
-    def __post_init__(self) -> None:
-        # The step with everything bound but the gradient, and whose step it is.
-        self.plan: tuple[PGDSteps, Callable[[Tensor], None]] | None = None
+    # The step with everything bound but the gradient, and whose step it is.
+    plan: tuple[PGDSteps, Callable[[Tensor], None]] | None = field(default=None, repr=False)
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)
         self.plan = None
+
+
+_FROM_BATCH = tuple(f.name for f in fields(PGDSamples) if f.name in {f.name for f in fields(Batch)})
 
 
 class PGDSteps(Steps[PGDSamples]):
@@ -83,9 +80,34 @@ class PGDSteps(Steps[PGDSamples]):
             backends.choose("pgd_step", x.device, widest, backend, form=options.norm),
             backends.choose("pgd_init", x.device, x.dtype, backend),
         )
-        self._step_backend = self._kernels[0]
         self._init_kernel: Callable[..., Any] = backends.kernel("pgd_init", self._kernels[1])
-        self._loss_kernel: Callable[..., Any] | None = None
+        self._bind_step(self._kernels[0])
+        self._double_logits = network.precision == torch.float64  # as is expected
+        self._loss_kernel = self._loss_kernel_for(self._double_logits)
+        self._least_classes = batch.least_classes(options)
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """The tensors that steps count in, and what each starts at."""
+        o = self._options
+        wanted: dict[str, tuple[bool, float]] = {
+            "made": (self._batch.schedule is not None, 0),
+            "velocity": (o.momentum != 0, 0.0),
+            "zero_grad": (self.scored, 0),  # only where someone will read it
+            "moving": (o.early_stop, True),
+            "taken": (o.early_stop, 0),
+            "extra": (o.early_stop, o.extra_steps),
+        }
+        return {name: start for name, (given, start) in wanted.items() if given}
+
+    def _bind_step(self, backend: str) -> None:
+        self._step_kernel: Callable[..., Any] = backends.kernel("pgd_step", backend)
+        self._plan_step = backends.planner("pgd_step", backend)
+
+    def _loss_kernel_for(self, double: bool) -> Callable[..., Any]:
+        dtype = torch.float64 if double else torch.float32
+        chosen = backends.choose("logit_loss", self.x.device, dtype, self._options.backend)
+        return backends.kernel("logit_loss", chosen)
 
     def begin(self, spans: Sequence[Span], x_adv: Tensor | None = None, *, expand: bool = False) -> PGDSamples:
         b = self._batch
@@ -124,18 +146,12 @@ class PGDSteps(Steps[PGDSamples]):
 
     def _own(self, x: Tensor, goal: Tensor) -> dict[str, Any]:
         """Uninitialized tensors for what is not given by the batch."""
-        own: dict[str, Any] = {}
+        own = {
+            name: torch.empty_like(x if name == "velocity" else goal, dtype=torch.bool if start is True else None)
+            for name, start in self.starts.items()
+        }
         if self._separate_input:
             own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
-        if self._batch.schedule is not None:
-            own["made"] = torch.empty_like(goal)
-        if self._options.momentum:
-            own["velocity"] = empty_rows(x, len(x))
-        if self.scored:
-            own["zero_grad"] = torch.empty_like(goal)
-        if self.stops_early:
-            own["moving"] = torch.empty_like(goal, dtype=torch.bool)
-            own["taken"], own["extra"] = torch.empty_like(goal), torch.empty_like(goal)
         return own
 
     def fill(self, samples: PGDSamples, spans: Sequence[Span]) -> None:
@@ -154,13 +170,8 @@ class PGDSteps(Steps[PGDSamples]):
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
-        for state in (samples.zero_grad, samples.velocity, samples.made):
-            if state is not None:
-                state.zero_()
-        if samples.moving is not None and samples.taken is not None and samples.extra is not None:
-            samples.moving.fill_(True)
-            samples.taken.zero_()
-            samples.extra.fill_(self._options.extra_steps)
+        for name, start in self.starts.items():
+            getattr(samples, name).fill_(start)
         b, o = self._batch, self._options
         # One radius for all stays a number: in L2, a tensor of it is rounded in another order.
         eps_n = None if b.eps_n is None else samples.eps_n
@@ -193,23 +204,24 @@ class PGDSteps(Steps[PGDSamples]):
         return None if rows.start == 0 else torch.arange(rows.start, rows.stop, device=self.x.device)
 
     def score(self, logits: Tensor, samples: PGDSamples) -> Score:
-        z = _precise(in_memory("the model's logits", logits.detach()))
-        loss, dlogits, pred, hit = self._loss(z, samples)
+        z = logits.detach()
+        if type(z) is not Tensor or z.is_neg() or not z.data_ptr():
+            z = in_memory("the model's logits", z)
+        loss, dlogits, pred, hit = self._loss(_precise(z), samples)
         return Score(logits, loss, dlogits, pred, hit == self._towards(samples.targeted))
 
     def _loss(self, z: Tensor, samples: PGDSamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss (N,), dlogits (N, C), pred (N,), whether pred is the goal (N,))."""
-        if callable(self._options.loss):
+        if self.classes != z.shape[1]:
             self.classes = z.shape[1]
             self.check_classes(self.classes)
+        if callable(self._options.loss):
             loss, dlogits = differentiated(self._options.loss, z, samples.goal)
             pred = z.argmax(1)
             return loss, dlogits, pred, pred == samples.goal
-        if self._loss_kernel is None:
-            self.check_classes(z.shape[1])
-            self.classes = z.shape[1]
-            chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
-            self._loss_kernel = backends.kernel("logit_loss", chosen)
+        double = z.dtype == torch.float64
+        if double != self._double_logits:
+            self._double_logits, self._loss_kernel = double, self._loss_kernel_for(double)
         kind, kind_away = self._kinds
         result: tuple[Tensor, Tensor, Tensor, Tensor] = self._loss_kernel(
             z.contiguous(), samples.goal, kind, samples.y, samples.clean_logits, kind_away,
@@ -233,7 +245,9 @@ class PGDSteps(Steps[PGDSamples]):
         )
 
     def check_classes(self, classes: int) -> None:
-        self._batch.check_classes(classes, self._options)
+        clean_logits = self._batch.clean_logits
+        if classes < self._least_classes or (clean_logits is not None and clean_logits.shape[1] != classes):
+            self._batch.check_classes(classes, self._options)
 
     def stop(self, samples: PGDSamples, score: Score) -> None:
         """A sample at its goal uses up an extra step, or stops."""
@@ -253,7 +267,7 @@ class PGDSteps(Steps[PGDSamples]):
                 arguments = self._arguments(
                     samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad, samples.velocity
                 )
-                samples.plan = self, backends.plan("pgd_step", self._step_backend, *arguments)
+                samples.plan = self, self._plan_step(*arguments)
             samples.plan[1](grad)
             return
         zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
@@ -264,7 +278,7 @@ class PGDSteps(Steps[PGDSamples]):
             samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
 
     def _step(self, samples: PGDSamples, *arguments: Any) -> None:
-        backends.kernel("pgd_step", self._step_backend)(*self._arguments(samples, *arguments))
+        self._step_kernel(*self._arguments(samples, *arguments))
 
     def _arguments(
         self,
@@ -317,7 +331,7 @@ class PGDSteps(Steps[PGDSamples]):
         other = copy.copy(self)
         other.network, other.mean, other.std = network, mean, std
         if traceable:
-            other._step_backend = "reference"
+            other._bind_step("reference")
         return other
 
     def nothing(self) -> dict[str, Tensor]:
