@@ -63,19 +63,22 @@ class Batch:
                 name = self.goal_name if field.name == "goal" else field.name.removesuffix("_n")
                 object.__setattr__(self, field.name, in_memory(name, value))
 
-    def least_classes(self, options: PGDOptions) -> int:
-        """How many classes the loss and the labels need."""
-        return max(self.classes_needed, *(needed for _, _, needed in self._losses(options)), 0)
-
-    def _losses(self, options: PGDOptions) -> list[tuple[str, bool, int]]:
-        """(Loss, whether it takes y, how many classes it needs), for each direction of the batch."""
-        towards, away = options.kinds
-        given = ((towards, self.y is not None), (away, False))
-        return [(loss, with_y, min_classes(loss, with_y)) for loss, with_y in given if loss is not None]
+    def least_classes(self, towards: str | None, away: str | None) -> int:
+        """How many classes the losses and the labels need."""
+        least = self.classes_needed
+        if towards is not None:
+            least = max(least, min_classes(towards, self.y is not None))
+        if away is not None:
+            least = max(least, min_classes(away, False))
+        return least
 
     def check_classes(self, classes: int, options: PGDOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
-        for loss, with_y, needed in self._losses(options):
+        towards, away = options.kinds
+        for loss, with_y in ((towards, self.y is not None), (away, False)):
+            if loss is None:
+                continue
+            needed = min_classes(loss, with_y)
             if classes < needed:
                 advice = "; use loss='margin'" if loss == "dlr" and classes >= 2 else ""
                 kind = "targeted " if with_y else ""

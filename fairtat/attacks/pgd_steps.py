@@ -34,7 +34,7 @@ class PGDSamples(Samples):
     eps_n: Tensor | None  # (N,)
     step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
     sizes: Tensor | None = None  # (N, steps): what step_n is at each step, with step_schedule
-    # What steps count, if the options want it: see `PGDSteps.starts`.
+    # What steps count, if the options want it: see `PGDSteps`.
     made: Tensor | None = None  # (N,) int64: steps made
     velocity: Tensor | None = None  # (N, ...)
     zero_grad: Tensor | None = None  # (N,) int64
@@ -81,33 +81,26 @@ class PGDSteps(Steps[PGDSamples]):
             backends.choose("pgd_init", x.device, x.dtype, backend),
         )
         self._init_kernel: Callable[..., Any] = backends.kernel("pgd_init", self._kernels[1])
-        self._bind_step(self._kernels[0])
+        self._step_kernel: Callable[..., Any] = backends.kernel("pgd_step", self._kernels[0])
+        self._plan_step = backends.planner("pgd_step", self._kernels[0])
         self._double_logits = network.precision == torch.float64  # as is expected
-        self._loss_kernel = self._loss_kernel_for(self._double_logits)
-        self._least_classes = batch.least_classes(options)
-
-    @property
-    def starts(self) -> dict[str, float]:
-        """The tensors that steps count in, and what each starts at."""
-        o = self._options
-        wanted: dict[str, tuple[bool, float]] = {
-            "made": (self._batch.schedule is not None, 0),
-            "velocity": (o.momentum != 0, 0.0),
-            "zero_grad": (self.scored, 0),  # only where someone will read it
-            "moving": (o.early_stop, True),
-            "taken": (o.early_stop, 0),
-            "extra": (o.early_stop, o.extra_steps),
-        }
-        return {name: start for name, (given, start) in wanted.items() if given}
-
-    def _bind_step(self, backend: str) -> None:
-        self._step_kernel: Callable[..., Any] = backends.kernel("pgd_step", backend)
-        self._plan_step = backends.planner("pgd_step", backend)
-
-    def _loss_kernel_for(self, double: bool) -> Callable[..., Any]:
-        dtype = torch.float64 if double else torch.float32
-        chosen = backends.choose("logit_loss", self.x.device, dtype, self._options.backend)
-        return backends.kernel("logit_loss", chosen)
+        dtype = torch.float64 if self._double_logits else torch.float32
+        self._loss_kernel: Callable[..., Any] = backends.kernel(
+            "logit_loss", backends.choose("logit_loss", x.device, dtype, backend)
+        )
+        self._least_classes = batch.least_classes(*self._kinds)
+        # Whether what the model is given is another tensor than x_adv.
+        self._separate_input = batch.mean is not None or network.input_dtype != x.dtype
+        # The tensors that steps count in, and what each starts at.
+        self._starts: dict[str, float] = {}
+        if batch.schedule is not None:
+            self._starts["made"] = 0
+        if options.momentum:
+            self._starts["velocity"] = 0.0
+        if self.scored:  # only where someone will read it
+            self._starts["zero_grad"] = 0
+        if self.stops_early:
+            self._starts |= {"moving": True, "taken": 0, "extra": options.extra_steps}
 
     def begin(self, spans: Sequence[Span], x_adv: Tensor | None = None, *, expand: bool = False) -> PGDSamples:
         b = self._batch
@@ -148,7 +141,7 @@ class PGDSteps(Steps[PGDSamples]):
         """Uninitialized tensors for what is not given by the batch."""
         own = {
             name: torch.empty_like(x if name == "velocity" else goal, dtype=torch.bool if start is True else None)
-            for name, start in self.starts.items()
+            for name, start in self._starts.items()
         }
         if self._separate_input:
             own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
@@ -170,7 +163,7 @@ class PGDSteps(Steps[PGDSamples]):
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
-        for name, start in self.starts.items():
+        for name, start in self._starts.items():
             getattr(samples, name).fill_(start)
         b, o = self._batch, self._options
         # One radius for all stays a number: in L2, a tensor of it is rounded in another order.
@@ -190,11 +183,6 @@ class PGDSteps(Steps[PGDSamples]):
         if b.start is not None or self._separate_input:
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
             self._step(samples, samples.x, eps_n, None, 0.0, None, None)
-
-    @property
-    def _separate_input(self) -> bool:
-        """Whether what the model is given is another tensor than x_adv."""
-        return self.mean is not None or self.network.input_dtype != self.x.dtype
 
     def _sample_ids(self, rows: slice | Tensor) -> Tensor | None:
         if self._batch.sample_ids is not None:
@@ -221,7 +209,9 @@ class PGDSteps(Steps[PGDSamples]):
             return loss, dlogits, pred, pred == samples.goal
         double = z.dtype == torch.float64
         if double != self._double_logits:
-            self._double_logits, self._loss_kernel = double, self._loss_kernel_for(double)
+            self._double_logits = double
+            chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
+            self._loss_kernel = backends.kernel("logit_loss", chosen)
         kind, kind_away = self._kinds
         result: tuple[Tensor, Tensor, Tensor, Tensor] = self._loss_kernel(
             z.contiguous(), samples.goal, kind, samples.y, samples.clean_logits, kind_away,
@@ -331,7 +321,8 @@ class PGDSteps(Steps[PGDSamples]):
         other = copy.copy(self)
         other.network, other.mean, other.std = network, mean, std
         if traceable:
-            other._bind_step("reference")
+            other._step_kernel = backends.kernel("pgd_step", "reference")
+            other._plan_step = backends.planner("pgd_step", "reference")
         return other
 
     def nothing(self) -> dict[str, Tensor]:
