@@ -63,6 +63,15 @@ class Batch:
                 name = self.goal_name if field.name == "goal" else field.name.removesuffix("_n")
                 object.__setattr__(self, field.name, in_memory(name, value))
 
+    def least_classes(self, towards: str | None, away: str | None) -> int:
+        """How many classes the losses and the labels need."""
+        least = self.classes_needed
+        if towards is not None:
+            least = max(least, min_classes(towards, self.y is not None))
+        if away is not None:
+            least = max(least, min_classes(away, False))
+        return least
+
     def check_classes(self, classes: int, options: PGDOptions) -> None:
         """Raise ValueError where the model has fewer classes than the loss, the labels or clean_logits need."""
         towards, away = options.kinds

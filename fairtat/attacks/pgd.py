@@ -363,7 +363,7 @@ def _run(
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"
     with (
-        frozen(model, bn_mode, lazy=True) as state,
+        frozen(model, bn_mode, lazy=options.engine != "eager") as state,
         own_random_numbers(state.model, bn_mode, tuple(state.settings), batch.x, seed),
         torch.enable_grad(),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import EllipsisType
 from typing import Any
 
@@ -21,13 +21,10 @@ from fairtat.engines.samples import Samples, Score, Span, copy_rows, empty_rows,
 from fairtat.engines.steps import Steps
 from fairtat.ops.pgd_step import kept_elements, signed_steps
 
-# Of PGDSamples, by their names in Batch.
-_FROM_BATCH = ("x", "goal", "targeted", "y", "clean_logits", "eps_n", "step_n")
-
 
 @dataclass(kw_only=True)
 class PGDSamples(Samples):
-    """What the kernels need of each sample."""
+    """What the kernels need of each sample. What a batch has under the same name comes from there."""
 
     x: Tensor  # (N, ...)
     goal: Tensor  # (N,)
@@ -36,22 +33,22 @@ class PGDSamples(Samples):
     clean_logits: Tensor | None  # (N, C)
     eps_n: Tensor | None  # (N,)
     step_n: Tensor | None  # (N,); with `targeted`, negative for a sample that moves away
-    # With step_schedule:
-    sizes: Tensor | None = None  # (N, steps): what step_n is at each step
+    sizes: Tensor | None = None  # (N, steps): what step_n is at each step, with step_schedule
+    # What steps count, if the options want it: see `PGDSteps`.
     made: Tensor | None = None  # (N,) int64: steps made
-    velocity: Tensor | None = None  # (N, ...), with momentum
-    zero_grad: Tensor | None = None  # (N,) int64: counted only where someone will read it
-    # With early_stop:
-    taken: Tensor | None = None  # (N,) int64: steps made
+    velocity: Tensor | None = None  # (N, ...)
+    zero_grad: Tensor | None = None  # (N,) int64
+    taken: Tensor | None = None  # (N,) int64: steps made before the sample stopped
     extra: Tensor | None = None  # (N,) int64: steps that may still be made at the goal
-
-    def __post_init__(self) -> None:
-        # The step with everything bound but the gradient, and whose step it is.
-        self.plan: tuple[PGDSteps, Callable[[Tensor], None]] | None = None
+    # The step with everything bound but the gradient, and whose step it is.
+    plan: tuple[PGDSteps, Callable[[Tensor], None]] | None = field(default=None, repr=False)
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)
         self.plan = None
+
+
+_FROM_BATCH = tuple(f.name for f in fields(PGDSamples) if f.name in {f.name for f in fields(Batch)})
 
 
 class PGDSteps(Steps[PGDSamples]):
@@ -83,9 +80,27 @@ class PGDSteps(Steps[PGDSamples]):
             backends.choose("pgd_step", x.device, widest, backend, form=options.norm),
             backends.choose("pgd_init", x.device, x.dtype, backend),
         )
-        self._step_backend = self._kernels[0]
         self._init_kernel: Callable[..., Any] = backends.kernel("pgd_init", self._kernels[1])
-        self._loss_kernel: Callable[..., Any] | None = None
+        self._step_kernel: Callable[..., Any] = backends.kernel("pgd_step", self._kernels[0])
+        self._plan_step = backends.planner("pgd_step", self._kernels[0])
+        self._double_logits = network.precision == torch.float64  # as is expected
+        dtype = torch.float64 if self._double_logits else torch.float32
+        self._loss_kernel: Callable[..., Any] = backends.kernel(
+            "logit_loss", backends.choose("logit_loss", x.device, dtype, backend)
+        )
+        self._least_classes = batch.least_classes(*self._kinds)
+        # Whether what the model is given is another tensor than x_adv.
+        self._separate_input = batch.mean is not None or network.input_dtype != x.dtype
+        # The tensors that steps count in, and what each starts at.
+        self._starts: dict[str, float] = {}
+        if batch.schedule is not None:
+            self._starts["made"] = 0
+        if options.momentum:
+            self._starts["velocity"] = 0.0
+        if self.scored:  # only where someone will read it
+            self._starts["zero_grad"] = 0
+        if self.stops_early:
+            self._starts |= {"moving": True, "taken": 0, "extra": options.extra_steps}
 
     def begin(self, spans: Sequence[Span], x_adv: Tensor | None = None, *, expand: bool = False) -> PGDSamples:
         b = self._batch
@@ -124,18 +139,12 @@ class PGDSteps(Steps[PGDSamples]):
 
     def _own(self, x: Tensor, goal: Tensor) -> dict[str, Any]:
         """Uninitialized tensors for what is not given by the batch."""
-        own: dict[str, Any] = {}
+        own = {
+            name: torch.empty_like(x if name == "velocity" else goal, dtype=torch.bool if start is True else None)
+            for name, start in self._starts.items()
+        }
         if self._separate_input:
             own["separate_input"] = empty_rows(x, len(x), self.network.input_dtype)
-        if self._batch.schedule is not None:
-            own["made"] = torch.empty_like(goal)
-        if self._options.momentum:
-            own["velocity"] = empty_rows(x, len(x))
-        if self.scored:
-            own["zero_grad"] = torch.empty_like(goal)
-        if self.stops_early:
-            own["moving"] = torch.empty_like(goal, dtype=torch.bool)
-            own["taken"], own["extra"] = torch.empty_like(goal), torch.empty_like(goal)
         return own
 
     def fill(self, samples: PGDSamples, spans: Sequence[Span]) -> None:
@@ -154,13 +163,8 @@ class PGDSteps(Steps[PGDSamples]):
         self.restart(samples)
 
     def restart(self, samples: PGDSamples) -> None:
-        for state in (samples.zero_grad, samples.velocity, samples.made):
-            if state is not None:
-                state.zero_()
-        if samples.moving is not None and samples.taken is not None and samples.extra is not None:
-            samples.moving.fill_(True)
-            samples.taken.zero_()
-            samples.extra.fill_(self._options.extra_steps)
+        for name, start in self._starts.items():
+            getattr(samples, name).fill_(start)
         b, o = self._batch, self._options
         # One radius for all stays a number: in L2, a tensor of it is rounded in another order.
         eps_n = None if b.eps_n is None else samples.eps_n
@@ -180,11 +184,6 @@ class PGDSteps(Steps[PGDSamples]):
             # A step of size 0 only projects, and writes the model input by the arithmetic of later steps.
             self._step(samples, samples.x, eps_n, None, 0.0, None, None)
 
-    @property
-    def _separate_input(self) -> bool:
-        """Whether what the model is given is another tensor than x_adv."""
-        return self.mean is not None or self.network.input_dtype != self.x.dtype
-
     def _sample_ids(self, rows: slice | Tensor) -> Tensor | None:
         if self._batch.sample_ids is not None:
             return self._batch.sample_ids[rows]
@@ -193,21 +192,24 @@ class PGDSteps(Steps[PGDSamples]):
         return None if rows.start == 0 else torch.arange(rows.start, rows.stop, device=self.x.device)
 
     def score(self, logits: Tensor, samples: PGDSamples) -> Score:
-        z = _precise(in_memory("the model's logits", logits.detach()))
-        loss, dlogits, pred, hit = self._loss(z, samples)
+        z = logits.detach()
+        if type(z) is not Tensor or z.is_neg() or not z.data_ptr():
+            z = in_memory("the model's logits", z)
+        loss, dlogits, pred, hit = self._loss(_precise(z), samples)
         return Score(logits, loss, dlogits, pred, hit == self._towards(samples.targeted))
 
     def _loss(self, z: Tensor, samples: PGDSamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss (N,), dlogits (N, C), pred (N,), whether pred is the goal (N,))."""
-        if callable(self._options.loss):
+        if self.classes != z.shape[1]:
             self.classes = z.shape[1]
             self.check_classes(self.classes)
+        if callable(self._options.loss):
             loss, dlogits = differentiated(self._options.loss, z, samples.goal)
             pred = z.argmax(1)
             return loss, dlogits, pred, pred == samples.goal
-        if self._loss_kernel is None:
-            self.check_classes(z.shape[1])
-            self.classes = z.shape[1]
+        double = z.dtype == torch.float64
+        if double != self._double_logits:
+            self._double_logits = double
             chosen = backends.choose("logit_loss", z.device, z.dtype, self._options.backend)
             self._loss_kernel = backends.kernel("logit_loss", chosen)
         kind, kind_away = self._kinds
@@ -233,7 +235,9 @@ class PGDSteps(Steps[PGDSamples]):
         )
 
     def check_classes(self, classes: int) -> None:
-        self._batch.check_classes(classes, self._options)
+        clean_logits = self._batch.clean_logits
+        if classes < self._least_classes or (clean_logits is not None and clean_logits.shape[1] != classes):
+            self._batch.check_classes(classes, self._options)
 
     def stop(self, samples: PGDSamples, score: Score) -> None:
         """A sample at its goal uses up an extra step, or stops."""
@@ -253,7 +257,7 @@ class PGDSteps(Steps[PGDSamples]):
                 arguments = self._arguments(
                     samples, ..., samples.eps_n, samples.step_n, self._batch.step, samples.zero_grad, samples.velocity
                 )
-                samples.plan = self, backends.plan("pgd_step", self._step_backend, *arguments)
+                samples.plan = self, self._plan_step(*arguments)
             samples.plan[1](grad)
             return
         zero_before = None if samples.zero_grad is None else samples.zero_grad.clone()
@@ -264,7 +268,7 @@ class PGDSteps(Steps[PGDSamples]):
             samples.zero_grad.copy_(torch.where(moving, samples.zero_grad, zero_before))
 
     def _step(self, samples: PGDSamples, *arguments: Any) -> None:
-        backends.kernel("pgd_step", self._step_backend)(*self._arguments(samples, *arguments))
+        self._step_kernel(*self._arguments(samples, *arguments))
 
     def _arguments(
         self,
@@ -317,7 +321,8 @@ class PGDSteps(Steps[PGDSamples]):
         other = copy.copy(self)
         other.network, other.mean, other.std = network, mean, std
         if traceable:
-            other._step_backend = "reference"
+            other._step_kernel = backends.kernel("pgd_step", "reference")
+            other._plan_step = backends.planner("pgd_step", "reference")
         return other
 
     def nothing(self) -> dict[str, Tensor]:

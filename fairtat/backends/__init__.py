@@ -119,18 +119,27 @@ def plan(op: str, backend: str, *arguments: Any) -> Callable[..., Any]:
     the gradient that it is called with, the only argument that `pgd_step` can leave open. A plan keeps its tensors
     alive, and a call reads what they contain then.
     """
+    return planner(op, backend)(*arguments)
+
+
+def planner(op: str, backend: str) -> Callable[..., Callable[..., Any]]:
+    """What makes a plan of arguments; see :func:`plan`."""
     if op in native.PLANS and backend in ("cpu", "cuda"):
-        return native.PLANS[op](*arguments)
+        return native.PLANS[op]
     run = kernel(op, backend)
-    varying = [i for i, argument in enumerate(arguments) if argument is ...]
 
-    def call(*values: Any) -> Any:
-        given = list(arguments)
-        for i, value in zip(varying, values, strict=True):
-            given[i] = value
-        return run(*given)
+    def bind(*arguments: Any) -> Callable[..., Any]:
+        varying = [i for i, argument in enumerate(arguments) if argument is ...]
 
-    return call
+        def call(*values: Any) -> Any:
+            given = list(arguments)
+            for i, value in zip(varying, values, strict=True):
+                given[i] = value
+            return run(*given)
+
+        return call
+
+    return bind
 
 
 def _load_triton() -> None:

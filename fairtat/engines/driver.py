@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fairtat.engines.base import Engine
@@ -34,7 +35,7 @@ def run(
 ) -> dict[str, Tensor]:
     """Attack a batch, and return the columns of the result."""
     chosen = _engine(engine, steps, check, chunked=chunk_size is not None)
-    results = Results(steps.x, restarts, steps.better)
+    results = Results({"x_adv": torch.empty_like(steps.x)}, restarts == 1, steps.better)
     passes = _in_turn if steps.shrinks and restarts > 1 else _folded
     for spans in passes(results, len(steps.x), restarts, chunk_size):
         try:

@@ -85,20 +85,14 @@ class Samples:
         self.spans, self.in_place = [span.take(index)], False
 
 
+@dataclass
 class Results:
     """Columns with one row for each sample of the batch: the result of its best restart so far."""
 
-    def __init__(
-        self, x: Tensor, restarts: int, better: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
-    ):
-        """``better``: (N,) bool, which samples' new columns replace those of an earlier restart."""
-        self.columns = {"x_adv": empty_rows(x, len(x))}
-        self._in_place = restarts == 1
-        self._better = better
-
-    def room(self, spans: Sequence[Span]) -> Tensor | None:
-        """The rows of x_adv that a pass may work on itself, so that nothing is copied; None with restarts."""
-        return self.columns["x_adv"][spans[0].rows] if self._in_place else None
+    columns: dict[str, Tensor]  # x_adv, uninitialized, and what comes to be reported
+    in_place: bool  # there is one restart, so a pass works on its rows of x_adv itself, and nothing is copied
+    # (N,) bool: which samples' new columns replace those of an earlier restart
+    better: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
 
     def write(self, samples: Samples, report: Mapping[str, Tensor], index: Tensor | None = None) -> None:
         """Write x_adv and a report of the samples that are done (None: all of them) as they are now."""
@@ -120,7 +114,7 @@ class Results:
         better = None
         if span.restart > 0:
             old = {name: self.columns[name][span.rows] for name in new}
-            better = self._better(new, old)
+            better = self.better(new, old)
         for name, value in new.items():
             if better is not None:
                 value = torch.where(better.view(-1, *[1] * (value.ndim - 1)), value, old[name])

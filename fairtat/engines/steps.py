@@ -32,7 +32,8 @@ def run_eagerly(steps: Steps[S], spans: Sequence[Span], results: Results) -> Non
     K steps cost K forwards and K backwards to the input. The gradient starts from the logits, so there is no
     autograd graph of the loss, and with frozen parameters none of a weight.
     """
-    samples = steps.begin(spans, results.room(spans))
+    x_adv = results.columns["x_adv"][spans[0].rows] if results.in_place else None
+    samples = steps.begin(spans, x_adv)
     for _ in range(steps.number):
         leaf, score = steps.look(samples)
         left = samples.still_moving() if steps.shrinks else None
@@ -81,7 +82,10 @@ class Steps(ABC, Generic[S]):
 
     def gradient(self, leaf: Tensor, score: Score) -> Tensor:
         """Backward pass: the loss's gradient with respect to x_adv, laid out like ``leaf``."""
-        return in_memory("the gradient of the model's input", self.input_gradient(score.logits, score.dlogits, leaf))
+        grad = self.input_gradient(score.logits, score.dlogits, leaf)
+        if type(grad) is Tensor and grad.data_ptr() and not grad.is_neg():
+            return grad
+        return in_memory("the gradient of the model's input", grad)
 
     def mean_gradient(self, samples: S, first: Tensor) -> Tensor:
         """The mean of the first draw's gradient and those of more passes, which stop no sample and write no buffer."""

@@ -57,7 +57,9 @@ class Compiled(Engine[S, "CompiledSteps"]):
 
     def start(self, program: CompiledSteps, size: int, spans: Sequence[Span], results: Results) -> S:
         n = count(spans)
-        samples = self.steps.begin(spans, results.room(spans) if n == size else None, expand=True)
+        in_place = n == size and results.in_place
+        x_adv = results.columns["x_adv"][spans[0].rows] if in_place else None
+        samples = self.steps.begin(spans, x_adv, expand=True)
         padded = samples
         if n < size:  # the last sample is repeated
             index = torch.arange(size, device=samples.x_adv.device).clamp_(max=n - 1)

@@ -62,10 +62,11 @@ class Network:
         Raises:
             InputWritten: the model has written to ``model_input``, or was about to. From now on it is given copies.
         """
-        self.state.before_call()
+        if not self.state.called:
+            self.state.before_call()
         with self._autocast:
             output = self._call(model_input)
-        logits = logits_of(output)
+        logits = output if type(output) is Tensor and output.is_floating_point() else logits_of(output)
         if logits.ndim != 2 or logits.shape[0] != model_input.shape[0]:
             raise ValueError(
                 f"the model must return logits of shape ({model_input.shape[0]}, C) for {model_input.shape[0]} "

@@ -34,6 +34,7 @@ class ModelState:
     # What engines have found out about the model as it is before its first call in this attack, by their names.
     looks: dict[str, Any] | None = None
     bn_mode: str = "eval"
+    called: bool = False  # the model has been called in this attack, so it is frozen
     _assignments: list[_Assignment] | None = field(default_factory=list)  # None: not worked out
     _undo: list[_Assignment] = field(default_factory=list)
 
@@ -50,7 +51,7 @@ class ModelState:
     def before_call(self) -> None:
         """The model is about to be called, which may change it."""
         self.freeze()
-        self.looks = None
+        self.looks, self.called = None, True
 
     def thaw(self) -> None:
         """Undo it."""
@@ -126,7 +127,7 @@ def frozen(model: Model, bn_mode: str, *, lazy: bool = False) -> Iterator[ModelS
 def _undone(state: ModelState, lazy: bool) -> Iterator[None]:
     try:
         if not lazy:
-            state.freeze()
+            state.before_call()
         yield
     finally:
         state.thaw()
@@ -184,7 +185,7 @@ class _Known:
         self.misses = 0
         dtype, device, mixes, settings = self.state
         tracking = [modules[i] for i in self.tracking]
-        return ModelState(model, dtype, device, tracking, mixes, settings, self.looks, bn_mode, None)
+        return ModelState(model, dtype, device, tracking, mixes, settings, self.looks, bn_mode, _assignments=None)
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[str, _Known]] = WeakKeyDictionary()
