@@ -219,7 +219,7 @@ def _assembled(
 
 
 def named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -> dict[str, AttackSettings]:
-    """Attacks by the names that an evaluation gives them, which leave out what ``defaults`` say: "pgd-20" at their radius.
+    """Attacks by the names that an evaluation gives them, which leave out what ``defaults`` say: "pgd-20".
 
     Raises:
         UserError: a name that `parse_attack` refuses.
