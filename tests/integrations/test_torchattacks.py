@@ -45,10 +45,12 @@ def test_every_mode_gives_the_peers_images(problem, name, mode):
     problem.agrees(seeded(fast, problem.x, labels), seeded(peer, problem.x, labels), STEP[name])
 
 
+@pytest.mark.filterwarnings("error::fairtat.integrations.peer.PeerLoop")  # rounding leaves [0, 1] by a little
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_normalized_images_come_and_go_as_with_the_peer(problem, name):
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
-    x = (problem.x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    black_and_white = (2 * problem.x - 0.5).clamp(0, 1)
+    x = (black_and_white - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     found = []
     for attack in pair(name, problem.model):
         attack.set_normalization_used(mean, std)
@@ -110,6 +112,21 @@ def test_what_fairtat_does_not_compute_runs_in_the_peers_loop(problem, reason):
         found = fast(x, problem.y)
     if peer is not None:
         assert torch.equal(found, peer(x, problem.y))
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(
+    ("reach", "eps", "why"), [(1.5, 0.1, "images are outside"), (1.0, 1.5, "eps must be at most 1 in linf")]
+)
+def test_images_and_radii_that_only_the_peer_accepts(problem, name, reach, eps, why):
+    x = problem.x * reach
+    fast, peer = (getattr(library, name)(problem.model, eps=eps) for library in (ours, torchattacks))
+    if name == "PGDL2" and eps > 1:
+        problem.agrees(seeded(fast, x, problem.y), seeded(peer, x, problem.y), STEP[name])
+        return
+    with pytest.warns(PeerLoop, match=f"torchattacks's own loop runs.*{why}"):
+        found = seeded(fast, x, problem.y)
+    assert torch.equal(found, seeded(peer, x, problem.y))
 
 
 def test_a_wrong_label_is_told(problem):
