@@ -31,8 +31,8 @@ class LinfPGDAttack:
         **options: Other options of :func:`fairtat.fast_pgd`, such as ``engine="compiled"``.
 
     Raises:
-        ValueError: ``loss_fn`` is another loss; in ``perturb``, the model is in train mode, or ``y`` is missing for a
-            targeted attack.
+        ValueError: ``loss_fn`` is another loss; in ``perturb``, the model is in train mode, images are outside the
+            bounds, ``eps`` is over their range, or ``y`` is missing for a targeted attack.
 
     Source: Madry et al. 2018, arXiv:1706.06083.
     """
@@ -65,7 +65,7 @@ class LinfPGDAttack:
 
     def perturb(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x_adv for images (N, ...) and labels or targets (N,); the model's predictions stand for missing labels."""
-        if (reason := obstacle(self.predict, x)) is not None:
+        if (reason := obstacle(self.predict, x, eps=self.eps, bounds=(self.clip_min, self.clip_max))) is not None:
             raise ValueError(f"{type(self).__name__}: {reason}")
         if y is None:
             if self.targeted:

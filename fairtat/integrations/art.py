@@ -31,10 +31,10 @@ class _FastLoop(_pytorch.ProjectedGradientDescentPyTorch):  # type: ignore[name-
     fairtat_options: dict[str, Any]
 
     def _generate_batch(self, x: Tensor, targets: Tensor, mask: Tensor | None, eps: Any, eps_step: Any) -> Array:
-        reason = _obstacle(self, x, mask)
         radius, step = _per_sample(eps, x), _per_sample(eps_step, x)
-        if reason is None and (radius is None or step is None):
-            reason = "eps or eps_step differs from pixel to pixel"
+        reason = _obstacle(self, x, mask, radius)
+        if reason is None and step is None:
+            reason = "eps_step differs from pixel to pixel"
         if reason is not None:
             peer_loop("ART", reason)
             peers_own: Array = super()._generate_batch(x, targets, mask, eps, eps_step)
@@ -99,10 +99,8 @@ class FastGradientMethod(evasion.FastGradientMethod):  # type: ignore[name-defin
         **keywords: Any,
     ) -> Array:
         images = torch.from_numpy(x.astype(np.float32)) if x.dtype != object else torch.empty(0, dtype=torch.bool)
-        reason = _obstacle(self, images, mask)
         radius = _per_sample(eps, images)
-        if reason is None and radius is None:
-            reason = "eps differs from pixel to pixel"
+        reason = _obstacle(self, images, mask, radius)
         if reason is not None:
             peer_loop("ART", reason)
             peers_own: Array = super()._compute(
@@ -116,7 +114,7 @@ class FastGradientMethod(evasion.FastGradientMethod):  # type: ignore[name-defin
         return found
 
 
-def _obstacle(peer: Any, x: Tensor, mask: object) -> str | None:
+def _obstacle(peer: Any, x: Tensor, mask: object, eps: float | Tensor | None) -> str | None:
     estimator = peer.estimator
     if not isinstance(estimator, _estimators.PyTorchClassifier):
         return f"the estimator is {type(estimator).__name__}, not PyTorchClassifier"
@@ -132,17 +130,20 @@ def _obstacle(peer: Any, x: Tensor, mask: object) -> str | None:
     clip = estimator.clip_values
     if clip is not None and any(np.ndim(value) for value in clip):
         return "clip_values differ from pixel to pixel"
-    if not _is_linf(peer) and (peer.norm != 2 or clip is not None):
+    if _norm(peer) != "linf" and (peer.norm != 2 or clip is not None):
         return f"norm is {peer.norm}, and ART clips to clip_values before it projects on the ball"
     if not all(_is_standardisation(step) for step in estimator.preprocessing_operations):
         return "the estimator has preprocessing besides mean and standard deviation"
     if len(estimator.preprocessing_operations) > 1:
         return "the estimator has more than one preprocessing step"
-    return obstacle(None, x)
+    if eps is None:
+        return "eps differs from pixel to pixel"
+    return obstacle(None, x, eps=eps, norm=_norm(peer), bounds=_bounds(peer))
 
 
-def _is_linf(peer: Any) -> bool:
-    return peer.norm in (np.inf, "inf")
+def _norm(peer: Any) -> str:
+    """fairtat's name for ART's norm, which is infinity or 2 here."""
+    return "linf" if peer.norm in (np.inf, "inf") else "l2"
 
 
 def _is_standardisation(step: Any) -> bool:
@@ -205,7 +206,7 @@ def _attack(
         eps=moved[0],
         step_size=moved[1],
         steps=steps,
-        norm="linf" if _is_linf(peer) else "l2",
+        norm=_norm(peer),
         bounds=_bounds(peer),
         normalize=normalize,
         **{"momentum": getattr(peer, "decay", None) or 0.0, **options},

@@ -118,15 +118,19 @@ class _Call:
             return f"eps is {self.eps} and the step {self.step}"
         if self.x.dtype != torch.float32:
             return f"the images are {self.x.dtype}, which cleverhans casts"
-        if low is not None and high is not None and self.x.numel():
-            if self.eps > high - low:
-                return f"eps is {self.eps}, more than the range from {low} to {high}"
-            if self.x.min() < low or self.x.max() > high:
-                return f"images are outside [{low}, {high}]"
-        return obstacle(self.model, self.x)
+        return obstacle(self.model, self.x, eps=self.eps, norm=self._fairtats_norm, bounds=self._bounds)
+
+    @property
+    def _fairtats_norm(self) -> str:
+        return "linf" if self.norm == np.inf else "l2"
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        low, high = self.clip
+        return (-np.inf, np.inf) if low is None or high is None else (low, high)
 
     def attack(self, steps: int, start: Tensor | None, options: dict[str, Any]) -> Tensor:
-        y, (low, high) = self.y, self.clip
+        y = self.y
         if y is None:
             with torch.no_grad():
                 y = self.model(self.x).argmax(dim=1)
@@ -139,7 +143,7 @@ class _Call:
             eps=self.eps,
             step_size=self.step,
             steps=steps,
-            norm="linf" if self.norm == np.inf else "l2",
-            bounds=(-np.inf, np.inf) if low is None or high is None else (low, high),
+            norm=self._fairtats_norm,
+            bounds=self._bounds,
             **options,
         )

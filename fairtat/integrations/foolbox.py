@@ -34,11 +34,10 @@ class _Fast(TakesOptions):
         """Images moved by at most ``epsilon``; arguments as the peer's ``run``."""
         images, restore = ep.astensor_(inputs)
         wanted = base.get_criterion(criterion)
-        reason = _obstacle(self, model, images.raw, wanted)
+        reason = _obstacle(self, model, images.raw, wanted, epsilon)
         if reason is not None or keywords:
             peer_loop("foolbox", reason or f"it gets {', '.join(keywords)}")
             return super().run(model, inputs, criterion, epsilon=epsilon, **keywords)  # type: ignore[misc]
-        base.verify_input_bounds(images, model)
         targeted = hasattr(wanted, "target_classes")
         network, normalize = _network(model, images.raw)
         x_adv = attack(
@@ -58,7 +57,7 @@ class _Fast(TakesOptions):
         return restore(ep.astensor(x_adv))
 
 
-def _obstacle(peer: Any, model: Any, images: object, criterion: Any) -> str | None:
+def _obstacle(peer: Any, model: Any, images: object, criterion: Any, eps: float) -> str | None:
     changed = [name for name in _STEP if not getattr(type(peer), name).__module__.startswith("foolbox.")]
     if changed:
         return f"{type(peer).__name__} overrides {', '.join(changed)}"
@@ -68,7 +67,7 @@ def _obstacle(peer: Any, model: Any, images: object, criterion: Any) -> str | No
         return f"the criterion is {type(criterion).__name__}"
     if isinstance(peer, (LinfFastGradientAttack, L2FastGradientAttack)) and hasattr(criterion, "target_classes"):
         return "the peer refuses targets here"
-    return obstacle(_module(model), images)
+    return obstacle(_module(model), images, eps=eps, norm=peer._norm, bounds=tuple(model.bounds))
 
 
 def _module(model: Any) -> nn.Module | None:

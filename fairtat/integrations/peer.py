@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import fast_pgd, fast_targeted_pgd
+from fairtat.attacks.batch import BOUNDS_TOLERANCE
 from fairtat.engines.model.state import Model
 from fairtat.errors import first_time, warn_caller
+from fairtat.radius import check_radius
 
 __all__ = ["PeerLoop", "TakesOptions", "attack", "obstacle", "peer_loop", "require"]
 
@@ -59,12 +61,31 @@ def peer_loop(peer: str, reason: str) -> None:
         warn_caller(f"{peer}'s own loop runs, not fairtat's: {reason}", PeerLoop)
 
 
-def obstacle(model: object, x: Tensor) -> str | None:
-    """Why fairtat's attack of ``model`` at ``x`` would not be what a loop around ``model(x)`` computes, or None."""
+def obstacle(
+    model: object,
+    x: Tensor,  # (N, ...)
+    *,
+    eps: float | Tensor,  # or (N,)
+    norm: str = "linf",
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> str | None:
+    """Why fairtat's attack of ``model`` at ``x`` would not be what a loop around ``model(x)`` computes, or None.
+
+    Peers take images outside the bounds, and radii over their range, which fairtat's attack refuses.
+    """
     if x.dtype not in (torch.float32, torch.float64):
         return f"the images are {x.dtype}, not float32 or float64"
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         return "the model is in train mode; call model.eval()"
+    if x.numel():
+        low, high = bounds
+        least, most = torch.stack(torch.aminmax(x.detach())).tolist()
+        if least < low - BOUNDS_TOLERANCE or most > high + BOUNDS_TOLERANCE:
+            return f"images are outside [{low}, {high}]"
+        try:
+            check_radius("eps", float(eps.max()) if isinstance(eps, Tensor) else eps, norm, bounds)
+        except ValueError as error:
+            return str(error)
     return None
 
 

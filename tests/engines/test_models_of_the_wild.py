@@ -303,7 +303,7 @@ def test_what_returns_a_tuple_is_told_what_to_do(stand_ins, engine):
             return super().forward(x), x
 
     x, _, target = scene("tuple")
-    with pytest.raises(TypeError, match=r"got tuple; wrap it in a function that returns the logits"):
+    with pytest.raises(TypeError, match=r"got tuple; fairtat\.logits\.select\(model, index or key\) picks them"):
         fast_targeted_pgd(Tuple().double(), x, target, engine=engine, **LINF)
 
 

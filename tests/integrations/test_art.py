@@ -97,6 +97,24 @@ def test_what_fairtat_does_not_compute_runs_in_the_peers_loop(problem, estimator
     assert np.array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("name", ["ProjectedGradientDescent", "FastGradientMethod"])
+@pytest.mark.parametrize(
+    ("clip_values", "eps", "why"),
+    [
+        ((0.4, 0.6), 0.1, "images are outside"),
+        ((0.0, 1.0), 1.5, "eps must be at most 1 in linf"),
+        ((0.0, 1.0), np.linspace(0.1, 1.5, 13).reshape(13, 1, 1, 1), "eps must be at most 1 in linf"),
+    ],
+    ids=["images", "radius", "radii per sample"],
+)
+def test_images_and_radii_that_only_the_peer_accepts(problem, name, clip_values, eps, why):
+    made, x, y = classifier(problem, clip_values=clip_values), problem.x.numpy(), problem.y.numpy()
+    arguments = {"eps": eps, "eps_step": np.full_like(eps, 0.02) if isinstance(eps, np.ndarray) else 0.02}
+    with pytest.warns(PeerLoop, match=f"ART's own loop runs.*{why}"):
+        mine = generated(ours, name, made, x, y, **arguments)
+    assert np.array_equal(mine, generated(art, name, made, x, y, **arguments))
+
+
 def test_options_reach_the_attack_and_set_params_too(problem):
     estimator = classifier(problem)
     attack = ours.ProjectedGradientDescent(estimator, **PGD, verbose=False, options={"backend": "reference"})

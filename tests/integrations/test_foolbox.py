@@ -95,6 +95,22 @@ def _nothing():
     return contextlib.nullcontext()
 
 
+@pytest.mark.parametrize("name", ["LinfPGD", "LinfFastGradientAttack"])
+def test_a_radius_over_the_range_runs_in_the_peers_loop(problem, name):
+    model = foolbox.PyTorchModel(problem.model, bounds=(0, 1))
+    fast, peer = both(name)
+    with pytest.warns(PeerLoop, match="foolbox's own loop runs.*eps must be at most 1 in linf"):
+        mine = run(fast, model, problem.x, problem.y, epsilons=1.5)
+    assert torch.equal(mine[0], run(peer, model, problem.x, problem.y, epsilons=1.5)[0])
+
+
+def test_images_outside_the_bounds_are_refused_as_by_the_peer(problem):
+    model = foolbox.PyTorchModel(problem.model, bounds=(0.4, 0.6))
+    for attack in both("LinfPGD"):
+        with pytest.raises(AssertionError):
+            attack(model, problem.x, problem.y, epsilons=0.1)
+
+
 def test_targets_are_refused_where_the_peer_refuses_them(problem):
     model = foolbox.PyTorchModel(problem.model, bounds=(0, 1))
     criterion = foolbox.criteria.TargetedMisclassification(problem.target)

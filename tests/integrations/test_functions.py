@@ -56,7 +56,7 @@ def test_fast_gradient_method_with_the_models_own_labels(problem, eps, norm):
         (1.0, 2, BOUNDS, "clips to the bounds before"),
         (0.0, np.inf, BOUNDS, "eps is 0"),
         (0.1, np.inf, {}, "train mode"),
-        (0.5, np.inf, {"clip_min": 0.5, "clip_max": 0.7, "sanity_checks": False}, "more than the range"),
+        (1.5, np.inf, {**BOUNDS, "sanity_checks": False}, "eps must be at most 1 in linf"),
         (0.1, np.inf, {"clip_min": 0.4, "clip_max": 0.6, "sanity_checks": False}, "images are outside"),
     ],
 )
@@ -101,6 +101,10 @@ def test_advertorch_says_what_it_does_not_take(problem):
         LinfPGDAttack(problem.model, nn.MSELoss())
     with pytest.raises(ValueError, match="y must be the targets"):
         LinfPGDAttack(problem.model, targeted=True).perturb(problem.x)
+    with pytest.raises(ValueError, match=r"LinfPGDAttack: images are outside \[0.4, 1.0\]"):
+        LinfPGDAttack(problem.model, clip_min=0.4).perturb(problem.x)
+    with pytest.raises(ValueError, match="LinfPGDAttack: eps must be at most 1 in linf"):
+        LinfPGDAttack(problem.model, eps=torch.linspace(0.1, 1.5, 13)).perturb(problem.x)
     with pytest.raises(ValueError, match=r"train mode; call model.eval\(\)"):
         LinfPGDAttack(problem.model.train()).perturb(problem.x)
 

@@ -112,6 +112,29 @@ def test_what_fairtat_does_not_compute_runs_in_the_peers_loop(problem, reason):
         assert torch.equal(found, peer(x, problem.y))
 
 
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(
+    ("reach", "eps", "why"), [(1.5, 0.1, "images are outside"), (1.0, 1.5, "eps must be at most 1 in linf")]
+)
+def test_images_and_radii_that_only_the_peer_accepts(problem, name, reach, eps, why):
+    x = problem.x * reach
+    fast, peer = (getattr(library, name)(problem.model, eps=eps) for library in (ours, torchattacks))
+    if name == "PGDL2" and eps > 1:
+        problem.agrees(seeded(fast, x, problem.y), seeded(peer, x, problem.y), STEP[name])
+        return
+    with pytest.warns(PeerLoop, match=f"torchattacks's own loop runs.*{why}"):
+        found = seeded(fast, x, problem.y)
+    assert torch.equal(found, seeded(peer, x, problem.y))
+
+
+@pytest.mark.filterwarnings("error::fairtat.integrations.peer.PeerLoop")
+def test_images_outside_by_rounding_are_fairtats(problem):
+    x = problem.x.clone()
+    x[:, :, 0] = 1 + 5e-7
+    fast, peer = pair("PGD", problem.model)
+    problem.agrees(seeded(fast, x, problem.y), seeded(peer, x, problem.y), STEP["PGD"])
+
+
 def test_a_wrong_label_is_told(problem):
     with pytest.raises(ValueError, match="y must be"):
         ours.PGD(problem.model)(problem.x, problem.y + 7)

@@ -143,6 +143,10 @@ def test_what_fairtat_does_not_compute_runs_in_the_peers_loop(many):
     with pytest.warns(PeerLoop, match="torchattacks's own loop runs.*Square's loss is 'ce'"):
         mine = ours.Square(model, **arguments)(x, y)
     assert torch.equal(mine, torchattacks.Square(model, **arguments)(x, y))
+    for z, eps, why in ((x * 1.5, 0.1, "images are outside"), (x, 1.5, "eps must be at most 1 in linf")):
+        with pytest.warns(PeerLoop, match=why):
+            mine = ours.APGD(model, eps=eps, steps=3)(z, y)
+        assert torch.equal(mine, torchattacks.APGD(model, eps=eps, steps=3)(z, y))
     # The peer's own FAB in L1 is broken; it is told, not replaced.
     with pytest.warns(PeerLoop, match="norm is 'L1'"), pytest.raises(UnboundLocalError):
         ours.FAB(model, norm="L1", eps=1.0, steps=1)(x, y)

@@ -16,6 +16,8 @@ __all__ = ["Fast", "torchattacks"]
 class Fast(TakesOptions):
     """A mixin before the peer's class, whose ``forward`` it replaces: modes, normalization and ``save`` stay."""
 
+    _norm = "linf"
+
     def forward(self: Any, images: Tensor, labels: Tensor) -> Tensor:
         """x_adv for images (N, C, H, W) in [0, 1] and labels (N,): targets, in mode "targeted(label)"."""
         images, labels = images.detach().to(self.device), labels.detach().to(self.device)
@@ -35,7 +37,7 @@ class Fast(TakesOptions):
         """Why the peer's own loop must run, or None."""
         if type(self).get_logits is not torchattacks.attack.Attack.get_logits:
             return f"{type(self).__name__}.get_logits is overridden"
-        return obstacle(self.model, images)
+        return obstacle(self.model, images, eps=self.eps, norm=self._norm)
 
     def _normalization(self: Any) -> tuple[Tensor, Tensor] | None:
         """(mean, std) where ``set_normalization_used`` was called: inside ``forward`` the images are in [0, 1]."""

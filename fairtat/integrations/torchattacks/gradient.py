@@ -14,8 +14,6 @@ __all__ = ["FGSM", "MIFGSM", "PGD", "PGDL2"]
 
 
 class _FastSteps(Fast):
-    _norm = "linf"
-
     def _perturb(self: Any, images: Tensor, labels: Tensor) -> Tensor:
         # In the peer's order, which the random numbers of targets and starts depend on.
         goal = self.get_target_label(images, labels) if self.targeted else labels

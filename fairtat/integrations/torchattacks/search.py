@@ -22,6 +22,10 @@ _NORMS = {"Linf": "linf", "L2": "l2"}
 
 
 class _FastSearch(Fast):
+    @property
+    def _norm(self: Any) -> str:  # type: ignore[override]
+        return _NORMS[self.norm]
+
     def _perturb(self: Any, images: Tensor, labels: Tensor) -> Tensor:
         y, target = labels, None
         if self.targeted:
@@ -33,7 +37,7 @@ class _FastSearch(Fast):
             y,
             target=target,
             eps=self.eps,
-            norm=_NORMS[self.norm],
+            norm=self._norm,
             version="custom",
             attacks=[_stage(each) for each in self._parts()],
             seed=int(time.time() if self.seed is None else self.seed),
