@@ -26,6 +26,7 @@ from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, lo
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
+from fairtat.evaluation.budget import seconds
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
@@ -107,6 +108,10 @@ class EvaluateOptions(EvaluationOptions):
     sanity: bool = True
     """Look for signs that the robust accuracy is overestimated, such as gradient masking."""
 
+    budget: str | None = None
+    """Time after which nothing new begins, such as 90s, 30m or 2h; AutoAttack then begins with its strongest attacks,
+    and the results say what was not tried. The same command goes on from there."""
+
     baseline: str | None = None
     """Another run folder or evaluation (.json), against which rho, mCE and the worst class's gain are measured."""
 
@@ -156,6 +161,7 @@ def run(options: jsonargparse.Namespace) -> int:
     if options.output is not None:
         job = replace(job, folder=Path(options.output))
     attacks = comma_separated(options.attacks)
+    budget = None if options.budget is None else seconds(options.budget)
     defaults = AttackArguments.parsed(options.attack).defaults(job, attacks, options.active_set)
     corruptions = comma_separated(options.corruptions)
     from_files = bool(corruptions) and job.has_corrupted_files
@@ -173,6 +179,7 @@ def run(options: jsonargparse.Namespace) -> int:
         corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
+        budget=budget,
     )
     added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
     added.evaluation.save(job.stored)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation, evaluate
 from fairtat.evaluation.cache.team import Team
 
@@ -71,7 +72,7 @@ def test_processes_give_the_bits_of_one(
 
 
 def test_a_budget_of_nothing_says_so(net: nn.Module, data: Data) -> None:
-    with pytest.raises(ValueError, match="budget was over before all clean images"):
+    with pytest.raises(UserError, match="budget was over before all clean images"):
         evaluate(net, *data, attacks=["pgd-3"], eps=0.04, budget=0.0)
 
 
@@ -81,5 +82,5 @@ def test_other_images_are_refused(net: nn.Module, data: Data) -> None:
     def gather(value: Any) -> list[Any]:
         return [value, ("m", "d", "l")]
 
-    with pytest.raises(ValueError, match="different"):
+    with pytest.raises(UserError, match="different"):
         evaluate(net, other, data[1], attacks=["fgsm"], eps=0.04, team=Team(0, 2, gather))
