@@ -31,7 +31,7 @@ class Standing:
 
     Attributes:
         condition: what is being computed.
-        done, total: its images (times targets, of a targeted sweep).
+        done, total: its images (times targets, of a targeted sweep); what other processes do meanwhile is estimated.
         seconds_left: of the whole evaluation, estimated from the passes through the model that are left and the time
             that those so far took; None before the first batch.
         accuracy: gives (C,) float64, each class's accuracy under the condition as the images so far let expect it; NaN
@@ -109,7 +109,7 @@ class Pace:
         now = time.monotonic()
         self._spent, self._mark = self._spent + now - self._mark, now
         self._work += items * self._planned(answer).passes
-        self._share = max(0.0, self._share - items)
+        self._share = max(0.0, min(self._share - items, answer.total - answer.finished))
         if self._progress is not None:
             self._progress(answer.name, answer.finished, answer.total)
         self._tell(answer)
@@ -120,7 +120,9 @@ class Pace:
     def _tell(self, answer: Answer) -> None:
         if self._watch is not None:
             left, accuracy = self._seconds_left(answer), partial(self._accuracy, answer)
-            self._watch(Standing(answer.name, answer.finished, answer.total, left, accuracy))
+            # The others have done about as much, which this process hears of at the end.
+            done = max(answer.finished, round(answer.total - self._share * self._processes))
+            self._watch(Standing(answer.name, done, answer.total, left, accuracy))
 
     def _seconds_left(self, answer: Answer) -> float | None:
         if not self._work:
