@@ -28,6 +28,7 @@ class Answers:
     Attributes:
         team: the processes that share the work.
         deadline: of `time.monotonic`; no batch begins after it, nor one that is expected to end after it.
+        over: whether a batch was given up for that, so that none of another answer takes its time.
         reused, worked_out: names of the questions whose answers were reused and computed, in their order; one that was
             interrupted and finished is in both.
     """
@@ -46,6 +47,7 @@ class Answers:
         self.observer = observer
         self.team = team
         self.deadline = deadline
+        self.over = False
         self.reused: list[str] = []
         self.worked_out: list[str] = []
 
@@ -131,10 +133,12 @@ class Answer:
 
     def batches(self, items: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Items (n,) in batches, those of this process; fewer when the time is over. `advance` marks each as done."""
-        team = self._answers.team
+        answers, team = self._answers, self._answers.team
         for start in range(team.rank * batch_size, len(items), team.size * batch_size):
             began = time.monotonic()
-            if self._answers.deadline is not None and began + self._last_batch >= self._answers.deadline:
+            if answers.deadline is not None and began + self._last_batch >= answers.deadline:
+                answers.over = True
+            if answers.over:
                 return
             yield items[start : start + batch_size]
             self._last_batch = time.monotonic() - began
