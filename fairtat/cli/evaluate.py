@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ from fairtat.evaluation.budget import seconds
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
-from fairtat.training import LostProcess, Number, load_run
-from fairtat.training.distributed import World, connect, is_connection_loss
+from fairtat.training import Number, load_run
+from fairtat.training.distributed import World, connect, losing_no_process
 from fairtat.training.setup import choose_device
 from fairtat.weights import load_weights
 
@@ -179,27 +177,17 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
         baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
         job = replace(job, folder=Path(options.output))
-    with _losing_no_process(job, world):
+    advice = (
+        f"{job.name}: another process of this job has gone; what is computed is kept in {job.folder / 'parts'}: "
+        "start the job again with the same options, less --fresh"
+    )
+    with losing_no_process(world, lambda: advice):
         evaluation = _evaluation(options, job, world)
     if world.main:
         added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
         added.evaluation.save(job.stored)
         _print(job, evaluation, baseline, added)
     return 0
-
-
-@contextmanager
-def _losing_no_process(job: Job, world: World) -> Iterator[None]:
-    """Turns the failure of a collective into one line that says how to go on."""
-    try:
-        yield
-    except RuntimeError as error:
-        if world.size == 1 or not is_connection_loss(error):
-            raise
-        raise LostProcess(
-            f"{job.name}: another process of this job has gone; what is computed is kept in {job.folder / 'parts'}: "
-            "start the job again with the same options, less --fresh"
-        ) from error
 
 
 def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Evaluation:
