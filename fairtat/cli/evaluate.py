@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import torch
 from rich.console import Console
 from rich.padding import Padding
 
 from fairtat import models
 from fairtat.cli.parser import Parser, comma_separated, number
+from fairtat.cli.processes import one_voice, stop_on_sigterm
 from fairtat.cli.runs import (
     AttackArguments,
     EvaluationOptions,
@@ -23,13 +25,15 @@ from fairtat.cli.runs import (
     shortened,
 )
 from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
-from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
+from fairtat.evaluation.budget import seconds
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
 from fairtat.training import Number, load_run
+from fairtat.training.distributed import World, connect, losing_no_process
+from fairtat.training.setup import choose_device
 from fairtat.weights import load_weights
 
 RENAMED = {
@@ -107,6 +111,10 @@ class EvaluateOptions(EvaluationOptions):
     sanity: bool = True
     """Look for signs that the robust accuracy is overestimated, such as gradient masking."""
 
+    budget: str | None = None
+    """Time after which nothing new begins, such as 90s, 30m or 2h; AutoAttack then begins with its strongest attacks,
+    and the results say what was not tried. The same command goes on from there."""
+
     baseline: str | None = None
     """Another run folder or evaluation (.json), against which rho, mCE and the worst class's gain are measured."""
 
@@ -134,6 +142,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "  fairtat evaluate runs/fairtat\n"
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
         "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
+        "  torchrun --nproc-per-node 8 -m fairtat evaluate runs/fairtat --attacks autoattack\n"
         "  fairtat evaluate --model.name timm:resnet18 --weights r18.pt --data.name cifar10 --attack.eps 8/255",
         RENAMED,
     )
@@ -150,21 +159,50 @@ def parser() -> jsonargparse.ArgumentParser:
 
 
 def run(options: jsonargparse.Namespace) -> int:
-    """Evaluate one model."""
-    job = _job(options)
-    baseline = None if options.baseline is None else _baseline(options.baseline, job)
+    """Evaluate one model; under torchrun, every process does its part and the first one writes and prints.
+
+    Raises:
+        SystemExit: a mistake or an interruption, in any process except the first.
+    """
+    stop_on_sigterm()
+    with one_voice():
+        device = choose_device(options.device)
+        with connect(device) as world:
+            return _run(options, device, world)
+
+
+def _run(options: jsonargparse.Namespace, device: torch.device, world: World) -> int:
+    with world.together():
+        job = _job(options, device)
+        baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
         job = replace(job, folder=Path(options.output))
+    advice = (
+        f"{job.name}: another process of this job has gone; what is computed is kept in {job.folder / 'parts'}: "
+        "start the job again with the same options, less --fresh"
+    )
+    with losing_no_process(world, lambda: advice):
+        evaluation = _evaluation(options, job, world)
+    if world.main:
+        added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
+        added.evaluation.save(job.stored)
+        _print(job, evaluation, baseline, added)
+    return 0
+
+
+def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Evaluation:
     attacks = comma_separated(options.attacks)
+    budget = None if options.budget is None else seconds(options.budget)
     defaults = AttackArguments.parsed(options.attack).defaults(job, attacks, options.active_set)
     corruptions = comma_separated(options.corruptions)
     from_files = bool(corruptions) and job.has_corrupted_files
     if from_files and corruptions == ["all"]:
         corruptions = list(CORRUPTIONS)
-    evaluation = examine(
+    return examine(
         job,
         defaults,
         options.batch_size,
+        world=world,
         attacks=attacks,
         eps_sweep=[number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],
         targeted=options.targeted or False,
@@ -173,10 +211,11 @@ def run(options: jsonargparse.Namespace) -> int:
         corrupted=job.corrupted if from_files else None,
         check_sanity=options.sanity,
         fresh=options.fresh,
+        budget=budget,
     )
-    added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
-    added.evaluation.save(job.stored)
 
+
+def _print(job: Job, evaluation: Evaluation, baseline: Evaluation | None, added: Added) -> None:
     console = Console(highlight=False, markup=False)
     about = ", ".join(f"{key} {value}" for key, value in job.source.items())
     console.print(f"{job.name}: {about}", soft_wrap=True)
@@ -196,10 +235,9 @@ def run(options: jsonargparse.Namespace) -> int:
         console.print(f"replaced, as a file holds one of its kind: {shortened(added.replaced)}", soft_wrap=True)
     if added.lost:
         console.print(f"replaced: {added.lost}", soft_wrap=True)
-    return 0
 
 
-def _job(options: jsonargparse.Namespace) -> Job:
+def _job(options: jsonargparse.Namespace, device: torch.device) -> Job:
     model, data = options.model, options.data
     if options.run is not None:
         given = {"weights": options.weights, "model.mean": model.mean, "model.std": model.std}
@@ -207,7 +245,6 @@ def _job(options: jsonargparse.Namespace) -> Job:
             if value is not None:
                 raise UserError(f"--{name} goes with --model.name, not with a run folder ({options.run})")
         trust = options.trust_model or model.name or False
-        device = resolve_device(options.device)
         trained = load_run(options.run, device=device, weights=options.checkpoint, trust_model=trust)
         if data.name is None:
             return job_of_run(trained, options.split, options.checkpoint)
@@ -219,10 +256,10 @@ def _job(options: jsonargparse.Namespace) -> Job:
         raise UserError("expected a run folder, or --model.name with --weights and --data.name")
     if data.name is None:
         raise UserError("--model.name needs --data.name, the images to judge it on")
-    return _foreign(options)
+    return _foreign(options, device)
 
 
-def _foreign(options: jsonargparse.Namespace) -> Job:
+def _foreign(options: jsonargparse.Namespace, device: torch.device) -> Job:
     """A model that fairtat did not train, with its data."""
     chosen = options.model
     models.check_options(chosen.options, "--model.options")
@@ -240,7 +277,7 @@ def _foreign(options: jsonargparse.Namespace) -> Job:
     name = f"{chosen.name.replace(':', '-')}-{Path(options.data.name).stem}"
     return Job(
         name=chosen.name,
-        model=model.to(resolve_device(options.device)),
+        model=model.to(device),
         data=data,
         split=split,
         folder=Path("evaluations") / name,

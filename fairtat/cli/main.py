@@ -60,7 +60,15 @@ def _goes_on(arguments: list[str]) -> str:
     if not arguments or arguments[0] not in KEEP_ANSWERS:
         return ""
     again = shlex.join(argument for argument in arguments if argument != "--fresh")
-    return f"; what is computed is kept, resume with: fairtat {again}"
+    return f"; what is computed is kept, resume with: {program()} {again}"
+
+
+def program() -> str:
+    """What starts this command line once more: fairtat, or torchrun with as many processes as there are."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return "fairtat"
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', size)} -m fairtat"
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from fairtat._version import __version__
+from fairtat.cli.evaluate_progress import observe
 from fairtat.data import CORRUPTED, ImageData, load_corrupted
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
+from fairtat.evaluation.cache.team import Team
+from fairtat.evaluation.progress import Standing
 from fairtat.files import refuse_links
 from fairtat.training import Number, Run
+from fairtat.training.distributed import World
+
+ALONE = World()
 
 EXAMPLE = "8/255"
 LISTED = 8
@@ -215,27 +220,27 @@ def examine(
     defaults: Defaults,
     batch_size: int,
     *,
+    world: World = ALONE,
     on_work: Callable[[], object] | None = None,
     **questions: Any,
 ) -> Evaluation:
-    """Evaluate, with a progress bar on stderr; results are kept in the job's folder and reused from there.
+    """Evaluate, and show on stderr how far it is; results are kept in the job's folder and reused from there.
 
     Args:
+        world: the processes that share the work; all call this, and the first one shows.
         on_work: called once, when something has to be computed.
         questions: attacks, eps_sweep, targeted, corruptions, ... of :func:`fairtat.evaluation.evaluate`.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(job.name, total=None)
+    with observe(job.name, job.data.class_names) if world.main else nullcontext() as shown:
         told = False
 
-        def progress(condition: str, done: int, total: int) -> None:
+        def watch(standing: Standing) -> None:
             nonlocal told
             if not told and on_work is not None:
                 on_work()
             told = True
-            bar.update(task, description=f"{job.name}: {condition}", completed=done, total=total)
+            if shown is not None:
+                shown(standing)
 
         data = job.data if isinstance(job.data, ImageData) else job.data.decoded()
         evaluation = evaluate(
@@ -245,7 +250,8 @@ def examine(
             batch_size=batch_size,
             normalize=job.normalize,
             cache=job.folder / "parts",
-            progress=progress,
+            watch=watch,
+            team=Team() if world.size == 1 else Team.of_group(world.control),
             **questions,
         )
     return replace(evaluation, source={**job.source, **evaluation.source, "fairtat": __version__})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +13,18 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from fairtat.cli.main import INTERRUPTED, program
 from fairtat.cli.parser import Parser
+from fairtat.cli.processes import one_voice
 from fairtat.cli.train_progress import dry_run_report, observe
 from fairtat.data import code_of
-from fairtat.errors import UserError
-from fairtat.training import LostProcess, Observer, TrainConfig, TrainResult, default_output, dry_run, resume, train
+from fairtat.training import Observer, TrainConfig, TrainResult, default_output, dry_run, resume, train
 from fairtat.training.api import stored_config
 from fairtat.training.build import code_named, require_trust
 from fairtat.training.config import from_dict, load_yaml, to_dict
 from fairtat.training.distributed import env_rank, env_size
 
 __all__ = ["parser", "run"]
-
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
-USAGE = 2
 
 # Options beside the fields of TrainConfig.
 _NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
@@ -82,17 +79,8 @@ def run(namespace: Namespace) -> int:
         UserError: a wrong input or a loss that is not finite, as `fairtat.training.train`.
         SystemExit: the same in any process of a job except the first, which alone prints.
     """
-    try:
+    with one_voice():
         return _run(namespace)
-    except LostProcess:
-        # The second process prints too, because the first may be the one that died.
-        if env_rank() > 1:
-            raise SystemExit(USAGE) from None
-        raise
-    except UserError:
-        if env_rank() > 0:
-            raise SystemExit(USAGE) from None
-        raise
 
 
 def _run(namespace: Namespace) -> int:
@@ -138,13 +126,7 @@ def _closing_line(result: TrainResult, config: TrainConfig) -> str:
         done = f"nothing to do: {result.path} has all its" if result.last is None else "trained"
         return f"{done} {epochs}; look at every class with: fairtat evaluate {result.path}{trust}"
     held = f"epoch {result.epoch} of {config.epochs}" if result.epoch else "the untrained model: no epoch was over"
-    return f"interrupted: {result.path} holds {held}; continue with: {_command()} --resume {result.path}{trust}"
-
-
-def _command() -> str:
-    if env_size() == 1:
-        return "fairtat train"
-    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', env_size())} -m fairtat train"
+    return f"interrupted: {result.path} holds {held}; continue with: {program()} train --resume {result.path}{trust}"
 
 
 def _config(namespace: Namespace) -> TrainConfig:

@@ -189,10 +189,10 @@ def dry_run_report(report: DryRun) -> str:
             f"model       {config.model.name}, {report.parameters:,} parameters, on {report.device}",
             f"precision   {_precision(report)}",
             f"data        {config.data.name}: {report.train_samples} training, {report.val_samples} validation images",
-            f"a step      {_duration(report.step)} ({batch}; median of {report.timed_steps}); "
-            f"the first one {_duration(report.first_step)}",
-            f"an epoch    {_duration(report.epoch)}: {steps} steps, then {_duration(report.validation)} of validation",
-            f"the run     about {_duration(report.total)} for {config.epochs} epochs",
+            f"a step      {duration(report.step)} ({batch}; median of {report.timed_steps}); "
+            f"the first one {duration(report.first_step)}",
+            f"an epoch    {duration(report.epoch)}: {steps} steps, then {duration(report.validation)} of validation",
+            f"the run     about {duration(report.total)} for {config.epochs} epochs",
             f"{memory:<11} {_size(report.memory)} at most",
             f"disk        about {_size(sum(report.files.values()))} in {config.output}: {names}",
             "nothing was written",
@@ -206,7 +206,7 @@ def _precision(report: DryRun) -> str:
     return {"none": "float32"}.get(amp, amp) + memory_format + (f": {slow}" if slow else "")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.1f} ms"
     if seconds < 120:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairtat.checks import check_count
+from fairtat.checks import check_count, real
 from fairtat.data import SEVERITIES
 from fairtat.errors import UserError
 from fairtat.evaluation.attacks.autoattack import few_class_notes
@@ -20,16 +21,19 @@ from fairtat.evaluation.attacks.classifier import Classifier, Normalize
 from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
 from fairtat.evaluation.attacks.settings import SUITE, AttackSettings, at_eps, radius, stages_of, suite
-from fairtat.evaluation.cache.answers import Answers, Progress
+from fairtat.evaluation.budget import Untried, budget_finding, strongest_first
+from fairtat.evaluation.cache.answers import Answers
 from fairtat.evaluation.cache.canary import CANARIES, Canary
 from fairtat.evaluation.cache.fingerprint import tensor_bytes
 from fairtat.evaluation.cache.store import AnswerStore
+from fairtat.evaluation.cache.team import ALONE, Team
 from fairtat.evaluation.checks import inputs, masking
 from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, check_corruption, corrupt
 from fairtat.evaluation.evaluator import Evaluator
 from fairtat.evaluation.images import Images
 from fairtat.evaluation.metrics.figures import ClassFigures
+from fairtat.evaluation.progress import Pace, Planned, Progress, Watch, passes
 from fairtat.evaluation.result import CLEAN, WORST, Condition, Evaluation, TargetedSweep
 from fairtat.evaluation.samples import Predictions, Samples, worst_of
 from fairtat.radius import check_radius
@@ -67,6 +71,9 @@ def evaluate(
     cache: str | Path | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
+    watch: Watch | None = None,
+    budget: float | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Measure, class by class, a classifier's accuracy on clean, attacked and corrupted images.
 
@@ -104,6 +111,12 @@ def evaluate(
             the same gradients; this is checked each time. Results of a callable that is not a module are not kept.
         fresh: Compute everything, whatever the cache holds, and replace its contents.
         progress: Called with (condition, done, total) after each batch.
+        watch: Called with a `Standing` before and after each batch: also the accuracy so far and the time left.
+        budget: Seconds after which no further batch begins. The main attack goes first, AutoAttack with its strongest
+            attacks first; ``.untried`` and a finding say what the time did not suffice for. An attack that was tried on
+            some images only gives an upper bound of the accuracy; what was not begun is left out.
+        team: The processes that share the work, each of which makes this same call: `Team.of_group()`. All return the
+            same evaluation, which is that of a single process to the last bit.
 
     Returns:
         An `Evaluation`: ``.clean``, ``.robust`` (main attack), ``.condition(name)``, ``.samples``, ``.findings``, and
@@ -111,18 +124,22 @@ def evaluate(
         largest one) count as wrong and as a prediction of no class, and a finding says how many.
 
     Raises:
-        UserError: an unknown attack or corruption, a package that one needs and that is not installed, or frozen
-            TorchScript of another dtype than the images.
+        UserError: an unknown attack or corruption, a package that one needs and that is not installed, frozen
+            TorchScript of another dtype than the images, a budget that ends before the main attack's first batch, or
+            processes with other models, images or logits.
         ValueError, TypeError: no images, shapes that do not fit, labels or class_names that do not fit the logits,
             fewer classes than an attack needs, or settings out of range.
 
     Source: Madry et al. 2018, arXiv:1706.06083; Croce & Hein 2020 (AutoAttack), arXiv:2003.01690; Hendrycks and
     Dietterich 2019, arXiv:1903.12261; class-wise figures as in Xu et al. 2021 (FRL), arXiv:2010.06121.
     """
+    began = time.monotonic()
     check_count("batch_size", batch_size, 1)
+    if budget is not None:
+        real("budget", budget, low=0.0)
     images = Images.of(data, labels, sample_ids)
     defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set)
-    asked = named_attacks(attacks, defaults)
+    asked = named_attacks(attacks, defaults, in_time=budget is not None)
     sweep = _sweep(next(iter(asked.values()), None), eps_sweep)
     towards = _targeted(targeted, defaults)
     corrupting = _corruptions(corruptions, severities, seed, corrupted is not None)
@@ -144,32 +161,72 @@ def evaluate(
     canary = Canary(classifier, images)
     digest = None if cache is None else classifier.digest()
     key = {"model": digest, "data": images.digest, "logits": canary.digest} if digest else {}
-    store = AnswerStore(Path(cache) if cache is not None and digest else None, key, fresh=fresh)
-    work = Evaluator(classifier, images, Answers(store, canary, progress), batch_size)
+    _check_alike(team, (digest, images.digest, canary.digest))
+    folder = Path(cache) if cache is not None and digest else None
+    store = AnswerStore(folder, key, fresh=fresh, rank=team.rank, shared=team.size > 1)
+    pace = Pace(
+        _plan(asked, sweep, corrupting, towards, canary.num_classes),
+        images.labels.numpy(),
+        canary.num_classes,
+        processes=team.size,
+        progress=progress,
+        watch=watch,
+    )
+    deadline = None if budget is None else began + budget
+    work = Evaluator(classifier, images, Answers(store, canary, pace, team=team, deadline=deadline), batch_size)
     names = _class_names(class_names, canary.num_classes)
     findings += inputs.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
     findings += _few_classes((*asked.values(), *sweep.values()), len(names))
 
     answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
+    untried: list[Untried] = []
     for kind, attacked in (("attack", asked), ("sweep", sweep)):
         for name, settings in attacked.items():
-            answers[name] = _Answer(kind, settings, work.attacked(stages_of(settings), name))
+            stages = stages_of(settings)
+            predictions = work.attacked(stages, name)
+            left = work.left.get(stages, ())
+            # A point of a curve that is only an upper bound would bend the curve.
+            kept = not left or (kind == "attack" and work.tried(stages))
+            untried += [Untried(name, stage.title, count, kept) for stage, count in left]
+            if kept:
+                answers[name] = _Answer(kind, settings, predictions)
+            elif kind == "attack" and not untried[len(left) :]:
+                raise UserError(f"the budget was over before the first batch of {name}; what is computed is kept")
     main = next(iter(asked.values()), None)
-    alike = {name: each for name, each in asked.items() if main and (each.eps, each.norm) == (main.eps, main.norm)}
+    alike = {
+        name: each
+        for name, each in asked.items()
+        if main and name in answers and (each.eps, each.norm) == (main.eps, main.norm)
+    }
     if len(alike) > 1:
-        predictions = worst_of(images.labels.numpy(), [answers[name].predictions for name in (CLEAN, *alike)])
-        answers[WORST] = _Answer(WORST, None, predictions)
+        worst = worst_of(images.labels.numpy(), [answers[name].predictions for name in (CLEAN, *alike)])
+        answers[WORST] = _Answer(WORST, None, worst)
     for corruption in corrupting:
         make, pixels = _corrupted_images(images, corruption, corrupted)
-        answers[corruption.name] = _Answer("corruption", corruption, work.corrupted(corruption, make, pixels))
-    moved = None if towards is None else (towards, *work.targeted(towards, f"targeted {towards.name}"))
+        found = work.corrupted(corruption, make, pixels)
+        if found is None:
+            untried.append(Untried(corruption.name, corruption.name, len(images), kept=False))
+        else:
+            answers[corruption.name] = _Answer("corruption", corruption, found)
+    moved = None
+    if towards is not None:
+        reached = work.targeted(towards, f"targeted {towards.name}")
+        if reached is None:
+            untried.append(Untried(f"targeted {towards.name}", towards.title, len(images), kept=False))
+        else:
+            moved = (towards, *reached)
     findings += inputs.check_finite({name: answer.predictions for name, answer in answers.items()})
+    findings += budget_finding(untried)
     if check_sanity:
-        findings += masking.check_outcomes(images, {name: (alike[name], answers[name].predictions) for name in alike})
+        partly = {each.condition for each in untried}
+        findings += masking.check_outcomes(
+            images, {name: (alike[name], answers[name].predictions) for name in alike if name not in partly}
+        )
         findings += masking.probe(work, defaults)
     return replace(
         _assembled(images, names, answers, moved, findings),
         source={} if digest is None else {"fingerprint": digest},
+        untried=tuple(untried),
         reused=tuple(work.answers.reused),
         worked_out=tuple(work.answers.worked_out),
     )
@@ -218,8 +275,40 @@ def _assembled(
     )
 
 
-def named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -> dict[str, AttackSettings]:
+def _check_alike(team: Team, digests: tuple[str | None, ...]) -> None:
+    """Refuse processes that would not answer as one, before they work."""
+    for what, others in zip(("model", "images", "logits"), zip(*team.gather(digests), strict=True), strict=True):
+        if len(set(others)) > 1:
+            why = "; are their devices of one kind?" if what == "logits" else ""
+            raise UserError(f"the processes of this evaluation have different {what}{why}")
+
+
+def _plan(
+    asked: Mapping[str, AttackSettings],
+    sweep: Mapping[str, AttackSettings],
+    corrupting: Sequence[CorruptionSettings],
+    towards: AttackSettings | None,
+    classes: int,
+) -> dict[Hashable, Planned]:
+    """What will be asked, in its order, by the keys of the answers."""
+    plan: dict[Hashable, Planned] = {CLEAN: Planned(1.0)}
+    for settings in (*asked.values(), *sweep.values()):
+        stages = stages_of(settings)
+        for k, stage in enumerate(stages, 1):
+            plan[stages[:k]] = Planned(passes(stage, classes), stage.active_set)
+    plan.update({each.name: Planned(1.0) for each in corrupting})
+    if towards is not None:
+        plan[f"targeted {towards.name}"] = Planned(passes(towards, classes), rounds=classes)
+    return plan
+
+
+def named_attacks(
+    attacks: Sequence[str | AttackSettings], defaults: Defaults, *, in_time: bool = False
+) -> dict[str, AttackSettings]:
     """Attacks by the names that an evaluation gives them, which leave out what ``defaults`` say: "pgd-20".
+
+    Args:
+        in_time: the stages of AutoAttack in the order that finds most in a short time.
 
     Raises:
         UserError: a name that `parse_attack` refuses.
@@ -230,6 +319,7 @@ def named_attacks(attacks: Sequence[str | AttackSettings], defaults: Defaults) -
     named: dict[str, AttackSettings] = {}
     for attack in attacks:
         settings = parse_attack(attack, defaults) if isinstance(attack, str) else attack
+        settings = strongest_first(settings) if in_time else settings
         name = settings.name
         if settings.norm != defaults.norm:
             name += f":{settings.norm}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairtat.errors import starts_at_1
+from fairtat.errors import UserError, starts_at_1
 from fairtat.evaluation.attacks.classifier import BatchPredictions, Classifier
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.settings import AttackSettings
@@ -27,6 +27,9 @@ class Evaluator:
     """Runs every attack and corruption on all images, one batch at a time.
 
     A kept result is read, not computed again; a partial one is completed.
+
+    Attributes:
+        left: for each suite's stages, those that the time did not suffice for, with the number of images that are left.
     """
 
     def __init__(self, classifier: Classifier, images: Images, answers: Answers, batch_size: int) -> None:
@@ -36,6 +39,7 @@ class Evaluator:
         self.label = images.labels.numpy()
         self.answers = answers
         self.batch_size = batch_size
+        self.left: dict[tuple[AttackSettings, ...], tuple[tuple[AttackSettings, int], ...]] = {}
         self._known: dict[tuple[AttackSettings, ...], Predictions] = {}
         last = int(self.label.max())
         if last >= classes:
@@ -43,13 +47,23 @@ class Evaluator:
             raise ValueError(f"labels go up to {last}, but the model has {classes} logits{hint}")
 
     def clean(self) -> Predictions:
-        """The predictions on clean images."""
+        """The predictions on clean images.
+
+        Raises:
+            UserError: the time was over before all were classified.
+        """
         if () not in self._known:
-            self._known[()] = self._judged(CLEAN, "clean", lambda: self.images)
+            found = self._judged(CLEAN, "clean", lambda: self.images)
+            if found is None:
+                raise UserError("the budget was over before all clean images were classified; what is computed is kept")
+            self._known[()] = found
         return self._known[()]
 
-    def corrupted(self, settings: CorruptionSettings, make: Callable[[], Images], pixels: str) -> Predictions:
-        """The predictions on corrupted images, which ``make`` returns; ``pixels`` identifies them."""
+    def corrupted(self, settings: CorruptionSettings, make: Callable[[], Images], pixels: str) -> Predictions | None:
+        """The predictions on corrupted images, which ``make`` returns; ``pixels`` identifies them.
+
+        None if the time was over before all were classified.
+        """
         question = {"kind": "corruption", "settings": settings.to_dict(), "pixels": pixels}
         return self._judged(question, settings.name, make)
 
@@ -65,6 +79,12 @@ class Evaluator:
         if stages not in self._known:
             self._known[stages] = self._stage(self.attacked(stages[:-1], name), stages, name)
         return self._known[stages]
+
+    def tried(self, stages: Sequence[AttackSettings]) -> bool:
+        """Whether the time sufficed for any batch of these stages."""
+        first = stages[0]
+        asked = int((self.clean().pred == self.label).sum()) if first.active_set else len(self.label)
+        return self.left.get((first,), ()) != ((first, asked),)
 
     def _stage(self, base: Predictions, stages: tuple[AttackSettings, ...], name: str) -> Predictions:
         stage = stages[-1]
@@ -82,14 +102,19 @@ class Evaluator:
             "stages": [each.to_dict() for each in stages],
             "pending": hashlib.sha256(pending.tobytes()).hexdigest(),
         }
+        gradient = ATTACKS[stage.attack].gradient
         answer = self.answers.begin(
-            question, name, vars(predictions), len(pending), gradient=ATTACKS[stage.attack].gradient
+            question, name, vars(predictions), len(pending), gradient=gradient, rows=pending, key=stages
         )
         self._work(answer, pending, attack)
+        before = self.left.get(stages[:-1], ())
+        self.left[stages] = (*before, *([] if answer.complete else [(stage, answer.total - answer.finished)]))
         return predictions
 
-    def targeted(self, settings: AttackSettings, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def targeted(self, settings: AttackSettings, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Each image moved towards each other class: reached (N, C) bool and the largest margin found (N, C) float32.
+
+        None if the time was over before all were.
 
         With an active set, an image that has become some class on the way to another is not attacked for that again.
         """
@@ -101,20 +126,29 @@ class Evaluator:
         margin = np.full(reached.shape, -np.inf, np.float32)
         question = {"kind": "targeted", "settings": settings.to_dict()}
 
-        # Work is counted in rows of all targets in turn, whether a row needs the attack or not.
         answer = self.answers.begin(
-            question, name, {"reached": reached, "margin": margin}, samples * classes, gradient=True
+            question,
+            name,
+            {"reached": reached, "margin": margin},
+            samples,
+            gradient=True,
+            rows=everyone,
+            rounds=classes,
         )
         with answer:
-            while answer.done < answer.total:
-                target, first = divmod(answer.done, samples)
-                wanted = (self.label != target) & (everyone >= first)
+            for target in range(classes):
+                wanted = (self.label != target) & (answer.done <= target)
                 if settings.active_set:
                     wanted &= ~reached[:, target]
                 pending = np.flatnonzero(wanted)
-                rows = pending[: self.batch_size]
-                x = self._move(rows, target, settings, reached, margin) if len(rows) else None
-                answer.advance(target * samples + (int(rows[-1]) + 1 if len(pending) > len(rows) else samples), x)
+                for rows in answer.batches(pending, self.batch_size):
+                    answer.advance(rows, target + 1, self._move(rows, target, settings, reached, margin))
+                answer.meet()
+                if (answer.done[pending] <= target).any():
+                    break  # the time is over
+                answer.done[answer.done == target] = target + 1  # those for which there was nothing to do
+        if not answer.complete:
+            return None
         reached[everyone, self.label] = False
         return reached, margin
 
@@ -130,7 +164,7 @@ class Evaluator:
         _reach(reached, rows, pred)
         return judged.x
 
-    def _judged(self, question: Mapping[str, Any], name: str, images: Callable[[], Images]) -> Predictions:
+    def _judged(self, question: Mapping[str, Any], name: str, images: Callable[[], Images]) -> Predictions | None:
         predictions = Predictions.blank(len(self.images))
         source: Images | None = None
 
@@ -141,9 +175,10 @@ class Evaluator:
             return self._record(predictions, rows, self.classifier.judge(x, y), keep_worse=False)
 
         everyone = np.arange(len(self.images))
-        self._work(self.answers.begin(question, name, vars(predictions), len(everyone), gradient=False), everyone, look)
+        answer = self.answers.begin(question, name, vars(predictions), len(everyone), gradient=False, rows=everyone)
+        self._work(answer, everyone, look)
         predictions.attacked[:] = False
-        return predictions
+        return predictions if answer.complete else None
 
     def _record(self, predictions: Predictions, rows: np.ndarray, judged: BatchPredictions, keep_worse: bool) -> Tensor:
         pred = judged.pred.cpu().numpy().astype(np.int32)
@@ -157,11 +192,10 @@ class Evaluator:
         return judged.x
 
     def _work(self, answer: Answer, pending: np.ndarray, step: Callable[[np.ndarray], Tensor]) -> None:
-        """Run ``step``, which fills the answer's arrays, over batches of ``pending``, from where one stopped."""
+        """Run ``step``, which fills the answer's arrays, over batches of those of ``pending`` that are not done."""
         with answer:
-            while answer.done < len(pending):
-                rows = pending[answer.done : answer.done + self.batch_size]
-                answer.advance(answer.done + len(rows), step(rows))
+            for items in answer.batches(np.flatnonzero(answer.done == 0), self.batch_size):
+                answer.advance(items, x=step(pending[items]))
 
 
 def _reach(reached: np.ndarray, rows: np.ndarray, pred: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairtat.evaluation.attacks.settings import AttackSettings, radius
+from fairtat.evaluation.budget import BUDGET, budget_finding
 from fairtat.evaluation.corruptions import CorruptionSettings
 from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.result import CLEAN, WORST, Condition, Evaluation, TargetedSweep
@@ -71,8 +72,11 @@ def _otherwise(older: Evaluation, new: Evaluation) -> str:
 
 
 def _merged(older: Evaluation, new: Evaluation) -> Added:
-    asked = {_question(condition) for condition in new.conditions}
-    conditions = {condition.name: condition for condition in new.conditions if condition.kind != WORST}
+    had = {_question(condition) for condition in older.conditions if condition.name not in _partly(older)}
+    # What a budget has cut short never replaces what is complete.
+    taken = [each for each in new.conditions if each.name not in _partly(new) or _question(each) not in had]
+    asked = {_question(condition) for condition in taken}
+    conditions = {condition.name: condition for condition in taken if condition.kind != WORST}
     outcomes = {name: _outcome(new, name) for name in conditions}
     kept: dict[str, str] = {}  # the older name to its current one
     for condition in older.conditions:
@@ -81,7 +85,9 @@ def _merged(older: Evaluation, new: Evaluation) -> Added:
             kept[condition.name] = name
             conditions[name] = replace(condition, name=name)
             outcomes[name] = _outcome(older, condition.name)
-    primary = new.primary if new.attacks else kept.get(older.primary, new.primary)
+    primary = new.primary
+    if primary in kept.values() or not new.attacks:  # cut short where the older one is complete, or not asked at all
+        primary = kept.get(primary if new.attacks else older.primary, primary)
     label = _samples(new).label
     alike = _alike(conditions, primary)
     if len(alike) > 1:
@@ -95,19 +101,34 @@ def _merged(older: Evaluation, new: Evaluation) -> Added:
         samples = replace(samples, reached=source.reached, target_margin=source.target_margin)
     if source is not _samples(new) and targeted is not None:
         kept["targeted"] = f"targeted {targeted.settings.name}"
-    told = {finding.id for finding in new.findings}
+    untried = (
+        *(each for each in new.untried if not each.kept or each.condition not in kept.values()),
+        *(
+            replace(each, condition=kept[each.condition])
+            for each in older.untried
+            if each.kept and each.condition in kept
+        ),
+    )
+    told = {finding.id for finding in new.findings} | {BUDGET}
+    findings = (*(each for each in new.findings if each.id != BUDGET), *budget_finding(untried))
     merged = replace(
         new,
         conditions=tuple(ordered),
         primary=primary,
         samples=samples,
         targeted=targeted,
-        findings=(*new.findings, *(finding for finding in older.findings if finding.id not in told)),
+        findings=(*findings, *(finding for finding in older.findings if finding.id not in told)),
+        untried=untried,
     )
     sweeps = [each.targeted for each in (older, new) if each.targeted is not None]
     gone = sweeps[0] if len(sweeps) == 2 and sweeps[0].settings != sweeps[1].settings else None
     replaced = () if gone is None else (f"targeted {gone.settings.name} ({gone.settings})",)
     return Added(merged, kept=tuple(kept.values()), replaced=replaced)
+
+
+def _partly(evaluation: Evaluation) -> set[str]:
+    """The conditions that are upper bounds."""
+    return {each.condition for each in evaluation.untried if each.kept}
 
 
 def _targeted(older: Evaluation, new: Evaluation) -> tuple[TargetedSweep | None, Samples]:

@@ -13,6 +13,7 @@ import torch
 
 from fairtat.errors import UserError, did_you_mean
 from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.budget import Untried
 from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.corruptions import CorruptionSettings
 from fairtat.evaluation.metrics.figures import ClassFigures
@@ -126,6 +127,7 @@ class Evaluation:
         samples: what became of each image; None when that was not kept.
         targeted: the targeted sweep, if one was asked for.
         findings: reasons to doubt the figures.
+        untried: what a budget did not suffice for; the conditions that are kept are upper bounds.
         source: where the model and the data came from, in plain JSON values; "fingerprint" tells models apart.
         reused, worked_out: names of the conditions whose answers were kept, and of those that were computed just now
             (and "sanity checks"); one that had been interrupted is in both. Not stored.
@@ -137,6 +139,7 @@ class Evaluation:
     samples: Samples | None = None
     targeted: TargetedSweep | None = None
     findings: tuple[Finding, ...] = ()
+    untried: tuple[Untried, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     worked_out: tuple[str, ...] = ()
@@ -266,8 +269,8 @@ class Evaluation:
         ``gap``, ``classes`` (a list of {class, name, n, correct, accuracy or null, interval [low, high], cfps, cfns}),
         ``confusion`` [label][prediction] and ``nonfinite`` (C,), samples without a prediction, empty if there are none.
         ``mean_corruption_error`` or null. ``targeted``: null or {settings,
-        n (C,), reached [label][target]}. ``findings``: a list of {id, severity, text}. Accuracies are shares, not
-        percent.
+        n (C,), reached [label][target]}. ``findings``: a list of {id, severity, text}. ``untried``: a list of
+        {condition, attack, images, kept} that a budget did not suffice for. Accuracies are shares, not percent.
         """
         return {
             "format": FORMAT,
@@ -279,6 +282,7 @@ class Evaluation:
             "mean_corruption_error": self.mean_corruption_error,
             "targeted": None if self.targeted is None else self.targeted.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
+            "untried": [each.to_dict() for each in self.untried],
         }
 
     @classmethod
@@ -297,6 +301,7 @@ class Evaluation:
                 samples=samples,
                 targeted=None if targeted is None else TargetedSweep.from_dict(targeted),
                 findings=tuple(Finding(**finding) for finding in values["findings"]),
+                untried=tuple(Untried(**each) for each in values.get("untried", ())),
                 source=dict(values["source"]),
             )
         except (KeyError, TypeError) as error:

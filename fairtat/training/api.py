@@ -14,7 +14,7 @@ from fairtat.errors import UserError
 from fairtat.files import read_checked
 from fairtat.training.build import Trust, require_trust
 from fairtat.training.config import TrainConfig, from_run, leaves, parse_yaml
-from fairtat.training.distributed import LostProcess, World, connect, is_connection_loss
+from fairtat.training.distributed import World, connect, losing_no_process
 from fairtat.training.events import EpochMetrics, Observer, RunStart
 from fairtat.training.run import RunFolder
 from fairtat.training.run.checkpoint import load_checkpoint
@@ -284,12 +284,11 @@ def _readable(folder: RunFolder) -> Iterator[None]:
 @contextmanager
 def _losing_no_process(folder: RunFolder, world: World, saved: Callable[[], int]) -> Iterator[None]:
     """Turns the failure of a collective into one line that says how to continue."""
-    try:
-        yield
-    except RuntimeError as error:
-        if world.size == 1 or not is_connection_loss(error):
-            raise
-        raise LostProcess(
+    with losing_no_process(
+        world,
+        lambda: (
             f"{folder.path}: another process of this job has gone; epoch {saved()} is safe: start the job again with "
             f"--resume {folder.path}"
-        ) from error
+        ),
+    ):
+        yield

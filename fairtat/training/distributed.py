@@ -22,7 +22,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairtat.errors import UserError
 
-__all__ = ["LostProcess", "StopVote", "World", "connect", "env_rank", "env_size", "is_connection_loss"]
+__all__ = [
+    "LostProcess",
+    "StopVote",
+    "World",
+    "connect",
+    "env_rank",
+    "env_size",
+    "losing_no_process",
+]
 
 T = TypeVar("T")
 
@@ -121,6 +129,17 @@ class World:
             dist.all_reduce(parameter.grad.div_(self.size))
 
 
+@contextmanager
+def losing_no_process(world: World, advice: Callable[[], str]) -> Iterator[None]:
+    """Turns the failure of a collective into a `LostProcess` whose line is ``advice``: what is safe, how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not _is_connection_loss(error):
+            raise
+        raise LostProcess(advice()) from error
+
+
 class StopVote:
     """Asks ``should_stop`` and returns the same answer on every process, at the same step.
 
@@ -209,7 +228,7 @@ def _control_group() -> dist.ProcessGroup:
 _control: dict[str, Any] = {}
 
 
-def is_connection_loss(error: RuntimeError) -> bool:
+def _is_connection_loss(error: RuntimeError) -> bool:
     """Whether a collective failed because a process of the job has gone."""
     # gloo raises a plain RuntimeError that names its source file.
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))

@@ -299,3 +299,11 @@ def test_an_interruption_tells_how_to_go_on(fairtat: Command, runs: Path, monkey
     resumed = Evaluation.load("runs/at/evaluation/test.json")
     assert fairtat(*again.split(), "--output", "whole").code == 0
     assert resumed.to_dict() == Evaluation.load("whole/test.json").to_dict()
+
+
+def test_a_budget_that_suffices_changes_nothing_and_a_wrong_one_is_named(fairtat: Command, runs: Path) -> None:
+    assert fairtat("evaluate", "runs/at", "--attack.steps", 2, "--budget", "1h").code == 0
+    assert json.loads(Path("runs/at/evaluation/test.json").read_text())["untried"] == []
+    code, _, err = fairtat("evaluate", "runs/at", "--budget", "soon")
+    assert code == 2
+    assert "budget is 'soon'" in err

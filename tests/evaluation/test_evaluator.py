@@ -135,7 +135,7 @@ def test_answers_are_written_while_they_are_worked_out(
         if condition == "pgd-3":
             newest = max((tmp_path / "parts").iterdir(), key=lambda path: path.stat().st_mtime_ns)
             with np.load(newest) as file:
-                covered.append(int(file["done"]) - done)
+                covered.append(int(file["done"].sum()) - done)
 
     ask(attacks=["pgd-3"], eps_sweep=(), targeted=False, progress=look)
     assert covered == [0] * len(covered)

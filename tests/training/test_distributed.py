@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jobs import ENVIRONMENT, started, workers_of
 
 from fairtat import models
 from fairtat.reference import class_stats as layout
@@ -55,24 +55,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fair-ard": {"fairness": {"weights": "fair_ard"}},
     "absld": {"objective": {"name": "absld"}, "accumulate": 2},
 }
-
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@contextmanager
-def started(processes: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """``python ARGUMENTS``, or a job of that many; nothing of it is left at the end."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    process = subprocess.Popen(
-        [sys.executable, *(launcher if processes > 1 else []), *arguments],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_all(configs: dict[str, TrainConfig], folder: Path, processes: int) -> None:
@@ -149,12 +131,6 @@ def test_batchnorm_is_the_same_on_every_process_after_an_epoch(tiny: Make, tmp_p
             assert torch.equal(one.model.state_dict()[key], two.model.state_dict()[key])
         last = [json.loads(line) for line in (tmp_path / "2" / name / "metrics.jsonl").read_text().splitlines()][-1]
         assert accuracies[1] == pytest.approx(last["val_clean"]["average"])
-
-
-def workers_of(agent: int) -> list[int]:
-    """Process ids of the job's processes, the first rank first."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=True)
-    return sorted(int(word) for word in found.stdout.split())
 
 
 def wait_for_epochs(folder: Path, epochs: int) -> None:

@@ -92,14 +92,16 @@ def probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
         return []
     question = {"kind": "sanity", "eps": defaults.eps, "norm": defaults.norm, "seed": defaults.seed}
     kept = np.zeros(FOUND, f"U{LONGEST}")
+    findings = None
     with work.answers.begin(question, "sanity checks", {"findings": kept}, 1, gradient=True) as answer:
-        findings = _unpacked(kept) if answer.done else None
-        if findings is None:
+        if answer.done.any() and _unpacked(kept) is None:
+            answer.done[:] = 0
+        for item in answer.batches(np.flatnonzero(answer.done == 0), 1):
             findings = _probe(work, defaults)
             kept[...] = ""
             kept[: len(findings)] = [json.dumps(finding.to_dict()) for finding in findings]
-            answer.advance(1)
-    return findings
+            answer.advance(item)
+    return findings if findings is not None else _unpacked(kept) or []
 
 
 def _unpacked(kept: np.ndarray) -> list[Finding] | None:
