@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -54,12 +54,11 @@ class Samples:
         return self.x_adv if self.separate_input is None else self.separate_input
 
     def tensors(self) -> dict[str, Tensor]:
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: value for name, value in values if isinstance(value, Tensor)}
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def with_tensors(self, tensors: Mapping[str, Tensor], spans: Sequence[Span] = ()) -> Self:
         """The same with these tensors in the place of its own, for other spans."""
-        absent: dict[str, Any] = {f.name: None for f in fields(self)}
+        absent: dict[str, Any] = dict.fromkeys(vars(self))
         return type(self)(**{**absent, **tensors, "in_place": False, "spans": spans})
 
     def head(self, n: int, spans: Sequence[Span] = ()) -> Self:
