@@ -104,5 +104,5 @@ class _Joined:
         return images
 
     def check(self, rows: Sequence[int]) -> int:
-        """Nothing: each set was checked by itself."""
+        """Nothing: each set was checked separately."""
         return 0

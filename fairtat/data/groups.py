@@ -153,7 +153,7 @@ def _read_rows(file: Path) -> list[dict[str, str]]:
 def _by_path(data: Data, group_of: Mapping[str, str | int], file: str, root: Path) -> Data:
     source = data.reader.source if isinstance(data, StreamData) else None
     if not isinstance(source, FileSource):
-        raise UserError(f"{file}: has a column file, but {data.name} is no folder of images; expected group alone")
+        raise UserError(f"{file}: has a column file, but {data.name} is not a folder of images; expected group alone")
     assert isinstance(data, StreamData)
     paths = [str(Path(source.name(row)).relative_to(root)) for row in data.rows.tolist()]
     missing = next((path for path in paths if path not in group_of), None)

@@ -33,8 +33,9 @@ def labeled(extra: ImageData, folder: str, splits: Splits, *, batch_size: int = 
     images = replace(extra.take(missing), labels=torch.zeros(len(missing), dtype=torch.int64))
     labels = extra.labels.clone()
     with torch.no_grad():
-        found = [logits_of(run.model(batch.x.to(run.device))).argmax(1).cpu() for batch in batches(images, batch_size)]
-    labels[missing] = torch.cat(found) if found else labels[missing]
+        found = [logits_of(run.model(batch.x.to(run.device))).argmax(1) for batch in batches(images, batch_size)]
+    if found:
+        labels[missing] = torch.cat(found).cpu()
     return replace(extra, labels=labels)
 
 
