@@ -95,7 +95,7 @@ def run(options: jsonargparse.Namespace) -> int:
     notes = _differences(runs)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    evaluations = {name: _evaluation(name, job, defaults, questions, options.batch_size) for name, job in jobs.items()}
+    evaluations = {name: _evaluation(name, job, defaults, questions, options) for name, job in jobs.items()}
 
     console = Console(highlight=False, markup=False)
     comparison = Comparison(evaluations) if len(evaluations) > 1 else None
@@ -175,11 +175,13 @@ def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bo
     }
 
 
-def _evaluation(name: str, job: Job, defaults: Defaults, questions: dict[str, Any], batch_size: int) -> Evaluation:
+def _evaluation(
+    name: str, job: Job, defaults: Defaults, questions: dict[str, Any], options: jsonargparse.Namespace
+) -> Evaluation:
     def announce() -> None:
         print(f"{name}: evaluating ({', '.join(questions['attacks'])} on the {job.split} split)", file=sys.stderr)
 
-    return examine(job, defaults, batch_size, on_work=announce, **questions)
+    return examine(job, defaults, options, on_work=announce, **questions)
 
 
 def _differences(runs: dict[str, Run]) -> list[str]:

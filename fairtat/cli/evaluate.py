@@ -201,7 +201,7 @@ def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Eval
     return examine(
         job,
         defaults,
-        options.batch_size,
+        options,
         world=world,
         attacks=attacks,
         eps_sweep=[number("eps_sweep", text) for text in comma_separated(options.eps_sweep)],

@@ -52,6 +52,10 @@ class AttackArguments:
     seed: int = 0
     """Seed of starts and corruptions."""
 
+    amp: Literal["none", "bf16"] = "none"
+    """Precision of the attacks' passes: bf16 is faster where the device has instructions for it. An image counts as
+    fooled only if float32 says so."""
+
     @classmethod
     def parsed(cls, options: Namespace) -> AttackArguments:
         """From the parser's namespace of this name."""
@@ -81,6 +85,7 @@ class AttackArguments:
             restarts=self.restarts,
             seed=self.seed,
             active_set=active_set,
+            amp=self.amp,
         )
 
 
@@ -107,6 +112,9 @@ class EvaluationOptions:
 
     batch_size: int = 256
     """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
+
+    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    """How steps run: auto, eager, graph (a GPU) or compiled, which pays for many images, with --active_set false."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""
@@ -218,7 +226,7 @@ def shortened(names: Sequence[str]) -> str:
 def examine(
     job: Job,
     defaults: Defaults,
-    batch_size: int,
+    options: Namespace,
     *,
     world: World = ALONE,
     on_work: Callable[[], object] | None = None,
@@ -227,6 +235,7 @@ def examine(
     """Evaluate, and show on stderr how far it is; results are kept in the job's folder and reused from there.
 
     Args:
+        options: of `EvaluationOptions`.
         world: the processes that share the work; all call this, and the first one shows.
         on_work: called once, when something has to be computed.
         questions: attacks, eps_sweep, targeted, corruptions, ... of :func:`fairtat.evaluation.evaluate`.
@@ -247,7 +256,8 @@ def examine(
             job.model,
             data,
             **defaults._asdict(),
-            batch_size=batch_size,
+            batch_size=options.batch_size,
+            engine=options.engine,
             normalize=job.normalize,
             cache=job.folder / "parts",
             watch=watch,

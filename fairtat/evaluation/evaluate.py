@@ -59,6 +59,7 @@ def evaluate(
     severities: Sequence[int] = SEVERITIES,
     corrupted: CorruptedImages | None = None,
     active_set: bool = True,
+    amp: str = "none",
     check_sanity: bool = True,
     batch_size: int = 256,
     seed: int = 0,
@@ -97,6 +98,9 @@ def evaluate(
         active_set: An image that is fooled already is left alone: one that the model gets wrong as it is, one that a
             step, an earlier stage of a suite or a smaller radius has fooled. Without it, every image is attacked for
             all steps and the last one counts, as in the loops of most papers.
+        amp: "bf16" runs the attacks' passes in bfloat16, faster where the device has instructions for it. An image
+            counts as fooled only by a float32 pass on the moved image; one that bfloat16 alone holds for fooled is
+            attacked again in float32. Clean and corrupted images are always judged in float32.
         check_sanity: Also look for signs of overestimated robustness, on a few dozen images (`masking`).
         batch_size: Images at a time. Results do not depend on it.
         seed: Of random starts and corruptions; with the samples' ids it fixes each sample's start.
@@ -138,7 +142,7 @@ def evaluate(
     if budget is not None:
         real("budget", budget, low=0.0)
     images = Images.of(data, labels, sample_ids)
-    defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set)
+    defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set, amp)
     asked = named_attacks(attacks, defaults, in_time=budget is not None)
     sweep = _sweep(next(iter(asked.values()), None), eps_sweep)
     towards = _targeted(targeted, defaults)

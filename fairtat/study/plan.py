@@ -6,12 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fairtat.engines import ENGINES
 from fairtat.errors import UserError, did_you_mean
 from fairtat.evaluation import Defaults, named_attacks
+from fairtat.evaluation.attacks.settings import AMP
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.training.api import CHANGEABLE
 from fairtat.training.config import Number, TrainConfig, from_dict, leaves, load_yaml
@@ -52,6 +54,7 @@ class Judge:
     Attributes:
         attacks: as ``fairtat evaluate --attacks``; the first one is "robust".
         eps, norm: radius and norm of attacks that name none.
+        active_set, engine, amp: as ``fairtat evaluate --active_set``, ``--engine`` and ``--attack.amp``.
         checkpoint: "last": nothing is chosen, so nothing can be chosen in an arm's favor.
     """
 
@@ -59,6 +62,9 @@ class Judge:
     eps: Number
     norm: str
     checkpoint: str = "last"
+    active_set: bool = True
+    engine: str = "auto"
+    amp: str = "none"
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,7 @@ def _arm(file: Path, name: str, value: object, base: list[dict[str, Any]], seed:
 
 
 def _judge(file: Path, values: Mapping[str, Any], first: TrainConfig) -> Judge:
-    _known(file, "judge.", values, ("attacks", "eps", "norm", "checkpoint"))
+    _known(file, "judge.", values, [each.name for each in fields(Judge)])
     attacks = values.get("attacks", "pgd-20")
     names = tuple(name.strip() for name in attacks.split(",")) if isinstance(attacks, str) else tuple(attacks or ())
     norm = values.get("norm", first.attack.norm)
@@ -259,7 +265,11 @@ def _judge(file: Path, values: Mapping[str, Any], first: TrainConfig) -> Judge:
         raise UserError(f"{file}: judge: {error}") from error
     if not names or values.get("checkpoint", "last") not in ("last", "best"):
         raise UserError(f"{file}: judge is {dict(values)}; expected attacks, and checkpoint last or best")
-    return Judge(names, eps, norm, values.get("checkpoint", "last"))
+    rest = {key: values[key] for key in ("checkpoint", "active_set", "engine", "amp") if key in values}
+    for key, known in (("active_set", (True, False)), ("engine", ENGINES), ("amp", tuple(AMP))):
+        if rest.get(key, known[0]) not in known:
+            raise UserError(f"{file}: judge.{key} is {rest[key]!r}; expected one of {', '.join(map(str, known))}")
+    return Judge(names, eps, norm, **rest)
 
 
 def _contrast(file: Path, number: int, values: object, arms: Sequence[Arm], judge: Judge) -> Contrast:

@@ -49,7 +49,7 @@ def evaluation_of(cell: Cell, judge: Judge, folder: Path) -> Evaluation | None:
     source = (found.source.get("checkpoint"), found.source.get("epoch"))
     if found.samples is None or not set(judge.attacks) <= set(found.samples.names):
         return None
-    fits = found.primary == judge.attacks[0] and (found.attack.eps, found.attack.norm) == (wanted.eps, wanted.norm)
+    fits = found.primary == judge.attacks[0] and found.attack == wanted
     last = judge.checkpoint == "best" or source[1] == cell.config.epochs
     return found if fits and last and source[0] == judge.checkpoint else None
 
@@ -77,11 +77,7 @@ def next_command(study: Study, cell: Cell, folder: Path, trust_model: bool = Fal
     if run.load_last()[1]["epoch"] < cell.config.epochs:
         return ("train", "--resume", str(folder), *trust)
     if evaluation_of(cell, study.judge, folder) is None:
-        judge = study.judge
-        return (
-            "evaluate", str(folder), "--attacks", ",".join(judge.attacks), "--attack.eps", str(judge.eps.plain()),
-            "--attack.norm", judge.norm, "--checkpoint", judge.checkpoint, "--device", cell.config.device, *trust,
-        )  # fmt: skip
+        return ("evaluate", str(folder), *_words(study.judge), "--device", cell.config.device, *trust)
     return None
 
 
@@ -202,7 +198,21 @@ exec {command} --cell "$SLURM_ARRAY_TASK_ID"
 
 
 def _defaults(judge: Judge) -> Defaults:
-    return Defaults(eps=float(judge.eps), norm=judge.norm)
+    return Defaults(eps=float(judge.eps), norm=judge.norm, active_set=judge.active_set, amp=judge.amp)
+
+
+def _words(judge: Judge) -> tuple[str, ...]:
+    """The judge as options of ``fairtat evaluate``."""
+    options = {
+        "attacks": ",".join(judge.attacks),
+        "attack.eps": judge.eps.plain(),
+        "attack.norm": judge.norm,
+        "attack.amp": judge.amp,
+        "active_set": str(judge.active_set).lower(),
+        "engine": judge.engine,
+        "checkpoint": judge.checkpoint,
+    }
+    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
 
 
 def _config_file(folder: Path) -> Path:

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 TINY = (
     ("epochs: 3", "epochs: 1, eval: {steps: 1}, model: {name: mlp, options: {width: 8}}"),
     ("attack: {steps: 2}", "attack: {steps: 1}"),
-    ("pgd-5,cw-5", "pgd-1,cw-1"),
+    ('"pgd-5,cw-5"', '"pgd-1,cw-1", active_set: false, engine: eager, amp: bf16'),
     ("[1, 1/2, 2]", "[1, 2]"),
     ("seeds: 2", "seeds: 1"),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
 from fairtat.evaluation.attacks.autoattack import autoattack_result
 from fairtat.evaluation.attacks.kinds import ATTACKS
-from fairtat.evaluation.attacks.settings import AttackSettings
+from fairtat.evaluation.attacks.settings import AMP, AttackSettings
 from fairtat.evaluation.cache.fingerprint import fingerprint
 from fairtat.evaluation.samples import NONE
 
@@ -65,9 +65,7 @@ class Classifier:
             result = self.fooled(x, y, ids, settings)
         else:
             result = self.adversarial(x, y, ids, settings)
-        return BatchPredictions(
-            result.x_adv, predicted_classes(result.logits), margins(result.logits, y), result.zero_grad
-        )
+        return _of_attack(result, y)
 
     def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
         """What one of AutoAttack's attacks finds; where it finds nothing, the image itself."""
@@ -79,6 +77,7 @@ class Classifier:
             sample_ids=ids,
             normalize=self.normalize,
             bounds=self.bounds,
+            amp=AMP[settings.amp],
             engine=self.engine,
             chunk_size=self.batch_size,
         )
@@ -87,51 +86,79 @@ class Classifier:
         """The adversarial images of one of the other attacks."""
         kind = ATTACKS[settings.attack]
         draws = not kind.gradient  # the best of several random points: restarts without a step
-        result: AttackResult = fast_pgd(
-            self.model,
-            x,
-            y,
-            eps=settings.eps,
-            # A single step is eps long.
-            step_size=settings.eps if settings.step_size is None else settings.step_size,
+        return self._attacked(
+            fast_pgd,
+            {"x": x, "y": y},
+            ids,
+            settings,
             steps=0 if draws else settings.steps,
-            norm=settings.norm,
-            loss=kind.loss,
             init="zero" if kind.single_step else "uniform",
             restarts=settings.steps if draws else settings.restarts,
             early_stop=settings.active_set and not kind.single_step,
-            **self._options(settings.seed, ids),
         )
-        return result
 
     def attack_towards(
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
     ) -> BatchPredictions:
         """The predictions on images moved towards ``target``, with the margins of that class."""
-        result = self.adversarial_towards(x, y, target, ids, settings)
-        return BatchPredictions(
-            result.x_adv, predicted_classes(result.logits), margins(result.logits, target), result.zero_grad
-        )
+        return _of_attack(self.adversarial_towards(x, y, target, ids, settings), target)
 
     def adversarial_towards(
         self, x: Tensor, y: Tensor, target: Tensor, ids: Tensor, settings: AttackSettings
     ) -> AttackResult:
         """Images (n, ...) moved towards the classes ``target`` (n,)."""
-        result: AttackResult = fast_targeted_pgd(
-            self.model,
-            x,
-            target,
-            y=y,
-            eps=settings.eps,
-            step_size=settings.eps if settings.step_size is None else settings.step_size,
+        return self._attacked(
+            fast_targeted_pgd,
+            {"x": x, "target": target, "y": y},
+            ids,
+            settings,
             steps=settings.steps,
-            norm=settings.norm,
-            loss=ATTACKS[settings.attack].loss,
             restarts=settings.restarts,
             early_stop=settings.active_set,
-            **self._options(settings.seed, ids),
         )
-        return result
+
+    def _attacked(
+        self,
+        attack: Callable[..., Any],
+        samples: dict[str, Tensor],
+        ids: Tensor,
+        settings: AttackSettings,
+        **options: Any,
+    ) -> AttackResult:
+        """What ``attack`` finds for these samples; all but ``x_adv``, ``zero_grad`` and ``steps`` is float32's.
+
+        A sample that stopped in lower precision, but is not at its goal in float32, is attacked again in float32.
+        """
+        eps = settings.eps
+        options |= {
+            "eps": eps,
+            "step_size": eps if settings.step_size is None else settings.step_size,  # a single step is eps long
+            "norm": settings.norm,
+            "loss": ATTACKS[settings.attack].loss,
+        }
+
+        def run(some: Any, **changed: Any) -> AttackResult:
+            given = {**self._options(settings.seed, ids[some]), **options, **changed}
+            here = {name: each[some] for name, each in samples.items()}
+            found: AttackResult = attack(self.model, **here, **given)
+            return found
+
+        found = run(slice(None), amp=AMP[settings.amp])
+        if settings.amp == "none":
+            return found
+        at_rest = {"eps": 0.0, "steps": 0, "init": "zero", "restarts": 1, "early_stop": False, "check": False}
+        judged: AttackResult = attack(
+            self.model,
+            **{**samples, "x": found.x_adv},
+            **{**self._options(settings.seed, ids), **options, **at_rest},
+        )
+        judged = replace(judged, x_adv=found.x_adv, zero_grad=found.zero_grad, steps=found.steps)
+        again = (found.reached & ~judged.reached).nonzero()[:, 0]
+        if len(again):
+            exact = run(again)
+            for each in fields(AttackResult):
+                getattr(judged, each.name)[again] = getattr(exact, each.name)
+        return judged
 
     def _options(self, seed: int, ids: Tensor) -> dict[str, Any]:
         return {

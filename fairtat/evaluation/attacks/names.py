@@ -28,6 +28,7 @@ class Defaults(NamedTuple):
     restarts: int = 1
     seed: int = 0
     active_set: bool = True
+    amp: str = "none"
 
 
 def parse_attack(text: str, defaults: Defaults) -> AttackSettings:
@@ -83,6 +84,7 @@ def _stage(text: str, name: str, defaults: Defaults) -> AttackSettings:
         restarts=int(matched["restarts"] or (defaults.restarts if "restarts" in kind.options else 1)),
         seed=defaults.seed,
         active_set=defaults.active_set,
+        amp=defaults.amp,
     )
 
 

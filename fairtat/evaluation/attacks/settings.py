@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from fairtat.checks import check_count, real
 from fairtat.evaluation.attacks.kinds import ATTACKS, AUTOATTACK
 
 SUITE = "suite"
+
+AMP: Mapping[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16}
+"""Precisions of an attack's passes, by name."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class AttackSettings:
             that a step or an earlier stage has fooled. Without it every image is attacked for all steps, as the loops
             of most papers do, and the last step is what counts.
         stages: of a suite, in order; else empty.
+        amp: a key of `AMP`, the precision in which the attack looks. Every verdict is float32's.
     """
 
     attack: str
@@ -34,10 +40,13 @@ class AttackSettings:
     seed: int = 0
     active_set: bool = True
     stages: tuple[AttackSettings, ...] = ()
+    amp: str = "none"
 
     def __post_init__(self) -> None:
         if self.attack != SUITE and self.attack not in ATTACKS:
             raise ValueError(f"no attack is called {self.attack!r}")
+        if self.amp not in AMP:
+            raise ValueError(f"amp is {self.amp!r}; expected one of {', '.join(AMP)}")
         for name, value in (("eps", self.eps), ("step_size", self.step_size or 0.0)):
             real(name, value, low=0.0)
         for name, count, least in (("steps", self.steps, 0), ("restarts", self.restarts, 1)):
@@ -51,6 +60,8 @@ class AttackSettings:
             parts.append(f"{self.restarts} restarts")
         if smaller := sorted({stage.eps for stage in self.stages} - {self.eps}):
             parts.append(f"after {', '.join(map(radius, smaller))}")
+        if self.amp != "none":
+            parts.append(f"{self.amp} gradients")
         return ", ".join(parts)
 
     @property
@@ -94,6 +105,7 @@ def suite(stages: Sequence[AttackSettings]) -> AttackSettings:
         steps=sum(stage.steps for stage in stages),
         seed=last.seed,
         active_set=last.active_set,
+        amp=last.amp,
         stages=tuple(stages),
     )
 
