@@ -14,7 +14,7 @@ import numpy as np
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.files import parse_json, sealed_json, write_atomic
-from fairtat.study.plan import Cell, Study, settings_of
+from fairtat.study.plan import Cell, Judge, Study, settings_of
 
 __all__ = ["FORMAT", "Entry", "Results"]
 
@@ -53,12 +53,7 @@ class Results:
         self._content: dict[str, Any] = {
             "format": FORMAT,
             "study": study.name,
-            "judge": {
-                "attacks": list(study.judge.attacks),
-                "eps": float(study.judge.eps),
-                "norm": study.judge.norm,
-                "checkpoint": study.judge.checkpoint,
-            },
+            "judge": _record(study.judge),
             "class_names": None,
             "labels": None,
             "settings": {},
@@ -142,6 +137,20 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = sealed_json(self._content, indent=1)
         write_atomic(self.path, lambda stream: stream.write(content))
+
+
+def _record(judge: Judge) -> dict[str, Any]:
+    """What decides the verdicts; not the engine, which all but rounding is independent of."""
+    record = {
+        "attacks": list(judge.attacks),
+        "eps": float(judge.eps),
+        "norm": judge.norm,
+        "checkpoint": judge.checkpoint,
+    }
+    # Only where they are not the default: files that were written before these could be chosen stay valid.
+    return record | {
+        key: value for key, value in (("active_set", False), ("amp", "bf16")) if getattr(judge, key) == value
+    }
 
 
 def _names(samples: Any) -> set[str]:

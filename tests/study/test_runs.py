@@ -154,9 +154,13 @@ def test_runs_and_results_of_other_settings_are_refused(
     assert "arm at: model.options is {'width': 8}, but this study has {'width': 9}" in capsys.readouterr().err
     assert fairtat(["study", "run", str(file), "--results", "other.json"]) == 1
     assert "remove that folder or choose another --runs" in capsys.readouterr().out
-    file.write_text(file.read_text().replace("width: 9", "width: 8").replace("pgd-1,cw-1", "pgd-2,cw-1"))
-    assert fairtat(["study", "report", str(file)]) == 2
-    assert "judge is" in capsys.readouterr().err
+    as_run = file.read_text().replace("width: 9", "width: 8")
+    for of_judge, other in (("pgd-1,cw-1", "pgd-2,cw-1"), ("amp: bf16", "amp: none"), ("active_set: false, ", "")):
+        file.write_text(as_run.replace(of_judge, other))
+        assert fairtat(["study", "report", str(file)]) == 2
+        assert "judge is" in capsys.readouterr().err
+    file.write_text(as_run)
+    assert fairtat(["study", "report", str(file)]) == 0
 
 
 @pytest.mark.parametrize(
