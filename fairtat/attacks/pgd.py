@@ -148,9 +148,10 @@ def fast_targeted_pgd(
         backend: Kernels: "auto" or a name from :data:`fairtat.backends.BACKENDS`.
         engine: "eager": PyTorch's passes of the model, step by step. "compiled": each step as one graph, traced once
             per shape, compiled by inductor (half a minute for a ResNet, once; the results are kept on disk) and run
-            without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly. What
-            cannot be traced (Python decisions that depend on data, hooks, callables that are not modules, early_stop)
-            runs eagerly with one :class:`EngineFallback` warning.
+            without autograd. Weights may change between calls. A smaller last batch is padded or runs eagerly. With
+            early_stop a sample that has stopped stays in the batch, unmoved, until all have. What cannot be traced
+            (Python decisions that depend on data, hooks, callables that are not modules) runs eagerly with one
+            :class:`EngineFallback` warning.
             "graph": the steps captured once per shape as CUDA graphs and replayed, so the host has nothing to
             do; equal to "eager" to the last bit in Linf. Weights may change in place between calls; if they move, a
             new capture is made. A compiled model is captured with its own kernels, a smaller last batch is padded or

@@ -239,13 +239,16 @@ class PGDSteps(Steps[PGDSamples]):
         if classes < self._least_classes or (clean_logits is not None and clean_logits.shape[1] != classes):
             self._batch.check_classes(classes, self._options)
 
-    def stop(self, samples: PGDSamples, score: Score) -> None:
+    def reached(self, logits: Tensor, samples: PGDSamples) -> Tensor:
+        return (logits.detach().argmax(1) == samples.goal) == self._towards(samples.targeted)
+
+    def stop(self, samples: PGDSamples, reached: Tensor) -> None:
         """A sample at its goal uses up an extra step, or stops."""
         assert samples.moving is not None
         assert samples.extra is not None
         assert samples.taken is not None
-        samples.moving &= ~(score.reached & (samples.extra <= 0))
-        samples.extra -= score.reached.long()
+        samples.moving &= ~(reached & (samples.extra <= 0))
+        samples.extra -= reached.long()
         samples.taken += samples.moving
 
     def step(self, samples: PGDSamples, grad: Tensor, moving: Tensor | None) -> None:

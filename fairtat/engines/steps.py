@@ -77,7 +77,7 @@ class Steps(ABC, Generic[S]):
         leaf = samples.model_input.detach().requires_grad_()
         score = self.score(self.network(leaf), samples)
         if samples.moving is not None:
-            self.stop(samples, score)
+            self.stop(samples, score.reached)
         return leaf, score
 
     def gradient(self, leaf: Tensor, score: Score) -> Tensor:
@@ -165,8 +165,8 @@ class Steps(ABC, Generic[S]):
         """Raise ValueError where a model with so many classes cannot be attacked this way."""
 
     @abstractmethod
-    def stop(self, samples: S, score: Score) -> None:
-        """Early stopping, before a step: update ``moving``. No sample leaves yet."""
+    def stop(self, samples: S, reached: Tensor) -> None:
+        """Early stopping, before a step: update ``moving`` by which samples are at their goal. None leaves yet."""
 
     @abstractmethod
     def step(self, samples: S, grad: Tensor, moving: Tensor | None) -> None:
@@ -186,6 +186,10 @@ class Steps(ABC, Generic[S]):
     @abstractmethod
     def logit_gradient(self, logits: Tensor, samples: S) -> Tensor:
         """``dlogits`` of the score in plain PyTorch operations, which can be traced."""
+
+    @abstractmethod
+    def reached(self, logits: Tensor, samples: S) -> Tensor:
+        """(N,) bool: the score's ``reached`` in plain PyTorch operations."""
 
     @abstractmethod
     def rebound(self, network: Network, mean: Tensor | None, std: Tensor | None, *, traceable: bool = False) -> Self:

@@ -83,9 +83,9 @@ def test_a_warning_that_is_an_error(h, engine):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(EngineFallback):
-            fast_targeted_pgd(model, x, target, engine=engine, early_stop=True, **QUICK)
+            fast_targeted_pgd(model, x, target, engine=engine, eot=2, **QUICK)
         assert h.same(h.snapshot(model), found)
-        fast_targeted_pgd(model, x, target, engine=engine, early_stop=True, **QUICK)  # said once
+        fast_targeted_pgd(model, x, target, engine=engine, eot=2, **QUICK)  # said once
     assert h.same(h.snapshot(model), found)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -7,7 +7,7 @@ that are attributes of its modules, is decided when it is traced.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +31,7 @@ class Compiled(Engine[S, "CompiledSteps"]):
     _inputs: list[Tensor]  # of the program, beside the model's own tensors
 
     def unsupported_options(self) -> str | None:
-        return "with early_stop the batch shrinks from step to step" if self.steps.stops_early else None
+        return None
 
     def environment(self) -> Hashable:
         return torch.get_num_threads()  # inductor writes it into its kernels
@@ -69,18 +69,22 @@ class Compiled(Engine[S, "CompiledSteps"]):
         return samples
 
     def first_run(self, program: CompiledSteps, samples: S) -> Probe:
-        return self._run_program(program, 1)
+        return next(self._runs(program, 1))
 
     def finish(self, program: CompiledSteps, samples: S, runs: int, results: Results) -> None:
-        if runs:
-            self._run_program(program, runs)
+        for _ in self._runs(program, runs):
+            # A sample that has stopped stays, unmoved: a smaller batch would need a program of its own.
+            if self.steps.shrinks and samples.moving is not None and not samples.moving.any():
+                break
         scored = self.steps.scored
         results.write(samples, self.steps.report(samples, self.steps.judge(samples)) if scored else {})
 
-    def _run_program(self, program: CompiledSteps, runs: int) -> Probe:
-        """Run a program some times, and return what it found at first."""
+    def _runs(self, program: CompiledSteps, runs: int) -> Iterator[Probe]:
+        """Run a program so many times, and yield what it found each time."""
+        if runs == 0:
+            return
         # The graph holds autocast's casts; under autocast they would be made again.
         with torch.no_grad(), torch.autocast(self.steps.x.device.type, enabled=False):
             prepared = program.prepare([*self.structure.parameters.values(), *self.structure.buffers.values()])
-            first, *_ = [program.run(self._inputs, prepared) for _ in range(runs)]
-        return first
+            for _ in range(runs):
+                yield program.run(self._inputs, prepared)

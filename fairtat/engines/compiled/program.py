@@ -111,7 +111,9 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
         classes = logits.shape[1]
         grad = here.input_gradient(logits, here.logit_gradient(logits, now), leaf)
         first = probe(logits, grad)
-        here.step(now, grad, None)
+        if now.moving is not None:
+            here.stop(now, here.reached(logits, now))
+        here.step(now, grad, now.moving)
         return tuple(first)  # inductor knows no other
 
     with torch.enable_grad(), structure.restored() as changed:

@@ -212,12 +212,43 @@ def test_after_an_exception_too(h, compiles, monkeypatch, error, stage):
     assert [dict(vars(m)) for m in model.modules()] == before_modes
 
 
-def test_early_stop_runs_eagerly_with_a_warning(h, compiles):
-    model, (x, _, target) = h.cnn(FLOAT64).eval(), h.images(6, FLOAT64)
-    with pytest.warns(EngineFallback, match="with early_stop the batch shrinks"):
-        x_adv = fast_targeted_pgd(model, x, target, engine="compiled", early_stop=True, **SIX_STEPS)
-    assert_same(x_adv, fast_targeted_pgd(model, x, target, early_stop=True, **SIX_STEPS))
-    assert compiles == []
+@pytest.mark.parametrize(
+    ("extra", "norm", "targeted", "return_info"),
+    [
+        ({}, "linf", True, True),
+        ({}, "l2", False, False),
+        ({"extra_steps": 2}, "linf", False, True),
+        ({"normalize": NORMALIZE, "momentum": 0.9}, "linf", True, True),
+        ({"restarts": 3, "chunk_size": 7}, "linf", False, True),
+        ({"bn_mode": "train_frozen_stats"}, "l2", True, True),
+        ({"step_schedule": [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.1, 0.1, 0.1]}, "linf", True, True),
+    ],
+)
+def test_early_stopping_equals_the_eager_engine(h, compiles, extra, norm, targeted, return_info):
+    model, (x, y, target) = h.cnn(FLOAT64), h.images(40, FLOAT64)
+    radius = 0.1 if norm == "linf" else 0.7
+    options = {"eps": radius, "step_size": radius / (10 if norm == "linf" else 100), "steps": 9, "early_stop": True}
+    options |= {"norm": norm, "seed": 2, "return_info": return_info, **extra}
+    attack, goal = (fast_targeted_pgd, target) if targeted else (fast_pgd, y)
+    expected, result, *_ = both("compiled", attack, model, x, goal, calls=2, **options)
+    assert compiles
+    if not return_info:
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+        return
+    assert len(expected.steps.unique()) > 2
+    for name in vars(expected):
+        torch.testing.assert_close(getattr(result, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+
+
+def test_with_early_stopping_nothing_runs_once_all_have_stopped(h, compiles, monkeypatch):
+    model, (x, _, target) = h.cnn().eval(), h.images(6)
+    goal = model(x).argmax(1)
+    runs = []
+    run = program.CompiledSteps.run
+    monkeypatch.setattr(program.CompiledSteps, "run", lambda *given: runs.append(1) or run(*given))
+    attack = TargetedPGD(model, engine="compiled", early_stop=True, init="zero", steps=30, engine_check="off")
+    assert torch.equal(attack(x, goal), x)
+    assert len(runs) == 1
 
 
 def test_inductor_gives_the_same_attack(h):
