@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
-from fairtat.attacks.options import PGDKeywords, shows_pgd_options
+from fairtat.attacks.options import ForEither, ForImages, ForResult, shows_pgd_options
 from fairtat.attacks.pgd import attack
 from fairtat.attacks.result import AttackResult
 from fairtat.checks import check_tensor
@@ -16,44 +16,31 @@ from fairtat.engines.model.state import Model
 __all__ = ["fast_mixed_pgd"]
 
 
+class _Tensors(TypedDict, total=False):
+    y: Tensor | None  # (N,)
+    clean_logits: Tensor | None  # (N, C)
+
+
+class _ForResult(ForResult, _Tensors): ...
+
+
+class _ForImages(ForImages, _Tensors): ...
+
+
+class _ForEither(ForEither, _Tensors): ...
+
+
 @overload
 def fast_mixed_pgd(
-    model: Model,
-    x: Tensor,
-    goal: Tensor,
-    targeted: Tensor,
-    *,
-    y: Tensor | None = None,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[True],
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, goal: Tensor, targeted: Tensor, **options: Unpack[_ForResult]
 ) -> AttackResult: ...
 @overload
 def fast_mixed_pgd(
-    model: Model,
-    x: Tensor,
-    goal: Tensor,
-    targeted: Tensor,
-    *,
-    y: Tensor | None = None,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[False] = False,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, goal: Tensor, targeted: Tensor, **options: Unpack[_ForImages]
 ) -> Tensor: ...
 @overload
 def fast_mixed_pgd(
-    model: Model,
-    x: Tensor,
-    goal: Tensor,
-    targeted: Tensor,
-    *,
-    y: Tensor | None = None,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: bool,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, goal: Tensor, targeted: Tensor, **options: Unpack[_ForEither]
 ) -> Tensor | AttackResult: ...
 @shows_pgd_options
 def fast_mixed_pgd(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
-from fairtat.attacks.entry import shows_options
 from fairtat.backends import BACKENDS
 from fairtat.checks import amount, channel_numbers, check_bounds, check_choice, check_count, check_seed
 from fairtat.engines import ENGINE_CHECKS, ENGINES
 from fairtat.errors import did_you_mean
+from fairtat.keywords import shows_options
 from fairtat.ops.pgd_init import INITS
 from fairtat.ops.pgd_step import STEP_NORMS, check_density
 from fairtat.radius import check_radius
@@ -54,6 +54,30 @@ class PGDKeywords(TypedDict, total=False):
     engine_check: str
     chunk_size: int | None
     check: bool
+
+
+class PGDCallKeywords(PGDKeywords, total=False):
+    """The same for a call, which may also name its samples."""
+
+    sample_ids: Tensor | None  # (N,)
+
+
+class ForResult(PGDCallKeywords):
+    """A call that returns an AttackResult."""
+
+    return_info: Literal[True]
+
+
+class ForImages(PGDCallKeywords):
+    """A call that returns x_adv alone."""
+
+    return_info: NotRequired[Literal[False]]
+
+
+class ForEither(PGDCallKeywords):
+    """A call of which a type checker cannot tell what it returns."""
+
+    return_info: NotRequired[bool]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Mapping
-from typing import Any, Literal, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +14,15 @@ from typing_extensions import Unpack
 from fairtat import engines
 from fairtat.attacks.batch import make_batch
 from fairtat.attacks.entry import check_call
-from fairtat.attacks.options import PGDKeywords, PGDOptions, shows_pgd_options
+from fairtat.attacks.options import (
+    ForEither,
+    ForImages,
+    ForResult,
+    PGDCallKeywords,
+    PGDKeywords,
+    PGDOptions,
+    shows_pgd_options,
+)
 from fairtat.attacks.pgd_steps import PGDSteps
 from fairtat.attacks.result import AttackResult
 from fairtat.engines.model.network import Network
@@ -22,39 +31,21 @@ from fairtat.engines.model.state import Model, frozen
 
 __all__ = ["TargetedPGD", "fast_pgd", "fast_targeted_pgd"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 @overload
 def fast_targeted_pgd(
-    model: Model,
-    x: Tensor,
-    target: Tensor,
-    *,
-    y: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[True],
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, target: Tensor, *, y: Tensor | None = None, **options: Unpack[ForResult]
 ) -> AttackResult: ...
 @overload
 def fast_targeted_pgd(
-    model: Model,
-    x: Tensor,
-    target: Tensor,
-    *,
-    y: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[False] = False,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, target: Tensor, *, y: Tensor | None = None, **options: Unpack[ForImages]
 ) -> Tensor: ...
 @overload
 def fast_targeted_pgd(
-    model: Model,
-    x: Tensor,
-    target: Tensor,
-    *,
-    y: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: bool,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, target: Tensor, *, y: Tensor | None = None, **options: Unpack[ForEither]
 ) -> Tensor | AttackResult: ...
 @shows_pgd_options
 def fast_targeted_pgd(
@@ -196,36 +187,15 @@ def fast_targeted_pgd(
 
 @overload
 def fast_pgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[True],
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, y: Tensor, *, clean_logits: Tensor | None = None, **options: Unpack[ForResult]
 ) -> AttackResult: ...
 @overload
 def fast_pgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: Literal[False] = False,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, y: Tensor, *, clean_logits: Tensor | None = None, **options: Unpack[ForImages]
 ) -> Tensor: ...
 @overload
 def fast_pgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    clean_logits: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    return_info: bool,
-    **options: Unpack[PGDKeywords],
+    model: Model, x: Tensor, y: Tensor, *, clean_logits: Tensor | None = None, **options: Unpack[ForEither]
 ) -> Tensor | AttackResult: ...
 @shows_pgd_options
 def fast_pgd(
@@ -279,14 +249,7 @@ class TargetedPGD:
 
     @overload
     def __call__(
-        self,
-        x: Tensor,
-        target: Tensor,
-        y: Tensor | None = None,
-        *,
-        sample_ids: Tensor | None = None,
-        return_info: Literal[True],
-        **options: Unpack[PGDKeywords],
+        self, x: Tensor, target: Tensor, y: Tensor | None = None, **options: Unpack[ForResult]
     ) -> AttackResult: ...
     @overload
     def __call__(
@@ -295,20 +258,12 @@ class TargetedPGD:
         target: Tensor,
         y: Tensor | None = None,
         *,
-        sample_ids: Tensor | None = None,
         return_info: Literal[False],
-        **options: Unpack[PGDKeywords],
+        **options: Unpack[PGDCallKeywords],
     ) -> Tensor: ...
     @overload
     def __call__(
-        self,
-        x: Tensor,
-        target: Tensor,
-        y: Tensor | None = None,
-        *,
-        sample_ids: Tensor | None = None,
-        return_info: bool = ...,
-        **options: Unpack[PGDKeywords],
+        self, x: Tensor, target: Tensor, y: Tensor | None = None, **options: Unpack[ForEither]
     ) -> Tensor | AttackResult: ...
     def __call__(
         self,
@@ -323,6 +278,22 @@ class TargetedPGD:
         return attack(self.model, x, target, self.options, options, y=y, sample_ids=sample_ids)
 
 
+def _outside_compiled_regions(function: Callable[P, R]) -> Callable[P, R]:
+    """The function as it is, also where torch.compile traces its caller: it runs behind a graph break.
+
+    A loop that flips requires_grad and calls autograd does not trace. Outside a compiled region it must not be
+    disabled, or a compiled model would run uncompiled.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        run = torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+        return run(*args, **kwargs)
+
+    return call
+
+
+@_outside_compiled_regions
 def attack(
     model: Model,
     x: Tensor,
@@ -339,23 +310,6 @@ def attack(
 
     ``changes``: options by name, on top of those of ``base``.
     """
-    # A loop that flips requires_grad and calls autograd does not trace: inside a compiled region it runs as it
-    # is, behind a graph break. Outside, it must not be disabled, or a compiled model would run uncompiled.
-    run = torch.compiler.disable(_run) if torch.compiler.is_compiling() else _run
-    return run(model, x, goal, base, changes, targeted, y, clean_logits, sample_ids)
-
-
-def _run(
-    model: Model,
-    x: Tensor,
-    goal: Tensor,
-    base: PGDOptions | None,
-    changes: Mapping[str, Any],
-    targeted: bool | Tensor,
-    y: Tensor | None,
-    clean_logits: Tensor | None,
-    sample_ids: Tensor | None,
-) -> Tensor | AttackResult:
     check_call(model)
     direction = targeted if isinstance(targeted, bool) else None
     options = PGDOptions.named(changes, targeted=direction) if base is None else base.updated(changes)

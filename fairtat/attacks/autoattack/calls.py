@@ -12,11 +12,11 @@ from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.fab_steps import Rates
 from fairtat.attacks.autoattack.pool import Outcome
 from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
-from fairtat.attacks.entry import shows_options
 from fairtat.attacks.options import PerChannel
 from fairtat.attacks.result import AttackResult
 from fairtat.engines.model.state import Model
 from fairtat.errors import did_you_mean
+from fairtat.keywords import shows_options
 from fairtat.ops import logit_loss
 
 

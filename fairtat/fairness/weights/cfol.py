@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.fairness.weights.rule import ClassFactors, WeightRule
+from fairtat.fairness.weights.rule import ClassFactors, RuleKeywords, WeightRule, shows_rule_options
 
 
 class CFOL(WeightRule):
@@ -49,6 +50,7 @@ class CFOL(WeightRule):
 
     score: Tensor  # (C,) float64: s
 
+    @shows_rule_options
     def __init__(
         self,
         num_classes: int,
@@ -56,10 +58,9 @@ class CFOL(WeightRule):
         eta: float = 0.25,
         gamma: float = 0.5,
         sampling: bool = False,
-        warmup: int = 1,
-        device: torch.device | str = "cpu",
+        **common: Unpack[RuleKeywords],
     ) -> None:
-        super().__init__(num_classes, warmup=warmup, device=device)
+        super().__init__(num_classes, **common)
         self.eta = checks.real("eta", eta, low=0.0)
         self.gamma = checks.real("gamma", gamma, low=0.0, high=1.0)
         if self.gamma == 0.0:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.fairness.weights.rule import ClassFactors, WeightRule
+from fairtat.fairness.weights.rule import ClassFactors, RuleKeywords, WeightRule, shows_rule_options
 
 
 class EvenSuccess(WeightRule):
@@ -43,16 +43,16 @@ class EvenSuccess(WeightRule):
 
     log_eps: Tensor  # (C,) float64: log m
 
+    @shows_rule_options
     def __init__(
         self,
         num_classes: int,
         *,
         alpha: float = 0.1,
         eps_range: Sequence[float] = (0.5, 1.5),
-        warmup: int = 1,
-        device: torch.device | str = "cpu",
+        **common: Unpack[RuleKeywords],
     ) -> None:
-        super().__init__(num_classes, warmup=warmup, device=device)
+        super().__init__(num_classes, **common)
         self.alpha = checks.real("alpha", alpha, low=0.0)
         self.eps_range = checks.positive_interval("eps_range", eps_range)
         self.log_eps = self._zeros(num_classes)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.fairness.weights.rule import ClassFactors, WeightRule
+from fairtat.fairness.weights.rule import ClassFactors, RuleKeywords, WeightRule, shows_rule_options
 
 _TINY = 1e-5  # under kappa, as in the published code: a class that resists no step
 
@@ -48,16 +49,16 @@ class FairARD(WeightRule):
     steps: Tensor  # (2, C) int64: steps that the samples of each class resisted in the running epoch, and how many
     weight: Tensor  # (C,) float64
 
+    @shows_rule_options
     def __init__(
         self,
         num_classes: int,
         *,
         beta: float = 2.0,
         clamp: Sequence[float] = (5 / 6, 5 / 2),
-        warmup: int = 1,
-        device: torch.device | str = "cpu",
+        **common: Unpack[RuleKeywords],
     ) -> None:
-        super().__init__(num_classes, warmup=warmup, device=device)
+        super().__init__(num_classes, **common)
         self.beta = checks.real("beta", beta, low=0.0)
         self.clamp = checks.positive_interval("clamp", clamp)
         self.steps = self._zeros(2, num_classes, dtype=torch.int64)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fairtat import checks
 from fairtat.checks import check_choice
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.fairness.weights.rule import ClassFactors, ValidationRule
+from fairtat.fairness.weights.rule import ClassFactors, RuleKeywords, ValidationRule, shows_rule_options
 
 MODES = ("reweight", "remargin", "both")
 
@@ -63,6 +64,7 @@ class FRL(ValidationRule):
     multipliers: Tensor  # (2, C) float64: phi_nat, phi_bndy
     log_eps: Tensor  # (C,) float64: log m
 
+    @shows_rule_options
     def __init__(
         self,
         num_classes: int,
@@ -75,10 +77,9 @@ class FRL(ValidationRule):
         alpha_eps: float = 0.4,
         limit: float = 0.5,
         eps_range: Sequence[float] = (0.98, 3.0),
-        warmup: int = 1,
-        device: torch.device | str = "cpu",
+        **common: Unpack[RuleKeywords],
     ) -> None:
-        super().__init__(num_classes, warmup=warmup, device=device)
+        super().__init__(num_classes, **common)
         check_choice("mode", mode, MODES)
         self.mode = mode
         self.tau1 = checks.real("tau1", tau1, low=0.0)

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
+from fairtat.keywords import shows_options
 
 
 class ClassFactors(NamedTuple):
@@ -19,6 +21,16 @@ class ClassFactors(NamedTuple):
     robust_weight: Tensor | None = None  # the divergence between clean and adversarial predictions
     eps: Tensor | None = None  # the radius of the attack
     step: Tensor | None = None  # the step of the attack
+
+
+class RuleKeywords(TypedDict, total=False):
+    """The settings that every rule takes."""
+
+    warmup: int
+    device: torch.device | str
+
+
+shows_rule_options = shows_options((("warmup", 1, "int"), ("device", "cpu", "torch.device | str")))
 
 
 class WeightRule:

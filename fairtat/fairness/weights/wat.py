@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fairtat import checks
 from fairtat.fairness.class_stats import ClassStats
-from fairtat.fairness.weights.rule import ClassFactors, ValidationRule
+from fairtat.fairness.weights.rule import ClassFactors, RuleKeywords, ValidationRule, shows_rule_options
 
 
 class WAT(ValidationRule):
@@ -44,16 +45,16 @@ class WAT(ValidationRule):
 
     loss_sum: Tensor  # (C,) float64: L_k
 
+    @shows_rule_options
     def __init__(
         self,
         num_classes: int,
         *,
         eta: float = 0.1,
         average: bool = True,
-        warmup: int = 1,
-        device: torch.device | str = "cpu",
+        **common: Unpack[RuleKeywords],
     ) -> None:
-        super().__init__(num_classes, warmup=warmup, device=device)
+        super().__init__(num_classes, **common)
         self.eta = checks.real("eta", eta, low=0.0)
         self.average = checks.boolean("average", average)
         self.loss_sum = self._zeros(num_classes)
