@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fairtat import checks, ops
-from fairtat.checks import check_bounds, check_choice, check_labels, check_seed, check_tensor
+from fairtat.checks import check_bounds, check_choice, check_seed
 from fairtat.fairness._collective import sum_over_processes
 from fairtat.fairness._finite import check_finite
+from fairtat.fairness.by_class import ByClass
 from fairtat.fairness.class_stats import ClassStats, blame_labels
 from fairtat.fairness.margins import (
     check_clamp,
@@ -29,7 +30,7 @@ from fairtat.radius import check_radius
 _STATE_KEYS = ("num_classes", "epoch", "next_sample_id", "stats", "last", "weights")
 
 
-class FairTAT:
+class FairTAT(ByClass):
     """Targets and radii that follow, epoch by epoch, how the classes fared under attack.
 
     From the training adversarial examples of the previous epoch, with t != y:
@@ -103,13 +104,8 @@ class FairTAT:
 
     stats: ClassStats
     last: ClassStats | None
-    class_eps: Tensor
-    class_step: Tensor | None
-    class_weight: Tensor | None
-    class_robust_weight: Tensor | None
     weight_rule: WeightRule | None
     target_weight: Tensor | None
-    _class_robust: Tensor | None  # (C,) float64, A_k
 
     def __init__(
         self,
@@ -183,7 +179,7 @@ class FairTAT:
     def sample_targets(self, y: Tensor, sample_ids: Tensor | None = None) -> Tensor | None:
         """A target for each sample, never its own label; None for targets="none".
 
-        Each epoch draws anew for the same ids. Without ids, samples are numbered in the order in which they come within
+        Each epoch draws new ones for the same ids. Without ids, samples are numbered as they come within
         the epoch, so two batches do not get the same draws, and the numbering is part of `state_dict`. Several
         processes would all number theirs from 0: there, pass the samples' indices in the data set.
 
@@ -212,71 +208,6 @@ class FairTAT:
         if numbered:
             self._next_sample_id += y.shape[0]
         return target
-
-    def eps_for(self, y: Tensor) -> Tensor:
-        """The radius of each sample, by its true class: y (N,) int64 -> (N,) float32, in pixel units.
-
-        Raises:
-            TypeError, ValueError: y is not (N,) int64 on the device of these rules; for CPU tensors also when a label
-                is out of range. On a GPU, where that would wait for the device, the radius of such a sample is NaN.
-        """
-        self._check_labels(y)
-        return _by_label(self.class_eps, y)
-
-    def step_scale_for(self, y: Tensor) -> Tensor | None:
-        """What each sample's step size is multiplied by: y (N,) int64 -> (N,) float32; None means 1.
-
-        Raises:
-            TypeError, ValueError: as `eps_for`.
-        """
-        return self._of_samples(self.class_step, y)
-
-    def weight_for(self, y: Tensor) -> Tensor | None:
-        """The weight of each sample's cross-entropy: y (N,) int64 -> (N,) float32; None means 1.
-
-        The weighted losses are to be averaged over the samples, not divided by the sum of their weights.
-
-        Raises:
-            TypeError, ValueError: as `eps_for`.
-        """
-        return self._of_samples(self.class_weight, y)
-
-    def robust_weight_for(self, y: Tensor) -> Tensor | None:
-        """The weight of each sample's divergence (TRADES, MART): y (N,) int64 -> (N,) float32; None means 1.
-
-        Raises:
-            TypeError, ValueError: as `eps_for`.
-        """
-        return self._of_samples(self.class_robust_weight, y)
-
-    def beta_for(self, y: Tensor, beta: float, *, lam: float | None = None) -> Tensor | None:
-        """CFA's class-wise beta (CCR), ``(lam + A_k) * beta``: y (N,) int64 -> (N,) float32.
-
-        A_k is the robust training accuracy of the last epoch; a class without samples keeps beta. The loss of CCR is
-        ``(1 - b) * CE + b * KL`` with ``b = beta_k / (1 + beta_k)``.
-
-        Args:
-            y: (N,) int64 labels.
-            beta: weight of the divergence, >= 0.
-            lam: lambda >= 0 of the equation; None for that of the radii, where they have one. CFA's for TRADES are 0.5
-                here, 0.3 there.
-
-        Returns:
-            None until `begin` epochs have finished: the plain beta then holds for all.
-
-        Raises:
-            TypeError, ValueError: beta or lam is not a number >= 0, lam is None and the radii have several, or as
-                `eps_for`.
-
-        Source: Wei et al., CVPR 2023 (arXiv:2303.14460).
-        """
-        beta = checks.real("beta", beta, low=0.0)
-        if lam is None and isinstance(self.lam, tuple):
-            raise ValueError(f"lam must be given: each of the margins has its own, {list(self.lam)}, got None")
-        lam = checks.real("lam", self.lam if lam is None else lam, low=0.0)
-        robust = self._class_robust
-        class_beta = None if robust is None else torch.where(robust.isnan(), beta, (lam + robust) * beta).float()
-        return self._of_samples(class_beta, y)
 
     @property
     def needs_validation(self) -> bool:
@@ -393,10 +324,6 @@ class FairTAT:
         self.stats, self.last = stats, last
         self._apply_rules()
 
-    def _check_labels(self, y: Tensor) -> None:
-        check_tensor("y", y)
-        check_labels("y", y, y.shape[0] if y.ndim else 0, "class_eps", self.class_eps)
-
     def _loaded(self, state: Mapping[str, Any]) -> ClassStats:
         stats = ClassStats(self.num_classes, device=self.device)
         stats.load_state_dict(state)
@@ -408,10 +335,6 @@ class FairTAT:
         elif self.weight_rule is not None or state is not None:
             found = state.get("rule") if isinstance(state, Mapping) else state
             raise ValueError(f"FairTAT state must have the weights {self.weights!r}, got {found!r}")
-
-    def _of_samples(self, by_class: Tensor | None, y: Tensor) -> Tensor | None:
-        self._check_labels(y)
-        return None if by_class is None else _by_label(by_class, y)
 
     def _apply_rules(self) -> None:
         """Radii, targets and weights of the running epoch. float64 throughout; only the results are rounded."""
@@ -449,16 +372,3 @@ def _text(value: float | str | tuple[float, ...]) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(f'{number:g}' for number in value)})"
     return repr(value) if isinstance(value, str) else f"{value:g}"
-
-
-def _by_label(by_class: Tensor, y: Tensor) -> Tensor:
-    """by_class[y] (N,); a label out of range is a ValueError on a CPU and NaN on a GPU, which would not survive it."""
-    classes = by_class.shape[0]
-    if y.device.type != "cpu":
-        inside = (y >= 0) & (y < classes)
-        return torch.where(inside, by_class.index_select(0, y.clamp(0, classes - 1)), torch.nan)
-    try:
-        return by_class.index_select(0, y)
-    except IndexError:
-        blame_labels("y", y, classes)
-        raise

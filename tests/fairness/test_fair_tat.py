@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from fairtat import ClassStats, FairTAT
 from fairtat.fairness import MARGIN_RULES, TARGET_RULES, class_radii, target_weight
-from fairtat.fairness.fair_tat import _by_label
+from fairtat.fairness.by_class import _by_label
 
 
 @pytest.mark.parametrize("begin", [1, 3])
