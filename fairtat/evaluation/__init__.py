@@ -1,13 +1,14 @@
 """Class-wise evaluation of a classifier under attack, and the comparison of several."""
 
 from fairtat.errors import renamed
+from fairtat.evaluation.attacks.asked import named_attacks
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.compare import Change, Comparison
 from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, corrupt, mce
-from fairtat.evaluation.evaluate import evaluate, named_attacks
+from fairtat.evaluation.evaluate import evaluate
 from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstrap
 from fairtat.evaluation.metrics.figures import ClassFigures, rho
 from fairtat.evaluation.metrics.intervals import newcombe, wilson

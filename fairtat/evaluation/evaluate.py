@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from fairtat.checks import check_count, real
 from fairtat.data import SEVERITIES
 from fairtat.errors import UserError
-from fairtat.evaluation.attacks.autoattack import few_class_notes
+from fairtat.evaluation.attacks.asked import eps_sweep_of, few_classes, named_attacks, targeted_attack
 from fairtat.evaluation.attacks.classifier import Classifier, Normalize
-from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
-from fairtat.evaluation.attacks.names import Defaults, parse_attack
-from fairtat.evaluation.attacks.settings import SUITE, AttackSettings, at_eps, radius, stages_of, suite
-from fairtat.evaluation.budget import Untried, budget_finding, strongest_first
+from fairtat.evaluation.attacks.names import Defaults
+from fairtat.evaluation.attacks.settings import AttackSettings, stages_of
+from fairtat.evaluation.budget import Untried, budget_finding
 from fairtat.evaluation.cache.answers import Answers
 from fairtat.evaluation.cache.canary import CANARIES, Canary
 from fairtat.evaluation.cache.fingerprint import tensor_bytes
@@ -144,8 +143,8 @@ def evaluate(
     images = Images.of(data, labels, sample_ids)
     defaults = Defaults(float(eps), norm, steps, step_size, restarts, seed, active_set, amp)
     asked = named_attacks(attacks, defaults, in_time=budget is not None)
-    sweep = _sweep(next(iter(asked.values()), None), eps_sweep)
-    towards = _targeted(targeted, defaults)
+    sweep = eps_sweep_of(next(iter(asked.values()), None), eps_sweep)
+    towards = targeted_attack(targeted, defaults)
     corrupting = _corruptions(corruptions, severities, seed, corrupted is not None)
     if class_names is None:
         class_names = getattr(data, "class_names", None)
@@ -180,7 +179,7 @@ def evaluate(
     work = Evaluator(classifier, images, Answers(store, canary, pace, team=team, deadline=deadline), batch_size)
     names = _class_names(class_names, canary.num_classes)
     findings += inputs.check_counts(np.bincount(images.labels.numpy(), minlength=len(names)).tolist(), names)
-    findings += _few_classes((*asked.values(), *sweep.values()), len(names))
+    findings += few_classes((*asked.values(), *sweep.values()), len(names))
 
     answers = {CLEAN: _Answer(CLEAN, None, work.clean())}
     untried: list[Untried] = []
@@ -306,57 +305,6 @@ def _plan(
     return plan
 
 
-def named_attacks(
-    attacks: Sequence[str | AttackSettings], defaults: Defaults, *, in_time: bool = False
-) -> dict[str, AttackSettings]:
-    """Attacks by the names that an evaluation gives them, which leave out what ``defaults`` say: "pgd-20".
-
-    Args:
-        in_time: the stages of AutoAttack in the order that finds most in a short time.
-
-    Raises:
-        UserError: a name that `parse_attack` refuses.
-        ValueError: two attacks with one name.
-    """
-    if isinstance(attacks, str):
-        raise TypeError(f"attacks must be a sequence of names, got the string {attacks!r}; did you mean [{attacks!r}]?")
-    named: dict[str, AttackSettings] = {}
-    for attack in attacks:
-        settings = parse_attack(attack, defaults) if isinstance(attack, str) else attack
-        settings = strongest_first(settings) if in_time else settings
-        name = settings.name
-        if settings.norm != defaults.norm:
-            name += f":{settings.norm}"
-        if settings.norm != defaults.norm or settings.eps != defaults.eps:
-            name += f"@{radius(settings.eps)}"
-        if named.setdefault(name, settings) != settings:
-            raise ValueError(f"attacks: {name!r} is asked for twice with different settings ({settings})")
-    return named
-
-
-def _sweep(main: AttackSettings | None, radii: Sequence[float]) -> dict[str, AttackSettings]:
-    if not radii:
-        return {}
-    if main is None:
-        raise ValueError("eps_sweep needs an attack: attacks is empty")
-    named: dict[str, AttackSettings] = {}
-    stages: tuple[AttackSettings, ...] = ()
-    for eps in sorted({float(value) for value in radii}):
-        # Each radius is a suite that begins with the smaller ones: what they fooled is not attacked again.
-        stages = (*stages, *stages_of(at_eps(main, eps)))
-        named[f"{main.name}@{radius(eps)}"] = stages[0] if len(stages) == 1 else suite(stages)
-    return named
-
-
-def _targeted(targeted: bool | str, defaults: Defaults) -> AttackSettings | None:
-    if targeted is False:
-        return None
-    settings = parse_attack("pgd" if targeted is True else targeted, defaults)
-    if settings.attack == SUITE or "target" not in ATTACKS[settings.attack].options:
-        raise UserError(f"targeted is {targeted!r}; the attacks that take a target are {attacks_with('target')}")
-    return settings
-
-
 def _corruptions(
     names: Sequence[str], severities: Sequence[int], seed: int, from_files: bool
 ) -> list[CorruptionSettings]:
@@ -385,20 +333,6 @@ def _corrupted_images(
     # How a few come out tells the pixels of one version of a library from those of another.
     few = hashlib.sha256(tensor_bytes(made(min(CANARIES, len(images)))))
     return lambda: images.replaced(made(len(images))), few.hexdigest()
-
-
-def _few_classes(asked: Iterable[AttackSettings], num_classes: int) -> list[Finding]:
-    """What attacks do otherwise than in the papers, as a finding.
-
-    Raises:
-        ValueError: there is no other class.
-    """
-    stages = {stage.attack: stage for settings in asked for stage in stages_of(settings)}
-    if stages and num_classes < 2:
-        name = next(iter(stages.values())).name
-        raise ValueError(f"attack {name!r} needs at least 2 classes, but the model has {num_classes}")
-    said = [f"{ATTACKS[s.attack].title}: {note}" for s in stages.values() for note in few_class_notes(s, num_classes)]
-    return [Finding("attacks:few-classes", "info", "; ".join(said) + ".")] if said else []
 
 
 def _class_names(given: Sequence[str] | None, logits: int) -> tuple[str, ...]:
