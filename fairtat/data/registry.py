@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def load(name: str | Path, *, image_size: int | None = None, layout: Layout = "a
     Raises:
         UserError: no such data set, or its data cannot be used.
     """
-    return _load_parts(str(name), image_size=image_size, layout=layout, exif=exif).train
+    return _load_parts(_Request(str(name), image_size=image_size, layout=layout, exif=exif)).train
 
 
 def load_splits(
@@ -95,18 +95,8 @@ def load_splits(
     Raises:
         UserError: no such data set, data that cannot be used, impossible shares, or a group on two sides of a split.
     """
-    parts = _load_parts(
-        str(name),
-        options,
-        root=root,
-        download=download,
-        image_size=image_size,
-        layout=layout,
-        exif=exif,
-        test_file=test_file,
-        groups=groups,
-    )
-    parts = parts.map(lambda part: _placed(part, placement, workers))
+    asked = _Request(str(name), options, root, download, image_size, layout, exif, test_file, groups)
+    parts = _load_parts(asked).map(lambda part: _placed(part, placement, workers))
     if parts.test is None:
         splits = stratified_split(parts.train, val=val, test=test, seed=seed)
     elif parts.val is None:
@@ -127,69 +117,70 @@ def _is_code(name: str) -> bool:
     return names_code(name) and not files
 
 
-def _load_parts(
-    name: str,
-    options: Mapping[str, Any] | None = None,
-    *,
-    root: str | Path | None = None,
-    download: bool = False,
-    image_size: int | None = None,
-    layout: Layout = "auto",
-    exif: Exif = "apply",
-    test_file: str | Path | None = None,
-    groups: str = AUTO,
-) -> PublishedSplits:
-    parts = _published(name, options, root, download, image_size, layout, exif, test_file, groups)
-    if groups == NONE:
+@dataclass(frozen=True)
+class _Request:
+    """What to read; the meanings are those of `load_splits`."""
+
+    name: str
+    options: Mapping[str, Any] | None = None
+    root: str | Path | None = None
+    download: bool = False
+    image_size: int | None = None
+    layout: Layout = "auto"
+    exif: Exif = "apply"
+    test_file: str | Path | None = None
+    groups: str = AUTO
+
+
+def _load_parts(asked: _Request) -> PublishedSplits:
+    parts = _published(asked)
+    if asked.groups == NONE:
         return parts.map(lambda part: replace(part, groups=None))
-    if is_group_file(groups):
-        train, val, test = grouped_by_file(parts.train, (parts.val, parts.test), groups, root=name)
+    if is_group_file(asked.groups):
+        train, val, test = grouped_by_file(parts.train, (parts.val, parts.test), asked.groups, root=asked.name)
         assert train is not None
         return PublishedSplits(train, val, test)
     return parts
 
 
-def _published(
-    name: str,
-    options: Mapping[str, Any] | None,
-    root: str | Path | None,
-    download: bool,
-    image_size: int | None,
-    layout: Layout,
-    exif: Exif,
-    test_file: str | Path | None,
-    groups: str,
-) -> PublishedSplits:
+def _published(asked: _Request) -> PublishedSplits:
+    name, groups = asked.name, asked.groups
     known = DATASETS.get(name)
-    if download and name not in _FETCHED:
+    if asked.download and name not in _FETCHED:
         raise UserError(
             f"data.download is true for {name!r}; expected false: only {' and '.join(_FETCHED)} can be fetched"
         )
-    if image_size is not None and (known is not None or name.endswith(".npz")):
+    if asked.image_size is not None and (known is not None or name.endswith(".npz")):
         raise UserError(
-            f"data.image_size is {image_size} for {name!r}; expected null: only folders and hf: sets are scaled"
+            f"data.image_size is {asked.image_size} for {name!r}; expected null: only folders and hf: sets are scaled"
         )
-    if layout != "auto" and not name.endswith(".npz"):
-        raise UserError(f"data.layout is {layout} for {name!r}; expected auto: only .npz files come in two layouts")
-    if test_file is not None and not name.endswith(".npz"):
-        raise UserError(f"data.test_file is {str(test_file)!r} for {name!r}; expected null: only .npz files have one")
+    if asked.layout != "auto" and not name.endswith(".npz"):
+        raise UserError(
+            f"data.layout is {asked.layout} for {name!r}; expected auto: only .npz files come in two layouts"
+        )
+    if asked.test_file is not None and not name.endswith(".npz"):
+        raise UserError(
+            f"data.test_file is {str(asked.test_file)!r} for {name!r}; expected null: only .npz files have one"
+        )
     if groups not in (AUTO, NONE) and not (name.endswith(".npz") or is_group_file(groups)):
         raise UserError(
             f"data.groups is {groups!r} for {name!r}; expected auto, none or a .csv file: only .npz files have arrays"
         )
-    if options and not _is_code(name):
-        raise UserError(f"data.options is {dict(options)} for {name!r}; expected none: only a module:function has any")
+    if asked.options and not _is_code(name):
+        raise UserError(
+            f"data.options is {dict(asked.options)} for {name!r}; expected none: only a module:function has any"
+        )
     if known is not None:
-        return known(root, download)
+        return known(asked.root, asked.download)
     if name.startswith("hf:"):
-        return load_huggingface(name.removeprefix("hf:"), image_size=image_size, exif=exif)
+        return load_huggingface(name.removeprefix("hf:"), image_size=asked.image_size, exif=asked.exif)
     if name.endswith(".npz"):
         arrays = NONE if is_group_file(groups) else groups
-        return load_npz_parts(name, layout=layout, test_file=test_file, groups=arrays)
+        return load_npz_parts(name, layout=asked.layout, test_file=asked.test_file, groups=arrays)
     if Path(name).is_dir():
-        return load_folder(name, image_size=image_size, exif=exif)
+        return load_folder(name, image_size=asked.image_size, exif=asked.exif)
     if _is_code(name):
-        return _from_code(name, options or {})
+        return _from_code(name, asked.options or {})
     valid = [*DATASETS, "FILE.npz", "hf:NAME", "a folder of images", "module:function"]
     raise UserError(f"no data set is called {name!r}{did_you_mean(name, valid)}")
 
