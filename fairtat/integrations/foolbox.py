@@ -28,7 +28,9 @@ class _Fast(TakesOptions):
     The peer's ``__call__`` stays: criteria, a radius or a list of radii, and (raw, clipped, success).
     """
 
-    _norm: str
+    @property
+    def _norm(self) -> str:
+        return "linf" if isinstance(self, base.LinfBaseGradientDescent) else "l2"
 
     def run(self: Any, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **keywords: Any) -> Any:
         """Images moved by at most ``epsilon``; arguments as the peer's ``run``."""
@@ -105,16 +107,12 @@ class LinfPGD(_Fast, foolbox.attacks.LinfPGD):  # type: ignore[name-defined]
     Source: Madry et al. 2018, arXiv:1706.06083.
     """
 
-    _norm = "linf"
-
 
 class L2PGD(_Fast, foolbox.attacks.L2PGD):  # type: ignore[name-defined]
     """`foolbox.attacks.L2PGD`; its arguments and those of :func:`fairtat.fast_pgd` that it lacks.
 
     Source: Madry et al. 2018, arXiv:1706.06083.
     """
-
-    _norm = "l2"
 
 
 class LinfFastGradientAttack(_Fast, foolbox.attacks.LinfFastGradientAttack):  # type: ignore[name-defined]
@@ -123,13 +121,9 @@ class LinfFastGradientAttack(_Fast, foolbox.attacks.LinfFastGradientAttack):  # 
     Source: Goodfellow et al. 2015, arXiv:1412.6572.
     """
 
-    _norm = "linf"
-
 
 class L2FastGradientAttack(_Fast, foolbox.attacks.L2FastGradientAttack):  # type: ignore[name-defined]
     """`foolbox.attacks.L2FastGradientAttack` (FGM): one step of length eps along the gradient.
 
     Source: Goodfellow et al. 2015, arXiv:1412.6572.
     """
-
-    _norm = "l2"

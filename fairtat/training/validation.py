@@ -96,13 +96,11 @@ def _attack(model: nn.Module, batch: Batch, config: TrainConfig, **options: Any)
         model,
         _images(batch, config),
         batch.y,
-        norm=attack.norm,
         sample_ids=batch.ids,
         backend=attack.backend,
-        engine=attack.engine,
-        engine_check=attack.engine_check,
         check=False,
         return_info=True,
+        **attack.shared_options,
         **options,
     )
     return result

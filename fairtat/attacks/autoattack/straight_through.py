@@ -34,11 +34,7 @@ class _Through(torch.autograd.Function):
 
 class _StraightThrough(TorchFunctionMode):
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in _ROUNDING and isinstance(args[0], Tensor) and args[0].requires_grad:

@@ -23,11 +23,7 @@ class CastOnce(TorchDispatchMode):
         self._made: dict[tuple[Any, ...], tuple[Tensor, tuple[int, int]]] = {}
 
     def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is not torch.ops.aten._to_copy.default or id(args[0]) not in self._tensors:

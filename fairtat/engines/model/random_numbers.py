@@ -169,11 +169,7 @@ class _DrawDetector(TorchDispatchMode):
         return True  # what torch.compile made of a model runs, as it would without this
 
     def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if self._warn is not None and func not in self._harmless:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ class Observer(Protocol):
     def advanced(self, answer: Answer, items: int) -> None: ...
 
 
+@dataclass(eq=False)
 class Answers:
     """Where the answers of one evaluation come from.
 
@@ -33,23 +35,14 @@ class Answers:
             interrupted and finished is in both.
     """
 
-    def __init__(
-        self,
-        store: AnswerStore,
-        canary: Canary,
-        observer: Observer | None = None,
-        *,
-        team: Team = ALONE,
-        deadline: float | None = None,
-    ) -> None:
-        self.store = store
-        self.canary = canary
-        self.observer = observer
-        self.team = team
-        self.deadline = deadline
-        self.over = False
-        self.reused: list[str] = []
-        self.worked_out: list[str] = []
+    store: AnswerStore
+    canary: Canary
+    observer: Observer | None = None
+    team: Team = field(default=ALONE, kw_only=True)
+    deadline: float | None = field(default=None, kw_only=True)
+    over: bool = field(default=False, init=False)
+    reused: list[str] = field(default_factory=list, init=False)
+    worked_out: list[str] = field(default_factory=list, init=False)
 
     def begin(
         self,

@@ -141,19 +141,11 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
     if not torch.equal(classifier.logits(x, seed=1), classifier.logits(x, seed=2)):
         findings.append(Finding("model:random", "warning", _RANDOM))
     if without >= MANY:
-        text = (
-            f"On {without:.0%} of {len(y)} images the gradient was zero everywhere in most steps, so gradient attacks "
-            "had nothing to follow, and the robust accuracy is not evidence of robustness. Quantized inputs, saturated "
-            "softmax (very large logits) and detached layers do this; attack with square, or a smooth approximation."
-        )
+        text = _ZERO_GRADIENTS.format(share=without, images=len(y))
         findings.append(Finding("gradient-masking:zero-gradients", "warning", text))
     findings += _FGSM_WINS.found(by_fgsm, by_pgd) + _BLACK_BOX_WINS.found(by_search, by_pgd)
     if survived >= MANY:
-        text = (
-            f"{survived:.0%} of {len(y)} images were still right at {defaults.norm} radius {largest:.3g}, "
-            "where any image can be turned into plain gray, so robust accuracy must be about 0. The attack fails, but "
-            "not because the model is robust."
-        )
+        text = _SURVIVES.format(share=survived, images=len(y), norm=defaults.norm, eps=largest)
         findings.append(Finding("gradient-masking:survives-large-eps", "warning", text))
     return findings
 
@@ -161,6 +153,15 @@ def _probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
 _RANDOM = (
     "The model's logits differ from call to call on the same images. Attack it with gradients averaged over many "
     "calls, and average its predictions over many calls; otherwise its robustness is luck."
+)
+_ZERO_GRADIENTS = (
+    "On {share:.0%} of {images} images the gradient was zero everywhere in most steps, so gradient attacks had nothing "
+    "to follow, and the robust accuracy is not evidence of robustness. Quantized inputs, saturated softmax (very large "
+    "logits) and detached layers do this; attack with square, or a smooth approximation."
+)
+_SURVIVES = (
+    "{share:.0%} of {images} images were still right at {norm} radius {eps:.3g}, where any image can be turned into "
+    "plain gray, so robust accuracy must be about 0. The attack fails, but not because the model is robust."
 )
 
 

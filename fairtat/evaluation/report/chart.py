@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["Chart", "Label", "Line", "Tick", "ticks"]
 
@@ -23,8 +24,7 @@ class Line:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A mark of an axis, at a coordinate of the drawing."""
 
     at: float

@@ -188,6 +188,11 @@ class AttackConfig:
     """Compare a compiled program's or graph's first pass with the model's: once after it was built, in every step (for
     a model that reads global variables or files which change), or never."""
 
+    @property
+    def shared_options(self) -> dict[str, Any]:
+        """Options of `fairtat.fast_pgd` that are the same in training and validation."""
+        return {"norm": self.norm, "engine": self.engine, "engine_check": self.engine_check}
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:

@@ -56,12 +56,10 @@ class ExampleMaker:
         }
         self._options: dict[str, Any] = {
             "steps": attack.steps,
-            "norm": attack.norm,
             "loss": "ce" if attack.loss == "auto" else attack.loss,
             "init": init if attack.init == "auto" else attack.init,
             "restarts": attack.restarts,
-            "engine": attack.engine,
-            "engine_check": attack.engine_check,
+            **attack.shared_options,
             **options,
         }
 

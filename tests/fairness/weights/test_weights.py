@@ -29,6 +29,7 @@ def test_options_reach_the_rule() -> None:
         ("daffa", {}, ValueError, "weights must be one of 'none', .*, got 'daffa'; did you mean 'dafa'"),
         ("none", {"lam": 1}, ValueError, "weight_options must be empty with weights='none', got {'lam': 1}"),
         ("dafa", {"warm_up": 3}, ValueError, "weight_options has no 'warm_up' for weights='dafa'; did you mean 'warm"),
+        ("wat", {"warm_up": 3}, ValueError, "weight_options has no 'warm_up' for weights='wat'; did you mean 'warmup'"),
         ("dafa", {"device": "cpu"}, ValueError, "weight_options has no 'device'"),
         ("dafa", 3, TypeError, "weight_options must be a mapping, got 3"),
         ("dafa", {"warmup": 0}, ValueError, "weight_options of dafa: warmup must be an int and >= 1, got 0"),
