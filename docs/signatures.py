@@ -7,7 +7,12 @@ from typing import Any
 
 import griffe
 
-MODULES = ("fairtat.attacks.pgd", "fairtat.attacks.mixed")
+MODULES = (
+    "fairtat.attacks.pgd",
+    "fairtat.attacks.mixed",
+    "fairtat.attacks.autoattack.calls",
+    "fairtat.attacks.autoattack.suite",
+)
 
 
 class RuntimeSignatures(griffe.Extension):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairtat import fast_mixed_pgd, fast_pgd, fast_targeted_pgd
+from fairtat import autoattack, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
+from fairtat.attacks import apgd, fab, square
+from fairtat.attacks.autoattack.calls import CallKeywords
 from fairtat.attacks.options import OPTIONS, PGDKeywords
 
 BAD = [
@@ -95,6 +97,13 @@ def test_the_keywords_are_the_options():
     options = {field.name: field.type for field in OPTIONS if field.name != "return_info"}
     keywords = {name: hint.__forward_arg__ for name, hint in PGDKeywords.__annotations__.items()}
     assert list(options.items()) == list(keywords.items())
+
+
+@pytest.mark.parametrize("call", [apgd, fab, square, autoattack])
+def test_a_signature_of_autoattack_names_every_option_with_its_type(call):
+    parameters = inspect.signature(call).parameters
+    assert {"eps", "norm", *CallKeywords.__annotations__} <= parameters.keys()
+    assert all(isinstance(p.annotation, str) and p.kind is not p.VAR_KEYWORD for p in parameters.values())
 
 
 @pytest.mark.parametrize("call", [fast_targeted_pgd, fast_pgd, fast_mixed_pgd])

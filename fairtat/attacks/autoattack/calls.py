@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 shows_call_options = shows_options(
-    (name, default, CallKeywords.__annotations__[name]) for name, default in _DEFAULTS.items()
+    (name, default, CallKeywords.__annotations__[name].__forward_arg__) for name, default in _DEFAULTS.items()
 )
 
 
