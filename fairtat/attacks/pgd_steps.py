@@ -97,7 +97,7 @@ class PGDSteps(Steps[PGDSamples]):
             self._starts["made"] = 0
         if options.momentum:
             self._starts["velocity"] = 0.0
-        if self.scored:  # only where someone will read it
+        if self.scored:  # only where it is read
             self._starts["zero_grad"] = 0
         if self.stops_early:
             self._starts |= {"moving": True, "taken": 0, "extra": options.extra_steps}

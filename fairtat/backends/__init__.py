@@ -218,7 +218,7 @@ def _trouble_with_cuda(gpu: int | None) -> str | None:
 def _trouble_with_triton() -> str | None:
     """Why the Triton kernels cannot be used on this machine's GPU, or None. Tries once."""
     global _triton_trouble
-    # Whoever traces for a GPU has Triton running already, and an import does not trace.
+    # A caller that traces for a GPU has Triton running already, and an import does not trace.
     if torch.compiler.is_compiling() or "triton" in _KERNELS or _triton_trouble is not None:
         return _triton_trouble
     try:

@@ -52,7 +52,7 @@ class CompareOptions(EvaluationOptions):
     which."""
 
     images: int = 6
-    """AttackedView images in the page."""
+    """Attacked images in the page."""
 
 
 def parser() -> jsonargparse.ArgumentParser:

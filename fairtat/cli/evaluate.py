@@ -113,7 +113,7 @@ class EvaluateOptions(EvaluationOptions):
 
     budget: str | None = None
     """Time after which nothing new begins, such as 90s, 30m or 2h; AutoAttack then begins with its strongest attacks,
-    and the results say what was not tried. The same command goes on from there."""
+    and the results say what was not tried. The same command continues from there."""
 
     baseline: str | None = None
     """Another run folder or evaluation (.json), against which rho, mCE and the worst class's gain are measured."""
@@ -159,7 +159,7 @@ def parser() -> jsonargparse.ArgumentParser:
 
 
 def run(options: jsonargparse.Namespace) -> int:
-    """Evaluate one model; under torchrun, every process does its part and the first one writes and prints.
+    """Evaluate one model; under torchrun, every process does its share and the first one writes and prints.
 
     Raises:
         SystemExit: a mistake or an interruption, in any process except the first.

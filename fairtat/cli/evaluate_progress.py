@@ -1,4 +1,4 @@
-"""The output while a model is evaluated: a live line on a terminal, elsewhere a line a minute."""
+"""The output while a model is evaluated: a live line on a terminal, elsewhere one line per minute."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ class ImageSource:
         channels, orientation = self.image_shape[0], self._orientation(image)
         if image.mode not in _EIGHT_BIT:
             raise UserError(
-                f"{self.name(row)}: has pixels of mode {image.mode}; expected 8 bits a channel (convert it beforehand: "
-                "which of its values is white is not stored)"
+                f"{self.name(row)}: has pixels of mode {image.mode}; expected 8 bits per channel (convert it "
+                "beforehand: which of its values is white is not stored)"
             )
         if channels == 1 and image.mode not in _GREY:
             raise UserError(

@@ -103,7 +103,7 @@ def code_of(name: str, options: Mapping[str, Any]) -> str | None:
 def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> list[float]:
     given = [] if values is None else [float(value) for value in values]
     if len(given) not in (1, channels) or (name == "std" and not min(given) > 0):
-        expected = f"{channels} numbers, one a channel, or one for all" + ", above 0" * (name == "std")
+        expected = f"{channels} numbers, one per channel, or one for all" + ", above 0" * (name == "std")
         raise UserError(f"{name} is {given or None}; expected {expected} (mean and std go together)")
     return given * (channels // len(given))
 

@@ -17,7 +17,7 @@ def target_table(weight: Tensor) -> Tensor:
 
     Each weight becomes ``round(w / max(w) * 2**S)``, at least 1 where w > 0, with ``S = 31 - ceil(log2(C))``; the
     table holds the running sums of a row. The quotient does not depend on the order of any sum, so every
-    device and rank makes the same integers. Checks the values: one synchronisation on a GPU, once an epoch.
+    device and rank makes the same integers. Checks the values: one synchronization on a GPU, once per epoch.
 
     Args:
         weight: (C,) one distribution for all labels, or (C, C) one row for each label; finite, >= 0,

@@ -110,7 +110,7 @@ def run_cells(
     """Bring every cell to its end, ``jobs`` at a time, and add each to ``results``; returns what failed.
 
     A cell that is in ``results`` and has no folder in ``runs`` is left alone: it was made elsewhere, and the results
-    file carries all that the report needs, so that a study can go on where only that file has come along.
+    file carries all that the report needs, so that a study can continue where only that file has come along.
 
     On KeyboardInterrupt the processes are asked to stop, which keeps what they have, and are waited for.
     """
@@ -191,7 +191,7 @@ def emit_slurm(study: Study, arguments: Sequence[str]) -> str:
 #SBATCH --cpus-per-task={max(cell.config.threads or 1 for cell in study.cells())}
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:TERM@120
-# Submit it again after a time limit or a failure: each task goes on where it stopped. When all are done, collect with
+# Submit it again after a time limit or a failure: each task continues where it stopped. When all are done, collect with
 #     {command}
 exec {command} --cell "$SLURM_ARRAY_TASK_ID"
 """

@@ -21,9 +21,9 @@ class BatchAugment:
     """Augments a batch and, where it mixes images, their labels. Draws from PyTorch's global generator on the CPU.
 
     Mixed, ``x = a x_i + (1 - a) x_j`` (mixup; CutMix pastes a box of x_j that covers about ``1 - a`` of the image)
-    has the label distribution ``q = a onehot(y_i) + (1 - a) onehot(y_j)``, a from Beta(alpha, alpha), one a batch. The
-    label of the mixed image, for its attack and for statistics, is the class of the larger share, y_i where they are
-    equal.
+    has the label distribution ``q = a onehot(y_i) + (1 - a) onehot(y_j)``, a from Beta(alpha, alpha), one per batch.
+    The label of the mixed image, for its attack and for statistics, is the class of the larger share, y_i where they
+    are equal.
 
     RandAugment, mixup and CutMix are torchvision's.
 

@@ -92,7 +92,7 @@ class World:
 
         Buffers are not broadcast at each forward: an objective may pass through the model twice before it goes back
         (TRADES), and the broadcast would change in place what the first pass has kept for its gradient.
-        `align_buffers` takes care of them once an epoch.
+        `align_buffers` takes care of them once per epoch.
         """
         if self.size == 1:
             return model

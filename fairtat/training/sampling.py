@@ -1,4 +1,4 @@
-"""Which images an epoch draws, where it is not each one once. All of it on the CPU, so every device and process agree.
+"""Which images an epoch draws, where that is not each one once: on the CPU, so every device and process agree.
 
 An epoch depends on its seed alone, so a run resumes to the same ones.
 """

@@ -42,15 +42,15 @@ class TrainingDiverged(UserError):
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop in the middle of an epoch, which is thrown away."""
+    """A request to stop in the middle of an epoch, which is thrown away."""
 
 
 class Trainer:
-    """Trains ``model`` on ``splits``, both on the same device, one epoch a call.
+    """Trains ``model`` on ``splits``, both on the same device, one epoch per call.
 
     Order, starts and targets of an epoch depend on (seed, epoch, sample id) alone: not on the epochs that this process
     ran before, so a run can be resumed, nor on the batch or the process that a sample falls in. Random layers of the
-    model's own draw from PyTorch's global generator, which each epoch seeds anew.
+    model's own draw from PyTorch's global generator, which each epoch seeds again.
 
     Args:
         config: what to do; the trainer's own has ``auto`` in amp and channels_last replaced.

@@ -1,4 +1,4 @@
-"""What is shown while a model is evaluated: a line a minute in a file, a live line on a terminal."""
+"""What is shown while a model is evaluated: one line per minute in a file, a live line on a terminal."""
 
 from __future__ import annotations
 

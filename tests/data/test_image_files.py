@@ -91,7 +91,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         "small.png", None, "is 6 pixels high and 9 wide; expected 64 and 64, as the first image is (set data.image_size"
     )
     save(tmp_path / "deep.png", np.zeros((64, 64), np.uint16))
-    bad("deep.png", None, "has pixels of mode I;16; expected 8 bits a channel")
+    bad("deep.png", None, "has pixels of mode I;16; expected 8 bits per channel")
     save(tmp_path / "color.png", pixels(64, 64))
     bad("color.png", None, "is in color (mode RGB); expected gray", channels=1)
 

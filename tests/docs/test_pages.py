@@ -35,9 +35,9 @@ def test_examples_run(page: Path) -> None:
 
 
 def recipes() -> list[Any]:
-    """The YAML under "Training as people do it"."""
+    """The YAML under "Common recipes"."""
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
-    section = text.partition("## Training as people do it")[2].partition("\n## ")[0]
+    section = text.partition("## Common recipes")[2].partition("\n## ")[0]
     return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)]
 
 

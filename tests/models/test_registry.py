@@ -50,7 +50,7 @@ def test_one_number_serves_all_channels() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ([0.5, 0.5], [1.0], r"mean is \[0.5, 0.5\]; expected 3 numbers, one a channel, or one for all"),
+        ([0.5, 0.5], [1.0], r"mean is \[0.5, 0.5\]; expected 3 numbers, one per channel, or one for all"),
         ([0.5], None, r"std is None; expected 3 numbers.*above 0 \(mean and std go together\)"),
         (None, [1.0], "mean is None"),
         ([0.5], [0.0], r"std is \[0.0\]; expected .*above 0"),

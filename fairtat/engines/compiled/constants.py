@@ -1,4 +1,4 @@
-"""What of a step's graph depends on the model alone: found, and split off to be computed once an attack."""
+"""What of a step's graph depends on the model alone: found, and split off to be computed once per attack."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def product_and_bias(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alp
     """aten.addmm on a CPU as a product and an addition (N, K) (K, M) -> (N, M), else NotImplemented.
 
     The addition is written as a subtraction, which rounds alike: inductor would turn a sum back into addmm. The negated
-    bias depends on parameters alone, so it is computed once an attack.
+    bias depends on parameters alone, so it is computed once per attack.
     """
     if beta != 1 or alpha != 1 or a.device.type != "cpu":
         return NotImplemented

@@ -4,7 +4,7 @@ With weight w, bias b, running mean m and variance v of a channel::
 
     y = (x - m) / sqrt(v + eps) * w + b = x * s + t,        s = w / sqrt(v + eps),  t = b - m * s,        dx = dy * s
 
-s and t depend on the model alone, so they are computed once an attack. After a convolution of which it is the only
+s and t depend on the model alone, so they are computed once per attack. After a convolution of which it is the only
 user, the normalization costs nothing: ``conv(x, W) * s + t`` is ``conv(x, W * s) + t`` with s along the output
 channels, and the gradient of the convolution's input becomes that of the scaled weight.
 """

@@ -3,8 +3,8 @@
 One step, [forward, logit gradient, backward to the input, projected step], is traced with the model's parameters and
 buffers as inputs, so training may change them between calls; the parameters are frozen meanwhile, so the trace holds no
 gradient of a weight. Normalizations are folded into convolutions, operations are rewritten, and what depends on the
-model alone (casts, flipped kernels, scales) is split off and computed once an attack. Of small graphs several steps are
-put behind one another, and the result goes to inductor.
+model alone (casts, flipped kernels, scales) is split off and computed once per attack. Several steps of a small
+graph are put behind one another, and the result goes to inductor.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Each 2 x 2 tile of the output comes from a 4 x 4 tile d of the input with 16 mul
           [0  1  0 -1]          [ 0    0    1 ]
 
 The sums over channels are 16 products of matrices, one for each entry of a tile. G w G^T depends on the weight alone
-and is computed once an attack; the other two transforms are kernels of the compiled core, which costs the graph no
+and is computed once per attack; the other two transforms are kernels of the compiled core, which costs the graph no
 compile time. In float32 the rounding error is about twice that of the direct sum.
 
 Source: Lavin & Gray 2016, arXiv:1509.09308.
@@ -61,7 +61,7 @@ def convolution(
     if min(height, width) < 1 or len(x) * rows * columns < LEAST_TILES:
         return NotImplemented
     tiles, filters = _tiles(x, rows, columns, *padding), _filters(weight)
-    # oneDNN wants the filters transposed, which depends on the weight alone: once an attack, as the filters themselves.
+    # oneDNN wants the filters transposed, which depends on the weight alone: once per attack, like the filters.
     products = _products(tiles, filters.mT.contiguous()) if _slow_in_mkl() else torch.bmm(tiles, filters)
     y = _image(products, len(x), height, width)
     return y if bias is None else y + bias.view(-1, 1, 1)

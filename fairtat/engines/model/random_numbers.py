@@ -4,7 +4,7 @@ PyTorch's default generators belong to the whole process, so seeding them for an
 would disturb other threads that draw meanwhile. Few models draw anything in eval mode. So, where there are
 other threads, the first attack on a model looks at its operations, and seeds when the first one comes that draws; if
 none comes, later attacks do nothing but compare the generators' states before and after. The look costs 2 to 10
-microseconds an operation: an attack on a ResNet takes 1.1 times as long, one on a small MLP twice as long, once.
+microseconds per operation: an attack on a ResNet takes 1.1 times as long, one on a small MLP twice as long, once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HISTORIES: WeakKeyDictionary[nn.Module, dict[str, _DrawHistory]] = WeakKeyDicti
 
 def _history_of(model: object, bn_mode: str, settings: Hashable) -> _DrawHistory:
     if not isinstance(model, nn.Module):
-        return _DrawHistory()  # any other callable may be made anew for each attack
+        return _DrawHistory()  # any other callable may be a new one for each attack
     known = _HISTORIES.setdefault(model, {})
     if bn_mode not in known or known[bn_mode].settings != settings:
         known[bn_mode] = _DrawHistory(settings)

@@ -25,7 +25,7 @@ class CFOL(WeightRule):
     sampling=True, where `class_shares` is p, the trainer draws by it, and nothing is weighted. Otherwise, as in the
     reweighting variant of the published code, samples come as they are, ``C * p_k`` weights their loss, and the
     estimator divides by the share of class k in the data. In both, over an epoch of N samples the increments add up to
-    ``eta' * N * (1 - A_k)``: eta is eta' * N. The published 5e-6 is 0.25 for an epoch of 50,000. s changes once an
+    ``eta' * N * (1 - A_k)``: eta is eta' * N. The published 5e-6 is 0.25 for an epoch of 50,000. s changes once per
     epoch, so that processes need not agree at every step; within an epoch the published p moves by little.
 
     In a loop of one's own, give ``rule.class_shares / class_counts`` of the samples' classes to a
@@ -33,7 +33,7 @@ class CFOL(WeightRule):
 
     Args:
         num_classes: C >= 2.
-        eta: rate >= 0 an epoch.
+        eta: rate >= 0 per epoch.
         gamma: share of the uniform distribution, 0 < gamma <= 1.
         sampling: draw classes by p in place of weighting them.
         warmup: epochs before the first update applies, >= 1.

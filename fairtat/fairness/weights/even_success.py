@@ -29,7 +29,7 @@ class EvenSuccess(WeightRule):
 
     Args:
         num_classes: C >= 2.
-        alpha: rate >= 0 an epoch.
+        alpha: rate >= 0 per epoch.
         eps_range: (low, high) bounds of m, 0 < low <= high.
         warmup: epochs before the first update applies, >= 1.
         device: where the tensors live.

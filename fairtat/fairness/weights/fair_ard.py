@@ -19,7 +19,7 @@ class FairARD(WeightRule):
     """The class weights of fair adversarial robustness distillation: more for classes that give way sooner.
 
     With ``kappa_c`` the mean, over the samples of class c in the epoch that ends, of the number of images on the way of
-    the training attack (its start, and all that its steps make but the last) that the model still gets right::
+    the training attack (its start, and all that its steps make except the last) that the model still gets right::
 
         w_c = clamp(C kappa_c^-beta / sum_k kappa_k^-beta, low, high)
 
@@ -27,7 +27,7 @@ class FairARD(WeightRule):
     code divides the sum of a class by N / C, which assumes that all classes are of one size; here by its own count.
 
     A loop of one's own calls ``rule.observe_steps(resisted, y)`` for every batch; the trainer does so for untargeted
-    attacks, which it then watches step by step, at the cost of a forward pass more a step.
+    attacks, which it then watches step by step, at the cost of one more forward pass per step.
 
     Args:
         num_classes: C >= 2.

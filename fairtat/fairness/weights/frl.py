@@ -46,7 +46,7 @@ class FRL(ValidationRule):
         mode: "reweight", "remargin" or "both".
         tau1, tau2: tolerated excess of natural and boundary error, >= 0; 0.07 in the published code for "both", 0.1 for
             "reweight".
-        alpha1, alpha2, alpha_eps: rates >= 0 of the multipliers an epoch; 0.05, 0.1 and 0.4 in the published code.
+        alpha1, alpha2, alpha_eps: rates >= 0 of the multipliers per epoch; 0.05, 0.1 and 0.4 in the published code.
         limit: largest sum of a phi, 0 <= limit < 1.
         eps_range: (low, high) bounds of m, 0 < low <= high.
         warmup: epochs before the first update applies, >= 1. The published code starts from a trained robust model.

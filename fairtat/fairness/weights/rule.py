@@ -39,7 +39,7 @@ class WeightRule:
     `FairTAT` drives it; a loop of one's own may do the same::
 
         rule.update(logits, y)                         # every batch: adversarial logits and labels
-        rule.observe_validation(clean, robust)         # once an epoch, if rule.needs_validation
+        rule.observe_validation(clean, robust)         # once per epoch, if rule.needs_validation
         rule.end_epoch(stats)                          # the epoch's training statistics, over all processes
         rule.factors                                   # for the next epoch
 

@@ -29,7 +29,7 @@ class WAT(ValidationRule):
 
     Args:
         num_classes: C >= 2.
-        eta: rate >= 0 an epoch.
+        eta: rate >= 0 per epoch.
         average: whether the average loss is one of the player's choices, which holds average robustness up.
         warmup: epochs before the first update applies, >= 1.
         device: where the tensors live.

@@ -59,7 +59,7 @@ class TrainConfig:
     """The validation after every epoch."""
 
     epochs: int = at_least(1, 30)
-    """Passes over the training part."""
+    """Passes over the training set."""
 
     batch_size: int = at_least(2, 128, because="BatchNorm needs two samples")
     """Images in one optimizer step, over all processes."""

@@ -115,7 +115,7 @@ def _refuse_duplicates(root: yaml.Node | None, path: str | Path) -> None:
 def unknown_key(key: str) -> str:
     """The message for a key that does not exist, naming the nearest one that does."""
     keys = _all_keys()
-    # Somebody who writes "steps" means "attack.steps", which has few letters in common with it.
+    # "steps" means "attack.steps", which has few letters in common with it.
     same_name = [valid for valid in keys if valid.rpartition(".")[2] == key.rpartition(".")[2]]
     near = same_name or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else "`fairtat train --help` lists the valid ones"

@@ -54,11 +54,11 @@ class DataConfig:
     """Share of each class that is kept for validation: shown after every epoch, never trained on."""
 
     test: Number = share(0.2)
-    """Share of each class that is kept for `fairtat evaluate`: training never touches it. Sets that come with a test
-    part of their own, such as cifar10, use that instead."""
+    """Share of each class that is kept for `fairtat evaluate`: training never touches it. Data that come with a
+    test set, such as cifar10, use that instead."""
 
     test_file: str | None = None
-    """For a .npz file without a test part: another .npz file that has it."""
+    """For a .npz file without a test set: another .npz file that has it."""
 
     groups: str = "auto"
     """Groups of images that must stay on one side of a split, such as the frames of one video: an array of the .npz
@@ -66,7 +66,7 @@ class DataConfig:
     too (paths below the folder of images). auto takes the array groups where the file has it, none takes none."""
 
     balance: Number = unit(0.0)
-    """Draw the classes of an epoch more evenly than they are: class k with a share that goes with n_k^(1 - balance); 0
+    """Draw the classes of an epoch more evenly than they are: class k with a share proportional to n_k^(1 - balance); 0
     draws each image once, 0.5 by square roots, 1 all classes alike."""
 
     extra: str | None = None
@@ -93,7 +93,7 @@ class DataConfig:
     """Processes that read images when they are streamed."""
 
     image_size: int | None = at_least(1, None)
-    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels a side, and cut
+    """Scale the images of folders and Hugging Face sets until they cover a square of this many pixels per side, and cut
     out its middle; null expects images of one size."""
 
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
@@ -125,7 +125,7 @@ class ModelConfig:
     model with the same layers. No code in a file is run. A resumed run does not need it."""
 
     mean: list[Number] | None = None
-    """Mean of each channel, or one number, by which the model normalises images of its own accord: it computes with
+    """Mean of each channel, or one number, by which the model normalizes images itself: it computes with
     (x - mean) / std, while images and radii stay in pixel units. null: with images in [0, 1] as they are."""
 
     std: list[Number] | None = None
@@ -162,7 +162,7 @@ class AttackConfig:
 
     loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
     """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
-    the objective's authors use: cross-entropy, but the divergence from the clean prediction for untargeted trades,
+    the objective's authors use: cross-entropy, except the divergence from the clean prediction for untargeted trades,
     bat and csr, and from the teacher's for rslad and absld."""
 
     init: Literal["auto", "uniform", "normal", "zero"] = "auto"
@@ -335,7 +335,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The untargeted attack on the validation part after every epoch: cheap figures to watch."""
+    """The untargeted attack on the validation set after every epoch: cheap figures to watch."""
 
     steps: int = at_least(0, 10)
     """Number of steps."""

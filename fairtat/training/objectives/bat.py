@@ -19,11 +19,11 @@ __all__ = ["BalanceAdversarialTraining"]
 class BalanceAdversarialTraining(PGDObjective):
     """``mean_i w_i CE(f(c_i), y_i) + beta v_i KL(f(x_i) || f(a_i)) + KL(f(c_i) || u) + KL(f(a_i) || u)``.
 
-    c is the last example of the attack that the model gets right, and a the one a step after it first gets one wrong; u
-    is the uniform distribution, w = `FairTAT.weight_for` and v = `FairTAT.robust_weight_for`. The first pair of terms
-    evens out how far classes are carried beyond the boundary, the second to which classes they are carried.
+    c is the last example of the attack that the model gets right, and a the one that follows the first that it gets
+    wrong; u is the uniform distribution, w = `FairTAT.weight_for`, v = `FairTAT.robust_weight_for`. The first pair of
+    terms evens out how far classes are carried beyond the boundary, the second to which classes they are carried.
 
-    The attack is that of untargeted TRADES, watched in every step, which costs a pass more a step. With ``x_0`` its
+    The attack is that of untargeted TRADES, watched in every step, which costs one more pass per step. With ``x_0`` its
     start and ``x_K`` its end, judged in the attack's BatchNorm mode::
 
         c = x_{k-1} with x_k the first wrong one of x_0, ..., x_{K-1}; x_0 if k = 0, and x_K if none is wrong

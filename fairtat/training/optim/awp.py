@@ -87,7 +87,7 @@ class Awp:
 
 
 def make_awp(config: AwpConfig, model: nn.Module) -> Awp | None:
-    """Weight perturbation as configured, or None where gamma is 0. Whoever trains waits for ``config.begin``."""
+    """Weight perturbation as configured, or None where gamma is 0. The trainer waits for ``config.begin``."""
     return Awp(model, float(config.gamma)) if config.gamma > 0 else None
 
 
