@@ -3,7 +3,7 @@
     python examples/attack_your_model.py
 
 Any `torch.nn.Module` that turns images in [0, 1] into logits will do; give ``normalize=(mean, std)`` if yours takes
-normalised images. Here it is a small network, trained for a few seconds on scikit-learn's digits, without any defence.
+normalized images. Here it is a small network, trained for a few seconds on scikit-learn's digits, without any defense.
 """
 
 import torch

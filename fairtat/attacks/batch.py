@@ -246,7 +246,7 @@ def _clean_logits(value: object, options: PGDOptions, x: Tensor) -> Tensor | Non
 class _ValueChecks:
     """Facts about values, gathered as scalars on the device and read by the host together.
 
-    Reading them is the one synchronisation that checks cost; ``check=False`` saves it.
+    Reading them is the one synchronization that checks cost; ``check=False`` saves it.
     """
 
     def __init__(self) -> None:

@@ -354,5 +354,5 @@ def _next_seed() -> int:
             calls.initial_seed, calls.count = initial, 0
         count = calls.count
         calls.count += 1
-    # An odd multiplier walks through all 2**64 values; runs with neighbouring initial seeds do not overlap.
+    # An odd multiplier walks through all 2**64 values; runs with neighboring initial seeds do not overlap.
     return (initial + 0x9E3779B97F4A7C15 * count) % 2**64

@@ -1,6 +1,6 @@
 """The Triton kernels on GPU tensors: turns tensors into launches, and nothing else.
 
-A launch goes to the current stream of the tensors' device, synchronises nothing, allocates nothing but results, and
+A launch goes to the current stream of the tensors' device, synchronizes nothing, allocates nothing but results, and
 can be captured in a CUDA graph once the kernel is compiled. Callers have validated shapes, dtypes, devices and memory
 formats. With ``TRITON_INTERPRET=1`` set before Triton is imported, the same launches run on CPU tensors.
 """

@@ -39,7 +39,7 @@ class ClassStats:
 
     Everything is integers (losses in fixed point of 2**-32, in two words), so the order of samples, batches and ranks
     does not matter and one collective sums it all. All attributes are tensors on the device of the buffer and cost no
-    host synchronisation; `worst` alone reads back. Loss sums are exact up to 2**31 - 1 samples of a class and NaN from
+    host synchronization; `worst` alone reads back. Loss sums are exact up to 2**31 - 1 samples of a class and NaN from
     there on. A finite loss beyond +-(2**31 - 128) is cut to that and counted in `saturated`.
 
     Args:

@@ -46,7 +46,7 @@ class FairTAT(ByClass):
                 target = fair.sample_targets(y, sample_ids)
                 x_adv = fairtat.fast_targeted_pgd(model, x, target, y=y, eps=fair.eps_for(y))
                 logits = model(x_adv)
-                ...                                  # loss, backward, optimiser step
+                ...                                  # loss, backward, optimizer step
                 fair.update(logits, y, target)
             fair.end_epoch()
 
@@ -90,7 +90,7 @@ class FairTAT(ByClass):
         class_weight: (C,) float32, what the cross-entropy is multiplied by; None for 1.
         class_robust_weight: (C,) float32, what a divergence is multiplied by; None for 1.
         weight_rule: the `WeightRule` behind these, None for weights="none".
-        target_weight: (C,) or (C, C) float64, unnormalised; None for targets="none".
+        target_weight: (C,) or (C, C) float64, unnormalized; None for targets="none".
         epoch: how many epochs have finished.
 
     Raises:
@@ -256,7 +256,7 @@ class FairTAT(ByClass):
     def end_epoch(self) -> None:
         """Finish the epoch: sum over all processes, set targets, radii and weights for the next one, count afresh.
 
-        One collective if torch.distributed is initialised, so every process must call it. It reads back how many
+        One collective if torch.distributed is initialized, so every process must call it. It reads back how many
         samples had no finite loss, and building the target table checks values: the only times in an epoch that the
         host waits for the device.
 

@@ -71,7 +71,7 @@ def check_tau_ratio(ratio: float) -> float:
 def target_weight(
     stats: ClassStats, targets: str = "cfps", *, tau: float | str = 2.0, tau_ratio: float = 4.0
 ) -> Tensor | None:
-    """Unnormalised target weights from the statistics of an epoch: p(t | y) is proportional to w_t or w_yt, t != y.
+    """Unnormalized target weights from the statistics of an epoch: p(t | y) is proportional to w_t or w_yt, t != y.
 
     The shares CFPS sum to 1, so with the published tau = 2 and ten classes the targets are nearly uniform:
     probabilities of 0.09 to 0.12 are typical. tau="auto" takes the tau by which the largest weight of a label's targets

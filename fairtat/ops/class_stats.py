@@ -37,7 +37,7 @@ def class_stats_(
     on order, batch split, backend nor the number of ranks, and below 2**31 samples it cannot overflow. A loss beyond
     +-(2**31 - 128) is cut to that and counted in ``saturated``. A sample whose loss is not finite is counted in
     ``nonfinite`` and nowhere else: what a model that diverged predicts is an accident. Integers only, no allocation on
-    the compiled backend, and no host synchronisation: on a GPU a sample whose index is out of range is left out, while
+    the compiled backend, and no host synchronization: on a GPU a sample whose index is out of range is left out, while
     on a CPU it raises before anything is counted.
 
     Args:

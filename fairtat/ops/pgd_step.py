@@ -127,7 +127,7 @@ def pgd_step_(
         if mean is not None and std is not None:
             mean_c, std_c = channel_values("mean", mean, x), channel_values("std", std, x)
     elif mean is not None or std is not None:
-        raise ValueError("mean and std need model_input, the tensor that the normalised images are written to")
+        raise ValueError("mean and std need model_input, the tensor that the normalized images are written to")
     if zero_grad is not None:
         check_labels("zero_grad", zero_grad, x.shape[0], "x_adv", x_adv)
         if not zero_grad.is_contiguous():

@@ -50,7 +50,7 @@ def class_stats_(a: ClassStatsArgs) -> None:
         if index.device.type == "cpu":
             check_range(name, index, classes)
         valid &= (index >= 0) & (index < classes)
-    # On a GPU an index out of range cannot raise without a synchronisation: such samples count nowhere.
+    # On a GPU an index out of range cannot raise without a synchronization: such samples count nowhere.
     safe_label, safe_pred = label.clamp(0, classes - 1), pred.clamp(0, classes - 1)
     flat = buffer.view(-1)
     if loss is not None:

@@ -1,6 +1,6 @@
 """Captured steps: the static tensors of an attack on batches of one shape, and the graphs that work on them.
 
-What is captured is the eager engine's own step, so a replay is the eager attack. Radii, steps, labels and normalisation
+What is captured is the eager engine's own step, so a replay is the eager attack. Radii, steps, labels and normalization
 are copied into static tensors before each replay; weights are read through their addresses, as training left them.
 
 The start stays outside the graphs, as one launch into the static images: its seed is an argument of the kernel, and a

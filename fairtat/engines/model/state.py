@@ -29,7 +29,7 @@ class ModelState:
     dtype: torch.dtype | None = None  # of its first floating-point parameter
     device: torch.device | None = None
     tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
-    mixes_samples: bool = False  # BatchNorm that normalises by the batch: a sample's result depends on the others
+    mixes_samples: bool = False  # BatchNorm that normalizes by the batch: a sample's result depends on the others
     settings: list[Hashable] = field(default_factory=list)  # numbers and text among its own classes' attributes
     # What engines have found out about the model as it is before its first call in this attack, by their names.
     looks: dict[str, Any] | None = None
@@ -93,7 +93,7 @@ def frozen(model: Model, bn_mode: str, *, lazy: bool = False) -> Iterator[ModelS
 
     ``eval``: every module in eval mode. ``train`` and ``train_frozen_stats``: BatchNorm in train mode and all
     else in eval mode, so dropout stays off. A BatchNorm layer in eval mode inside a model in train mode was
-    frozen on purpose and stays frozen. ``train_frozen_stats`` normalises by the batch and writes no buffer.
+    frozen on purpose and stays frozen. ``train_frozen_stats`` normalizes by the batch and writes no buffer.
     Of a callable that is not a module nothing is known, and nothing is touched.
 
     ``lazy``: not before `Network` calls the model, which a replay does not do.

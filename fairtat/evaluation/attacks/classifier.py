@@ -48,7 +48,7 @@ class Classifier:
 
     def logits(self, x: Tensor, seed: int = 0) -> Tensor:
         """Logits (n, C) of images (n, ...)."""
-        # No steps from no noise is the clean image, with the attack's care for normalisation and modes.
+        # No steps from no noise is the clean image, with the attack's care for normalization and modes.
         options = self._options(seed, torch.zeros(len(x), dtype=torch.int64, device=x.device))
         y = options["sample_ids"]
         result: AttackResult = fast_pgd(self.model, x, y, eps=0.0, steps=0, init="zero", check=False, **options)

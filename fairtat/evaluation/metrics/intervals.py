@@ -22,11 +22,11 @@ def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     p = correct / n
     scale = 1.0 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
+    center = (p + z * z / (2 * n)) / scale
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
     # The formula gives exactly 0 and 1 at the ends; rounding alone misses them by an ulp.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
+    low = 0.0 if correct == 0 else max(0.0, center - half)
+    high = 1.0 if correct == n else min(1.0, center + half)
     return low, high
 
 

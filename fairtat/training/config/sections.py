@@ -196,7 +196,7 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What a training step minimises. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
+    """What a training step minimizes. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
 
     name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat", "csr", "ard", "rslad", "absld"))
     """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
@@ -312,7 +312,7 @@ class DistillConfig:
     """Keyword arguments for that network, as model.options."""
 
     mean: list[Number] | None = None
-    """Mean of each channel by which it normalises images, as model.mean."""
+    """Mean of each channel by which it normalizes images, as model.mean."""
 
     std: list[Number] | None = None
     """Standard deviation of each channel; goes with mean."""

@@ -1,4 +1,4 @@
-"""What a training step minimises, and the attack that it needs for that."""
+"""What a training step minimizes, and the attack that it needs for that."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ObjectiveValue(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss of a batch. It decides what its attack maximises, so each objective runs its own.
+    """A loss of a batch. It decides what its attack maximizes, so each objective runs its own.
 
     The two halves are apart because the trainer treats them differently: the attack has a precision and an engine of
     its own, while the loss runs under the trainer's autocast, wrappers and weight perturbation, perhaps more than once.
@@ -51,7 +51,7 @@ class Objective(Protocol):
         """
 
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
-        """What a step minimises, by passes of the model as it is (in train mode, where it is trained).
+        """What a step minimizes, by passes of the model as it is (in train mode, where it is trained).
 
         Args:
             model: the one that was attacked, or the same weights in another wrapper.

@@ -33,7 +33,7 @@ class ExampleMaker:
     Args:
         config: its attack, and amp.
         init: the start where ``attack.init`` is auto.
-        divergence: where ``attack.loss`` is auto, an untargeted attack maximises the divergence from the clean
+        divergence: where ``attack.loss`` is auto, an untargeted attack maximizes the divergence from the clean
             prediction, as TRADES does; cross-entropy otherwise.
         options: of the attack, beyond those of the configuration.
     """
