@@ -38,7 +38,7 @@ class Measured:
 def parse(table: Mapping[str, Any]) -> tuple[Order, Measured | None]:
     """The order for each op, and where it comes from (None: not measured).
 
-    An op that the table does not name yet, for it is newer, has the order of `GPU_BACKENDS`.
+    An op that the table does not name yet, because it is newer, has the order of `GPU_BACKENDS`.
 
     Raises:
         ValueError: an op is unknown, or its backends are not those that serve a GPU tensor, each once.

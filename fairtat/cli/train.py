@@ -52,7 +52,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--config",
         action=_ConfigFile,
-        help="YAML file with the keys below. Of several, later files override earlier ones; options override all.",
+        help="YAML file with the keys below. Later files override earlier ones, and options override all files.",
     )
     made.add_argument(
         "--resume",

@@ -124,7 +124,7 @@ def batches(
             follow each other in the order of the ranks, and may be empty where a batch has fewer samples than there are
             processes. Where some samples are extra, they are dealt out, so that each part has its share of them.
         order: the rows to draw, in this order; ``seed`` is then of the augmentation alone, which depends on the place
-            in the order, for a row may come twice.
+            in the order, because a row may come twice.
 
     Raises:
         ValueError: ``batch_size`` below 1, ``augment`` without ``seed``, or an invalid ``shard``.

@@ -285,7 +285,7 @@ def _in_two_words(old: Tensor) -> Tensor:
 
 
 def _share(errors: Tensor) -> Tensor:
-    """errors / sum(errors) (C,) in float64; 0 / 0 is 0, for there is nothing to share out."""
+    """errors / sum(errors) (C,) in float64; 0 / 0 is 0: there is nothing to share out."""
     return errors.double() / errors.sum().clamp(min=1)
 
 

@@ -63,7 +63,7 @@ def register_op(op: str, *, name: str | None = None, without: Collection[str] = 
     Args:
         op: The key of `OPS`.
         name: Of the schema, where it is not the kernel's.
-        without: Arguments at the kernel's end that the schema leaves out, for they have defaults.
+        without: Arguments at the kernel's end that the schema leaves out, as they have defaults.
         usual: The usual form of the arguments of `Op.usual`, as rules of `fairtat.backends.signature`: such as the
             checks in Python would pass as they are, and every backend serves. The first one is a tensor.
     """

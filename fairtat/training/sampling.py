@@ -63,7 +63,7 @@ def drawn_by_class(data: Data, shares: Tensor, seed: int) -> Tensor:
 def balanced_rows(labels: Tensor, num_classes: int, balance: float, seed: int) -> Tensor:
     """N rows in random order, m_k of class k in proportion to ``n_k ** (1 - balance)``.
 
-    m_k is rounded by largest remainders, so the sum is N. Of a class each image comes floor or ceil of m_k / n_k times.
+    m_k is rounded by largest remainders, so the sum is N. An image of class k comes floor or ceil of m_k / n_k times.
 
     Args:
         labels: (N,) int64.

@@ -80,7 +80,7 @@ def make_trainer(
 
 
 def _load(config: TrainConfig, world: World, decode: bool) -> Splits:
-    """The data: the first process goes ahead, for it may have to download them."""
+    """The data: the first process goes ahead, because it may have to download them."""
     splits = None
     with world.together():
         if world.main:

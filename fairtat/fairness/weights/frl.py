@@ -33,7 +33,7 @@ class FRL(ValidationRule):
         remargin: radius and step are multiplied by m_k
 
     The weights are positive and average to 1. Mode "remargin" meets boundary errors by radii alone, "reweight" by
-    weights alone, "both" by both; natural errors are reweighted in all of them, for no radius mends those. It is meant
+    weights alone, "both" by both; natural errors are reweighted in all of them, as no radius mends those. It is meant
     for an objective with both terms (trades, mart): with one cross-entropy on adversarial examples only phi_nat acts.
 
     In three points this is not the published code. That code divides by the sum of the weights in each batch; these

@@ -59,7 +59,7 @@ def make_objective(config: TrainConfig, data: Data | None = None) -> Objective:
         data: the training images; csr and the objectives with a teacher need them.
 
     Raises:
-        UserError: no such code, what it returns is no `Objective`, or a teacher that cannot be had.
+        UserError: no such code, what it returns is not an `Objective`, or a teacher that cannot be loaded.
     """
     name, options = config.objective.name, config.objective.options
     if name in _FOR_DATA:

@@ -117,7 +117,7 @@ def load_checkpoint(
         raise UserError(f"{path}: the checkpoint lacks {', '.join(missing)}")
     for key, (is_right, expected) in _KINDS.items():
         if key in content and not is_right(content[key]):
-            raise UserError(f"{path}: its {key} is no {expected}; is it a checkpoint of another program?")
+            raise UserError(f"{path}: its {key} is not a {expected}; is it a checkpoint of another program?")
     if "class_names" in content:
         content["class_names"] = list(clean_class_names(content["class_names"]))
     return content
