@@ -127,6 +127,11 @@ def textbook_pgd(
     return x_adv
 
 
+def differing(a, b, tolerance=1e-6):
+    """The share of elements that differ: where a gradient is near 0, rounding decides its sign."""
+    return ((a - b).abs() > tolerance).double().mean().item()
+
+
 def snapshot(model):
     """All of a model that an attack could disturb, as comparable values."""
     return {
@@ -148,6 +153,22 @@ def counting(model):
         return model(images)
 
     return call, sizes
+
+
+def counting_module(model):
+    """The model in a module, and the list to which that adds the size of each batch."""
+    sizes = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            sizes.append(len(images))
+            return self.model(images)
+
+    return Counting(), sizes
 
 
 def same(a, b):
@@ -297,6 +318,7 @@ class Helpers:
     loss_value = staticmethod(loss_value)
     textbook_pgd = staticmethod(textbook_pgd)
     counting = staticmethod(counting)
+    counting_module = staticmethod(counting_module)
     snapshot = staticmethod(snapshot)
     same = staticmethod(same)
 

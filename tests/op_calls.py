@@ -1,4 +1,4 @@
-"""Calls of every op's kernel, for the tests that hold all ops to one rule.
+"""Calls of every op's kernel and of its public function, for the tests that hold all ops to one rule.
 
 Threads, instruction sets, the emulated CUDA kernels, the interpreted and the compiled Triton kernels, torch.library: a
 new op is in all of these tests once it has its calls here. What is special about an op is for its own tests.
@@ -7,11 +7,13 @@ new op is in all of these tests once it has its calls here. What is special abou
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairtat import ops
 from fairtat.backends import kernel, native_info
 from fairtat.ops import target_table
 from fairtat.reference.class_stats import HEADER, LOSS, LOSS_SCALE
@@ -21,6 +23,8 @@ LOW_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
 _CORE = native_info()
 # The reference, and the compiled core on each instruction set that this processor has.
 BACKENDS = ("reference", *(f"cpu-{isa}" for isa in (_CORE or {"isas": ()})["isas"]))
+# By name alone.
+NAMES = ("reference",) if _CORE is None else ("reference", "cpu")
 NORMS = ("linf", "l2")
 # Calls whose name starts so are equal to the last bit on every backend; the others up to RTOL and ATOL.
 EXACT = ("pgd_init uniform linf", "pgd_init zero", "pgd_step linf", "sample_targets", "class_stats")
@@ -152,3 +156,83 @@ def check_counts(ours: Tensor, theirs: Tensor) -> None:
     ]
     atol = ATOL * int(ours[LOSS + 4 :].sum())  # for each sample
     torch.testing.assert_close(*sums, rtol=RTOL, atol=atol)
+
+
+@dataclass
+class Stats:
+    """What the ops that count write to, as `ClassStats` has it."""
+
+    buffer: Tensor
+
+
+def empty_stats(classes: int) -> Stats:
+    return Stats(torch.zeros(HEADER + classes, classes, dtype=torch.int64))
+
+
+def images(n: int = 4) -> Tensor:
+    return torch.rand(n, 3, 5, 7, generator=torch.Generator().manual_seed(n))
+
+
+def logits(n: int = 4) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(n))
+
+
+def index(n: int = 4, shift: int = 0) -> Tensor:
+    return (torch.arange(n) + shift) % 6
+
+
+def buffer() -> Tensor:
+    return empty_stats(6).buffer
+
+
+def table() -> Tensor:
+    return target_table(torch.arange(1.0, 7.0))
+
+
+def every_op(backend: str) -> dict[str, tuple[Callable[..., Any], Callable[[int], tuple[Tensor, ...]]]]:
+    """Each public function once, as a function of tensors alone, and its tensors for a batch of n."""
+
+    def start(x: Tensor, eps: Tensor) -> Tensor:
+        return ops.pgd_init(x, eps, seed=3, backend=backend)
+
+    def step(x_adv: Tensor, grad: Tensor, x: Tensor, model_input: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+        ops.pgd_step_(
+            x_adv, grad, x, 0.1, 0.02, model_input=model_input, mean=mean, std=std, zero_grad=count, backend=backend
+        )
+        return x_adv + 0.0, model_input, count
+
+    def loss(z: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return tuple(ops.logit_loss(z, target, kind="margin", backend=backend))
+
+    def targets(label: Tensor, ids: Tensor) -> Tensor:
+        return ops.sample_targets(label, TABLE, seed=1, sample_ids=ids, backend=backend)
+
+    def count(statistics: Tensor, pred: Tensor, label: Tensor, losses: Tensor) -> Tensor:
+        return ops.class_stats_(Stats(statistics), pred, label, loss=losses, target=label, backend=backend).buffer
+
+    def count_logits(statistics: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        return ops.logit_stats_(Stats(statistics), z, label, label, backend=backend).buffer
+
+    return {
+        "pgd_init": (start, lambda n: (images(n), torch.linspace(0, 0.2, n))),
+        "pgd_step_": (
+            step,
+            lambda n: (
+                images(n), images(n) - 0.5, images(n), torch.empty(n, 3, 5, 7, dtype=torch.bfloat16),
+                torch.zeros(n, dtype=torch.int64),
+            ),
+        ),
+        "logit_loss": (loss, lambda n: (logits(n), index(n))),
+        "sample_targets": (targets, lambda n: (index(n), torch.arange(n) - 2)),
+        "logit_stats_": (count_logits, lambda n: (buffer(), logits(n), index(n, 1))),
+        "class_stats_": (count, lambda n: (buffer(), index(n), index(n, 1), torch.linspace(-1, 2, n))),
+    }  # fmt: skip
+
+
+TABLE = table()
+OP_NAMES = list(every_op("auto"))
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)

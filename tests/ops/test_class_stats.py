@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -11,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_calls import BACKENDS
+from op_calls import BACKENDS, Stats
+from op_calls import empty_stats as empty
 from pairwise import pairwise
+from refused import Row, bad_backends
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -31,15 +32,6 @@ from fairtat.reference.class_stats import (
 
 INF, NAN = float("inf"), float("nan")
 LARGEST = 2147483520  # the largest float32 below 2**31
-
-
-@dataclass
-class Stats:
-    buffer: Tensor
-
-
-def empty(classes: int) -> Stats:
-    return Stats(torch.zeros(HEADER + classes, classes, dtype=torch.int64))
 
 
 def by_hand(
@@ -83,16 +75,11 @@ def batch(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def count(
-    backend: str,
-    classes: int,
-    pred: Tensor,
-    label: Tensor,
-    loss: Tensor | None = None,
-    target: Tensor | None = None,
-    into: Stats | None = None,
+    backend: str, classes: int, pred: Tensor, label: Tensor, *more: Tensor | None, into: Stats | None = None
 ) -> Tensor:
-    stats = into or empty(classes)
-    assert class_stats_(stats, pred, label, loss=loss, target=target, backend=backend) is stats
+    """The buffer, with losses and targets where ``more`` has them."""
+    stats, given = into or empty(classes), dict(zip(("loss", "target"), more, strict=False))
+    assert class_stats_(stats, pred, label, **given, backend=backend) is stats
     return stats.buffer
 
 
@@ -273,7 +260,7 @@ def test_the_compiled_core_allocates_nothing() -> None:
 
 
 BUFFER, INDEX = torch.zeros(10, 3, dtype=torch.int64), torch.tensor([0, 1])
-BAD = {
+BAD: dict[str, Row] = {
     "buffer in int32": ({"stats": Stats(BUFFER.int())}, TypeError, "stats.buffer must be int64, got int32"),
     "buffer of another shape": (
         {"stats": Stats(BUFFER[:-1])}, ValueError,
@@ -303,18 +290,12 @@ BAD = {
         {"loss": torch.zeros(2, device="meta")}, ValueError, "loss must be on the device of stats.buffer",
     ),
     "loss a number": ({"loss": 1.0}, TypeError, "loss must be a tensor, got float"),
-    "backend unknown": ({"backend": "avx2"}, ValueError, "backend must be 'auto' or one of .*'avx2'"),
     "backend absent": ({"backend": "triton"}, ValueError, "backend='triton' is not available"),
-    "float64 on the compiled core": (
-        {"loss": torch.zeros(2).double(), "backend": "cpu"}, ValueError,
-        "backend='cpu' (cannot run class_stats.*float64|is not)",
-    ),
+    **bad_backends("class_stats", loss=torch.zeros(2).double()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments: dict[str, Any] = {"stats": Stats(BUFFER), "pred": INDEX, "label": INDEX, **change}
-    positional = [arguments.pop(name) for name in ("stats", "pred", "label")]
     with pytest.raises(error, match=message):
-        class_stats_(*positional, **arguments)
+        class_stats_(**{"stats": Stats(BUFFER), "pred": INDEX, "label": INDEX, **change})

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from op_calls import Stats
+from op_calls import empty_stats as empty
 from pairwise import pairwise
+from refused import Row, bad_backends
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fairtat import backends
 from fairtat.ops import class_stats_, logit_loss, logit_stats_
-from fairtat.reference.class_stats import (
-    CONFUSION,
-    HEADER,
-    LOSS,
-    LOSS_SCALE,
-    NONFINITE,
-    REACHED,
-    SATURATED,
-    TARGET_FN,
-    TARGET_FP,
-)
+from fairtat.reference import class_stats as layout
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-@dataclass
-class Stats:
-    buffer: Tensor
-
-
-def empty(classes: int) -> Stats:
-    return Stats(torch.zeros(HEADER + classes, classes, dtype=torch.int64))
 
 
 def count(backend: str, logits: Tensor, label: Tensor, target: Tensor | None = None) -> Tensor:
@@ -53,30 +36,30 @@ def in_parts(backend: str, logits: Tensor, label: Tensor, target: Tensor | None 
 
 
 def loss_sums(buffer: Tensor) -> np.ndarray:
-    whole, fraction = buffer[LOSS : LOSS + 2].view(-1, 2).double().unbind(1)
-    return (whole + fraction / LOSS_SCALE).numpy()
+    whole, fraction = buffer[layout.LOSS : layout.LOSS + 2].view(-1, 2).double().unbind(1)
+    return (whole + fraction / layout.LOSS_SCALE).numpy()
 
 
 def by_hand(logits: Tensor, label: Tensor, target: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """The rows of counts, and the loss sums, one sample after another in float64."""
     classes = logits.shape[1]
-    rows, losses = np.zeros((HEADER + classes, classes), dtype=np.int64), np.zeros(classes)
+    rows, losses = np.zeros((layout.HEADER + classes, classes), dtype=np.int64), np.zeros(classes)
     for i, z in enumerate(logits.double().numpy()):
         k = int(label[i])
         top = z.max()
         if math.isnan(top) or math.isinf(top) or z[k] == -INF:
-            rows[NONFINITE, k] += 1
+            rows[layout.NONFINITE, k] += 1
             continue
         p = int(np.flatnonzero(z == top)[0])
         losses[k] += math.log(np.exp(z - top).sum()) + (top - z[k])
-        rows[CONFUSION + k, p] += 1
+        rows[layout.CONFUSION + k, p] += 1
         if target is not None:
             t = int(target[i])
             if p == t:
-                rows[REACHED, k] += 1
+                rows[layout.REACHED, k] += 1
             else:
-                rows[TARGET_FP, p] += 1
-                rows[TARGET_FN, k] += 1
+                rows[layout.TARGET_FP, p] += 1
+                rows[layout.TARGET_FN, k] += 1
     return rows, losses
 
 
@@ -104,7 +87,7 @@ def test_counts_are_those_of_a_loop(backend: str, n: int, classes: int, dtype: t
     rows, losses = by_hand(z, label, hit)
     np.testing.assert_allclose(loss_sums(got), losses, rtol=1e-5, atol=1e-6 * max(n, 1))
     counts = got.numpy().copy()
-    counts[[LOSS, LOSS + 1]] = 0
+    counts[[layout.LOSS, layout.LOSS + 1]] = 0
     np.testing.assert_array_equal(counts, rows)
 
 
@@ -126,10 +109,10 @@ def test_rows_that_are_not_finite_are_counted_apart(backend: str, dtype: torch.d
     label, target = (torch.randint(classes, (len(z),), generator=torch.Generator().manual_seed(s)) for s in (1, 2))
     got = count(serves(backend, dtype), z.to(dtype), label, target)
     rows, losses = by_hand(z, label, target)
-    assert 0 < rows[NONFINITE].sum() < len(z)
+    assert 0 < rows[layout.NONFINITE].sum() < len(z)
     np.testing.assert_allclose(loss_sums(got), losses, rtol=1e-5, atol=1e-4)
     counts = got.numpy().copy()
-    counts[[LOSS, LOSS + 1]] = 0
+    counts[[layout.LOSS, layout.LOSS + 1]] = 0
     np.testing.assert_array_equal(counts, rows)
     assert torch.equal(got, in_parts(backend, z.to(dtype), label, target))
 
@@ -137,7 +120,7 @@ def test_rows_that_are_not_finite_are_counted_apart(backend: str, dtype: torch.d
 def test_a_loss_beyond_the_fixed_point_is_cut_and_counted(backend: str) -> None:
     z = torch.tensor([[3e9, 0.0], [3e38, 0.0], [2.0**31, 0.0], [1.5e9, 0.0], [0.0, 3e9]])
     got = count(backend, z, torch.ones(5, dtype=torch.int64))
-    assert got[SATURATED].tolist() == [0, 3]
+    assert got[layout.SATURATED].tolist() == [0, 3]
     assert loss_sums(got).tolist() == [0.0, 3 * (2.0**31 - 128) + 1.5e9]
 
 
@@ -195,7 +178,7 @@ def test_input_in_the_memory_of_the_buffer_is_refused(backend: str, argument: st
 
 
 BUFFER, LOGITS, INDEX = torch.zeros(10, 3, dtype=torch.int64), torch.zeros(2, 3), torch.tensor([0, 1])
-BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+BAD: dict[str, Row] = {
     "buffer in int32": ({"stats": Stats(BUFFER.int())}, TypeError, "stats.buffer must be int64, got int32"),
     "buffer of another shape": ({"stats": Stats(BUFFER[:-1])}, ValueError, r"stats.buffer must be .* got \(9, 3\)"),
     "logits of integers": ({"logits": LOGITS.long()}, TypeError, "logits must be float32 or .*, got int64"),
@@ -211,17 +194,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "label in int32": ({"label": INDEX.int()}, TypeError, "label must be int64, got int32"),
     "target elsewhere": ({"target": INDEX.to("meta")}, ValueError, "target must be on the device of logits"),
     "target of floats": ({"target": torch.zeros(2)}, TypeError, "target must be int64, got float32"),
-    "backend unknown": ({"backend": "avx2"}, ValueError, "backend must be 'auto' or one of .*'avx2'"),
-    "float64 on the compiled core": (
-        {"logits": LOGITS.double(), "backend": "cpu"}, ValueError,
-        "backend='cpu' (cannot run logit_stats.*float64|is not)",
-    ),
+    **bad_backends("logit_stats", logits=LOGITS.double()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments: dict[str, Any] = {"stats": Stats(BUFFER), "logits": LOGITS, "label": INDEX, **change}
-    positional = [arguments.pop(name) for name in ("stats", "logits", "label")]
     with pytest.raises(error, match=message):
-        logit_stats_(*positional, **arguments)
+        logit_stats_(**{"stats": Stats(BUFFER), "logits": LOGITS, "label": INDEX, **change})
