@@ -1,11 +1,12 @@
 """Thirty planted faults, and whether the tests notice: ``make mutants``.
 
-    python tests/mutants.py                      # all of them, a line each; JSON with --out FILE
-    python tests/mutants.py --only sign,wilson   # some
-    python tests/mutants.py -- -m "not slow"     # what comes after -- goes to pytest
+    python tests/mutants.py                       # all of them, a line each; JSON with --out FILE, after each
+    python tests/mutants.py --only sign,newcombe  # some
+    python tests/mutants.py -- -m "not slow"      # what comes after -- goes to pytest
 
-Each mutant is one edit in a copy of the tree, judged by the tests of the folders beside it. A mutant that survives is a
-hole in the tests. A line that no longer stands in its file exactly once is an error: the table follows the code.
+Each mutant is one edit in a copy of the tree, judged by the tests of the folders beside it. It died if a test fails
+that passes in an unedited copy. A mutant that survives is a hole in the tests. A line that no longer stands in its file
+exactly once is an error: the table follows the code.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -39,32 +41,53 @@ class Mutant:
     tests: str
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """``outcome`` is died, SURVIVED, or why neither can be said; ``test`` is the first that failed."""
+
+    outcome: str
+    seconds: float
+    test: str = ""
+
+
 def planted() -> list[Mutant]:
     return [Mutant(**values) for values in yaml.safe_load(TABLE.read_text(encoding="utf-8"))]
 
 
-def judge(mutant: Mutant, pytest_options: Sequence[str]) -> tuple[bool, float]:
-    """Whether a test failed, and the seconds it took."""
+def judge(mutant: Mutant, unedited: Path, pytest_options: Sequence[str]) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = Path(folder) / "tree"
-        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for name in filter(None, files.split("\0")):
-            source, copy = ROOT / name, tree / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy, follow_symlinks=False)
+        copy_tree(tree)
         edit(tree / mutant.file, mutant)
-        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
         if mutant.file.startswith("csrc/"):
             build(tree)
-        else:
-            for core in (ROOT / "fairtat").glob("_C*.so"):
-                shutil.copy2(core, tree / "fairtat")
         started = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.tests, *pytest_options]
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"{mutant.name}: pytest did not run the tests\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        return done.returncode == 1, time.monotonic() - started
+        done = run_tests(tree, mutant.tests, *pytest_options)
+    seconds = round(time.monotonic() - started, 1)
+    if done.returncode == 0:
+        return Verdict("SURVIVED", seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+?::.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        return Verdict(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}", seconds)
+    if run_tests(unedited, failed[1]).returncode != 0:
+        return Verdict("the test fails in an unedited copy too", seconds, failed[1])
+    return Verdict("died", seconds, failed[1])
+
+
+def copy_tree(tree: Path) -> None:
+    """What git tracks, and the compiled core."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    cores = (str(core.relative_to(ROOT)) for core in (ROOT / "fairtat").glob("_C*.so"))
+    for name in (*filter(None, files.split("\0")), *cores):
+        copy = tree / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy, follow_symlinks=False)
+
+
+def run_tests(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
 
 
 def read(file: Path) -> str:
@@ -95,23 +118,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the verdicts as JSON, after each mutant")
     parser.add_argument("--check", action="store_true", help="only look whether every edit still fits the code")
     options = parser.parse_args(own)
-    chosen = [mutant for mutant in planted() if options.only is None or mutant.name in options.only.split(",")]
+    mutants = {mutant.name: mutant for mutant in planted()}
+    names = list(mutants) if options.only is None else options.only.split(",")
+    if unknown := [name for name in names if name not in mutants]:
+        parser.error(f"--only names {', '.join(unknown)}; the mutants are {', '.join(mutants)}")
+    chosen = [mutants[name] for name in names]
     if options.check:
         misfits = [each.name for each in chosen if read(ROOT / each.file).count(each.before) != 1]
         print(f"{len(chosen) - len(misfits)} of {len(chosen)} mutants fit the code", *misfits)
         return int(bool(misfits))
-    verdicts: dict[str, dict[str, object]] = {}
-    for mutant in chosen:
-        died, seconds = judge(mutant, rest)
-        verdicts[mutant.name] = {"died": died, "seconds": round(seconds, 1)}
-        print(f"{mutant.name:<16} {'died' if died else 'SURVIVED':<9} {seconds:6.1f} s  {mutant.file}", flush=True)
-        if options.out is not None:
-            options.out.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8")
-    survivors = [name for name, verdict in verdicts.items() if not verdict["died"]]
-    print(
-        f"{len(verdicts) - len(survivors)} of {len(verdicts)} died", *(["; survived:", *survivors] if survivors else [])
-    )
-    return int(bool(survivors))
+    verdicts: dict[str, Verdict] = {}
+    with tempfile.TemporaryDirectory(prefix="unedited-") as folder:
+        copy_tree(unedited := Path(folder) / "tree")
+        for mutant in chosen:
+            verdict = verdicts[mutant.name] = judge(mutant, unedited, rest)
+            print(f"{mutant.name:<16} {verdict.outcome:<9} {verdict.seconds:7.1f} s  {verdict.test}", flush=True)
+            if options.out is not None:
+                found = {name: asdict(each) for name, each in verdicts.items()}
+                options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    others = [name for name, verdict in verdicts.items() if verdict.outcome != "died"]
+    print(f"{len(verdicts) - len(others)} of {len(verdicts)} died", *(["; not:", *others] if others else []))
+    return int(bool(others))
 
 
 if __name__ == "__main__":
