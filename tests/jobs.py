@@ -6,10 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+import pytest
+
+# A script of a folder of tests imports what the tests share, as the tests do.
+_PATHS = (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", ""))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, _PATHS))}
 
 
 @contextmanager
@@ -25,6 +31,24 @@ def started(processes: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
+every_strike = pytest.mark.parametrize("rank", [1, 0, None], ids=["SIGKILL-1", "SIGKILL-0", "SIGTERM"])
+
+
+def strike(job: subprocess.Popen[str], rank: int | None) -> None:
+    """SIGKILL for the process of a rank, or SIGTERM for the job."""
+    if rank is None:
+        job.send_signal(signal.SIGTERM)
+    else:
+        os.kill(workers_of(job.pid)[rank], signal.SIGKILL)
 
 
 def workers_of(agent: int) -> list[int]:

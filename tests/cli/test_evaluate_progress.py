@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from clocks import Clock
 from rich.console import Console
 
 from fairtat.cli import evaluate_progress
@@ -16,16 +17,9 @@ NAMES = ("cat [red]", "dog", "bird", "ship", "truck")
 ACCURACY = np.array([0.5, 0.25, np.nan, 0.75, 0.125])
 
 
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = Clock(now=1000.0)
     monkeypatch.setattr(evaluate_progress, "time", clock)
     return clock
 

@@ -140,20 +140,14 @@ def test_the_width_of_an_access(opcode: str, bits: int) -> None:
 
 
 # Multiprocessors of 64 warps and 65536 registers, of which a warp takes multiples of 256 (CUDA's occupancy calculator).
-@pytest.mark.parametrize(
-    ("registers", "threads", "shared", "warps"),
-    [
-        (32, 256, 0, 64),
-        (33, 256, 0, 48),
-        (40, 256, 0, 48),
-        (64, 256, 0, 32),
-        (255, 256, 0, 8),
-        (32, 32, 0, 32),
-        (16, 1024, 100 * 1024, 64),
-    ],
-)
-def test_occupancy(registers: int, threads: int, shared: int, warps: int) -> None:
-    assert model.resident_warps(kernel_of(LISTING, registers), threads, shared) == warps
+@pytest.mark.parametrize(("registers", "warps"), [(32, 64), (33, 48), (40, 48), (64, 32), (255, 8)])
+def test_occupancy_by_registers(registers: int, warps: int) -> None:
+    assert model.resident_warps(kernel_of(LISTING, registers), threads=256, shared=0) == warps
+
+
+def test_occupancy_by_threads_and_shared_memory() -> None:
+    assert model.resident_warps(kernel_of(LISTING, 32), threads=32, shared=0) == 32  # as many blocks as there may be
+    assert model.resident_warps(kernel_of(LISTING, 16), threads=1024, shared=100 * 1024) == 64
 
 
 def test_what_moves_nothing_but_memory_is_a_copy_and_arithmetic_costs() -> None:

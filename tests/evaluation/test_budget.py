@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clocks import Clock
 from torch import Tensor, nn
 
 from fairtat.errors import UserError
@@ -22,13 +23,6 @@ from fairtat.evaluation.progress import Standing
 Data = tuple[Tensor, Tensor]
 BATCH = 10
 """53 images: 6 batches of clean ones."""
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

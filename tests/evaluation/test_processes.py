@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from jobs import started, workers_of
+from jobs import every_strike, started, strike, wait_for
 
 from fairtat.training import train
 from fairtat.training.config import from_dict
@@ -75,30 +72,17 @@ def computed(parts: Path) -> int:
     return done
 
 
-def wait_for(parts: Path, images: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if parts.exists() and len(list(parts.glob("*.1.npz"))) and computed(parts) >= images:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the job does not evaluate")
-
-
 @pytest.mark.fault(
     "a process of a shared evaluation dies, or the job gets SIGTERM",
     "one line says how to go on; any number of processes finish from what is kept, to the same files",
 )
-@pytest.mark.parametrize(("how", "rank"), [("SIGKILL", 1), ("SIGKILL", 0), ("SIGTERM", None)])
-def test_what_is_computed_outlives_the_job(
-    model: Path, alone: Path, tmp_path: Path, how: str, rank: int | None
-) -> None:
+@every_strike
+def test_what_is_computed_outlives_the_job(model: Path, alone: Path, tmp_path: Path, rank: int | None) -> None:
     parts = tmp_path / "killed" / "parts"
     with started(2, "-m", "fairtat", "evaluate", str(model), "--output", str(tmp_path / "killed"), *LONG) as job:
-        wait_for(parts, IMAGES + 48)  # the clean images and some attacked ones
-        if rank is None:
-            job.send_signal(signal.SIGTERM)
-        else:
-            os.kill(workers_of(job.pid)[rank], signal.SIGKILL)
+        # The clean images and some attacked ones.
+        wait_for(lambda: any(parts.glob("*.1.npz")) and computed(parts) >= IMAGES + 48, "the job does not evaluate")
+        strike(job, rank)
         _, err = job.communicate(timeout=60)
     assert job.returncode != 0
     assert not (tmp_path / "killed" / "test.json").exists()

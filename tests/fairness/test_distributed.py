@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from fairness_samples import CLASSES, WEIGHT_OPTIONS, samples
+from jobs import ENVIRONMENT
 from torch import Tensor
 from torch import distributed as dist
 
 from fairtat import ClassStats, FairTAT
 
-CLASSES = 5
 EPOCHS = 3
-RULES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "dafa": {"warmup": 2},
-    "frl": {"tau1": 0.01, "tau2": 0.01},
-    "wat": {"eta": 1.0},
-    "cfol": {},
-    "fair_ard": {"clamp": [0.1, 10.0]},
-    "even_success": {},
-}
-
-
-def samples(seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits, labels, sample ids): imbalanced, often wrong, class 4 rarely there."""
-    generator = torch.Generator().manual_seed(seed)
-    label = (torch.rand(n, generator=generator) ** 2 * CLASSES).long()
-    logits = torch.randn(n, CLASSES, generator=generator)
-    logits[torch.arange(n), label] += 1.0
-    return logits, label, torch.randperm(n, generator=generator)
+RULES: dict[str, dict[str, Any]] = {"none": {}, **WEIGHT_OPTIONS}
 
 
 def share(rank: int, world: int, seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,9 +67,8 @@ def identical(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_agree_with_one(world: int, tmp_path: Path) -> None:
     """This file, run as a script, is one rank of gloo."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(world), str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(world)]
+    processes = [subprocess.Popen([*command, str(rank)], env=ENVIRONMENT) for rank in range(world)]
     try:
         assert [process.wait(timeout=120) for process in processes] == [0] * world
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairness_samples import CLASSES, WEIGHT_OPTIONS, samples
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -16,24 +17,10 @@ from fairtat.fairness import WEIGHT_RULES, ClassFactors, WeightRule, class_radii
 from fairtat.training.config import AttackConfig, FairnessConfig, TrainConfig, make_fairness
 
 EPS = 8 / 255
-CLASSES = 5
-RULES: dict[str, dict[str, Any]] = {
-    "dafa": {"warmup": 2},
-    "frl": {"tau1": 0.01, "tau2": 0.01},
-    "wat": {"eta": 1.0},
-    "cfol": {},
-    "fair_ard": {"clamp": [0.1, 10.0]},
-    "even_success": {},
-}
 
 
 def draw(seed: int, n: int) -> tuple[Tensor, Tensor]:
-    """(logits, labels): imbalanced, often wrong, class 4 rarely there."""
-    generator = torch.Generator().manual_seed(seed)
-    label = (torch.rand(n, generator=generator) ** 2 * CLASSES).long()
-    logits = torch.randn(n, CLASSES, generator=generator)
-    logits[torch.arange(n), label] += 1.0
-    return logits, label
+    return samples(seed, n)[:2]
 
 
 def validation(epoch: int) -> tuple[ClassStats, ClassStats]:
@@ -78,10 +65,10 @@ def test_without_weights_there_is_nothing_to_multiply() -> None:
     assert not fair.needs_validation
 
 
-@pytest.mark.parametrize("weights", sorted(RULES))
+@pytest.mark.parametrize("weights", sorted(WEIGHT_OPTIONS))
 @pytest.mark.parametrize("margins", ["fixed", "G-rob"])
 def test_each_sample_gets_the_factors_of_its_class(weights: str, margins: str) -> None:
-    fair = FairTAT(CLASSES, EPS, margins=margins, weights=weights, weight_options=RULES[weights])
+    fair = FairTAT(CLASSES, EPS, margins=margins, weights=weights, weight_options=WEIGHT_OPTIONS[weights])
     for epoch in range(2):
         run_epoch(fair, epoch)
     assert fair.weight_rule is not None
@@ -136,11 +123,11 @@ def test_weights_do_not_wait_for_begin() -> None:
     assert fair.class_weight.unique().numel() > 1
 
 
-@pytest.mark.parametrize("weights", sorted(RULES))
+@pytest.mark.parametrize("weights", sorted(WEIGHT_OPTIONS))
 @pytest.mark.parametrize("stop", ["mid-epoch", "observed", "end"])
 def test_resuming_is_as_if_never_interrupted(weights: str, stop: str) -> None:
     def fresh(state: dict[str, Any] | None = None) -> FairTAT:
-        fair = FairTAT(CLASSES, EPS, weights=weights, weight_options=RULES[weights], seed=3)
+        fair = FairTAT(CLASSES, EPS, weights=weights, weight_options=WEIGHT_OPTIONS[weights], seed=3)
         if state is not None:
             file = io.BytesIO()
             torch.save(state, file)
@@ -218,10 +205,10 @@ def test_a_rule_of_ones_own_has_a_name_like_any_other(monkeypatch: pytest.Monkey
         run_epoch(fair, epoch)
 
 
-@pytest.mark.parametrize("weights", sorted(RULES))
+@pytest.mark.parametrize("weights", sorted(WEIGHT_OPTIONS))
 def test_a_batch_never_waits_for_the_device(weights: str) -> None:
     """On fake tensors, which have no values, reading one back (.item(), bool(tensor), .tolist()) raises."""
-    fair = FairTAT(CLASSES, weights=weights, weight_options=RULES[weights])
+    fair = FairTAT(CLASSES, weights=weights, weight_options=WEIGHT_OPTIONS[weights])
     for epoch in range(1 if weights == "dafa" else 2):  # the next epoch is the one that DAFA measures
         run_epoch(fair, epoch)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -283,7 +270,7 @@ def test_a_beta_that_cannot_be_is_an_error(beta: float, lam: float | None) -> No
         FairTAT(CLASSES).beta_for(torch.tensor([0]), beta, lam=lam)
 
 
-@pytest.mark.parametrize("weights", sorted(RULES))
+@pytest.mark.parametrize("weights", sorted(WEIGHT_OPTIONS))
 def test_a_configuration_makes_the_rule(weights: str) -> None:
     options = {"warmup": 7}
     config = TrainConfig(attack=AttackConfig(), fairness=FairnessConfig(weights=weights, weight_options=options))  # type: ignore[arg-type]

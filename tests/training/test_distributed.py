@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jobs import ENVIRONMENT, started, workers_of
+from jobs import ENVIRONMENT, every_strike, started, strike, wait_for
 
 from fairtat import models
 from fairtat.reference import class_stats as layout
@@ -133,34 +130,26 @@ def test_batchnorm_is_the_same_on_every_process_after_an_epoch(tiny: Make, tmp_p
         assert accuracies[1] == pytest.approx(last["val_clean"]["average"])
 
 
-def wait_for_epochs(folder: Path, epochs: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        file = folder / "metrics.jsonl"
-        if file.exists() and len(file.read_text().splitlines()) >= epochs:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the job does not train")
+def epochs_in(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 @pytest.mark.fault(
     "a process of a distributed job dies, or the job gets SIGTERM",
     "the job ends with one line that says how to resume, and resumes with another number of processes",
 )
-@pytest.mark.parametrize(("how", "rank"), [("SIGKILL", 1), ("SIGKILL", 0), ("SIGTERM", None)])
+@every_strike
 def test_a_job_that_ends_early_goes_on_with_another_number_of_processes(
-    tiny: Make, tmp_path: Path, metrics_of: Metrics, how: str, rank: int | None
+    tiny: Make, tmp_path: Path, metrics_of: Metrics, rank: int | None
 ) -> None:
     config = tmp_path / "config.yaml"
     run = tmp_path / "run"
     values = to_dict(tiny(epochs=100_000, threads=1, optim={"schedule": "constant"}, output=str(run)))
     config.write_text(json.dumps(values))  # JSON is YAML
     with started(2, "-m", "fairtat", "train", "--config", str(config)) as process:
-        wait_for_epochs(run, 3)
-        if rank is None:
-            process.send_signal(signal.SIGTERM)
-        else:
-            os.kill(workers_of(process.pid)[rank], signal.SIGKILL)
+        wait_for(lambda: epochs_in(run) >= 3, "the job does not train")
+        strike(process, rank)
         out, err = process.communicate(timeout=60)
     assert process.returncode != 0
     saved = load_run(run).epoch

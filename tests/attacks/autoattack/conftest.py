@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from noisy_patterns import noisy_patterns, train_attacked
 from torch import nn
 
-import fairtat
 from fairtat.attacks.autoattack.arena import arena
-
-
-def blobs(n, classes=6, seed=0):
-    """(images (n, 1, 8, 8) in [0, 1], labels): noisy copies of a few patterns."""
-    generator = torch.Generator().manual_seed(7)
-    patterns = torch.rand(classes, 1, 8, 8, generator=generator)
-    generator.manual_seed(seed)
-    y = torch.randint(classes, (n,), generator=generator)
-    noise = torch.randn(n, 1, 8, 8, generator=generator)
-    return (0.25 + 0.5 * patterns[y] + 0.15 * noise).clamp(0, 1), y
 
 
 @pytest.fixture(scope="session")
 def trained():
     """(model, x, y): trained on attacked images, so that a radius of 0.1 takes some images and leaves others."""
+    images = partial(noisy_patterns, base=0.25, contrast=0.5)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 32), nn.ReLU(), nn.Linear(32, 6)
         )
-        x, y = blobs(400)
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        for step in range(60):
-            part = torch.arange(step * 100, (step + 1) * 100) % 400
-            x_adv = fairtat.fast_pgd(model, x[part], y[part], eps=0.08, step_size=0.03, steps=4, seed=step)
-            loss = nn.functional.cross_entropy(model(x_adv), y[part])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return model.eval(), *blobs(120, seed=1)
+        model = train_attacked(model, *images(400, seed=0), steps=60)
+    return model, *images(120, seed=1)
 
 
 def opened(model, x, y, **options):

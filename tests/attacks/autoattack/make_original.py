@@ -1,6 +1,6 @@
 """Writes original.npz: what the authors' code finds on a small network, for test_original.py.
 
-    python tests/attacks/autoattack/make_original.py CLONE     # of github.com/fra31/auto-attack
+    PYTHONPATH=tests python tests/attacks/autoattack/make_original.py CLONE     # of github.com/fra31/auto-attack
 
 The file holds the network's weights, the images, and for each attack and norm the verdicts of the original with two
 seeds; and the commit of the clone. Of the original itself it holds nothing.
@@ -14,46 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noisy_patterns import ORIGINAL_EPS, noisy_patterns, original_network, train_attacked
 from torch import nn
 
-import fairtat
-
-EPS = {"linf": 0.05, "l2": 0.3}
 NORMS = {"linf": "Linf", "l2": "L2"}
-CLASSES, IMAGES, QUERIES = 6, 300, 1000
+IMAGES, QUERIES = 300, 1000
 
 
-def network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(128, 24),
-        nn.ReLU(),
-        nn.Linear(24, 6),
-    )
-
-
-def blobs(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(images (n, 1, 8, 8) in steps of 1/255, labels): noisy copies of a few patterns."""
-    generator = torch.Generator().manual_seed(7)
-    patterns = torch.rand(CLASSES, 1, 8, 8, generator=generator)
-    generator.manual_seed(seed)
-    y = torch.randint(CLASSES, (n,), generator=generator)
-    x = 0.3 + 0.4 * patterns[y] + 0.15 * torch.randn(n, 1, 8, 8, generator=generator)
-    return (255 * x.clamp(0, 1)).round() / 255, y
-
-
-def train(model: nn.Module) -> None:
-    x, y = blobs(1000, seed=0)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for step in range(600):
-        part = torch.arange(step * 100, (step + 1) * 100) % 1000
-        x_adv = fairtat.fast_pgd(model, x[part], y[part], eps=0.08, step_size=0.03, steps=4, seed=step)
-        loss = nn.functional.cross_entropy(model(x_adv), y[part])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+def images(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(images (n, 1, 8, 8) in steps of 1/255, labels)."""
+    x, y = noisy_patterns(n, seed=seed, base=0.3, contrast=0.4)
+    return (255 * x).round() / 255, y
 
 
 def verdicts(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
@@ -67,7 +38,7 @@ def verdicts(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np
             pass
 
     found = {}
-    for norm, eps in EPS.items():
+    for norm, eps in ORIGINAL_EPS.items():
         for seed in (0, 1):
             common = {"norm": NORMS[norm], "eps": eps, "seed": seed, "device": "cpu"}
             attacks = {
@@ -94,10 +65,8 @@ def main() -> None:
         else subprocess.check_output(["git", "-C", str(clone), "rev-parse", "HEAD"], text=True).strip()
     )
     torch.manual_seed(0)
-    model = network()
-    train(model)
-    model.eval().requires_grad_(False)
-    x, y = blobs(IMAGES, seed=1)
+    model = train_attacked(original_network(), *images(1000, seed=0), steps=600).requires_grad_(False)
+    x, y = images(IMAGES, seed=1)
     weights = {f"weight/{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
     np.savez_compressed(
         Path(__file__).with_name("original.npz"),

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from noisy_patterns import ORIGINAL_EPS, original_network
 
 from fairtat.attacks import apgd, fab, square
 
-EPS = {"linf": 0.05, "l2": 0.3}
 ATTACKS = {
     "apgd-ce": lambda *data, **options: apgd(*data, **options),
     "apgd-dlr": lambda *data, **options: apgd(*data, loss="dlr", **options),
@@ -25,14 +24,7 @@ ATTACKS = {
 def original():
     with np.load(Path(__file__).with_name("original.npz")) as file:
         kept = {name: file[name] for name in file.files}
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(128, 24),
-        nn.ReLU(),
-        nn.Linear(24, 6),
-    )
+    model = original_network()
     state = {name.partition("/")[2]: torch.from_numpy(a) for name, a in kept.items() if name.startswith("weight/")}
     model.load_state_dict(state)
     assert len(str(kept["commit"])) == 40
@@ -45,9 +37,8 @@ def original():
                                   pytest.param("square", marks=pytest.mark.slow)])  # fmt: skip
 def test_verdicts_are_those_of_the_original(original, name, norm):
     model, x, y, kept = original
-    right = [
-        (model(ATTACKS[name](model, x, y, eps=EPS[norm], norm=norm, seed=s)).argmax(1) == y).numpy() for s in (0, 1)
-    ]
+    attacked = [ATTACKS[name](model, x, y, eps=ORIGINAL_EPS[norm], norm=norm, seed=seed) for seed in (0, 1)]
+    right = [(model(x_adv).argmax(1) == y).numpy() for x_adv in attacked]
     theirs = kept[f"{name}/{norm}"]
     accuracy, expected = np.mean(right), theirs.mean()
     assert 0.5 < expected < 0.97

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fairtat.engines.compiled.convolution import convolution_input_gradient
 
-# (size, kernel, stride, padding, dilation, groups, channels in)
+Values = int | tuple[int, ...]
+
+
+def case(
+    size: tuple[int, ...], kernel: Values, *, stride: Values = 1, padding: Values = 0, dilation: Values = 1,
+    groups: int = 1, channels: int = 6,
+) -> tuple[Any, ...]:  # fmt: skip
+    """A number stands for the same in each dimension."""
+    given = (kernel, stride, padding, dilation)
+    return (size, *((v,) * len(size) if isinstance(v, int) else v for v in given), groups, channels)
+
+
 CASES = [
-    ((8, 8), (3, 3), (1, 1), (1, 1), (1, 1), 1, 6),
-    ((7, 9), (3, 5), (1, 1), (0, 2), (1, 1), 1, 6),
-    ((9, 9), (3, 3), (1, 1), (2, 2), (2, 2), 1, 6),
-    ((9, 9), (3, 3), (1, 1), (1, 1), (3, 3), 3, 6),
-    ((8, 8), (3, 3), (1, 1), (1, 1), (1, 1), 6, 6),  # depthwise
-    ((8, 8), (1, 1), (1, 1), (0, 0), (1, 1), 2, 6),
-    ((6, 6), (1, 1), (1, 1), (2, 2), (1, 1), 1, 6),  # more padding than kernel
-    ((8, 8), (3, 3), (2, 2), (1, 1), (1, 1), 1, 6),
-    ((9, 8), (3, 3), (2, 2), (1, 1), (1, 1), 1, 6),
-    ((8, 8), (1, 1), (2, 2), (0, 0), (1, 1), 1, 6),
-    ((11, 10), (3, 3), (2, 3), (1, 0), (2, 1), 2, 6),
-    ((8, 8), (4, 4), (4, 4), (0, 0), (1, 1), 1, 6),  # patches
+    case((8, 8), 3, padding=1),
+    case((7, 9), (3, 5), padding=(0, 2)),
+    case((9, 9), 3, padding=2, dilation=2),
+    case((9, 9), 3, padding=1, dilation=3, groups=3),
+    case((8, 8), 3, padding=1, groups=6),  # depthwise
+    case((8, 8), 1, groups=2),
+    case((6, 6), 1, padding=2),  # more padding than kernel
+    case((8, 8), 3, stride=2, padding=1),
+    case((9, 8), 3, stride=2, padding=1),
+    case((8, 8), 1, stride=2),
+    case((11, 10), 3, stride=(2, 3), padding=(1, 0), dilation=(2, 1), groups=2),
+    case((8, 8), 4, stride=4),  # patches
     # few channels, strided: the sub-pixel form
-    ((28, 28), (3, 3), (2, 2), (1, 1), (1, 1), 1, 1),
-    ((9, 7), (3, 3), (2, 2), (1, 1), (1, 1), 1, 3),
-    ((9, 9), (7, 7), (2, 2), (3, 3), (1, 1), 1, 3),
-    ((12, 13), (4, 3), (4, 2), (0, 1), (1, 1), 1, 3),
-    ((10, 10), (2, 2), (3, 3), (0, 0), (1, 1), 1, 2),
-    ((11, 11), (3, 3), (3, 3), (0, 0), (1, 1), 1, 2),  # the last pixels are in no window
-    ((6, 6), (1, 1), (2, 2), (2, 2), (1, 1), 1, 2),
+    case((28, 28), 3, stride=2, padding=1, channels=1),
+    case((9, 7), 3, stride=2, padding=1, channels=3),
+    case((9, 9), 7, stride=2, padding=3, channels=3),
+    case((12, 13), (4, 3), stride=(4, 2), padding=(0, 1), channels=3),
+    case((10, 10), 2, stride=3, channels=2),
+    case((11, 11), 3, stride=3, channels=2),  # the last pixels are in no window
+    case((6, 6), 1, stride=2, padding=2, channels=2),
     # other numbers of dimensions
-    ((12,), (5,), (1,), (2,), (1,), 1, 6),
-    ((12,), (5,), (3,), (1,), (2,), 2, 6),
-    ((5, 6, 7), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1, 6),
-    ((5, 6, 7), (3, 3, 3), (2, 1, 2), (1, 0, 1), (1, 1, 1), 1, 2),
+    case((12,), 5, padding=2),
+    case((12,), 5, stride=3, padding=1, dilation=2, groups=2),
+    case((5, 6, 7), 3, padding=1),
+    case((5, 6, 7), 3, stride=(2, 1, 2), padding=(1, 0, 1), channels=2),
 ]
 
 

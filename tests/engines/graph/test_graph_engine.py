@@ -151,14 +151,7 @@ def test_early_stopping_equals_the_eager_engine(h, stub, targeted, norm, extra, 
 
 def test_the_graphs_shrink_with_the_batch(h, stub):
     model, (x, _, target) = h.cnn().eval(), h.images(64)
-    sizes = []
-
-    class Looking(nn.Module):
-        def forward(self, images):
-            sizes.append(len(images))
-            return model(images)
-
-    looking = Looking()
+    looking, sizes = h.counting_module(model)
     options = {"eps": 0.3, "step_size": 0.01, "steps": 40, "seed": 2, "early_stop": True}
     attack = TargetedPGD(looking, engine="graph", **options)
     attack(x, target)

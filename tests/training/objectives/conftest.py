@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairtat.data import Batch
 from fairtat.fairness import FairTAT
 from fairtat.models import digits_cnn
+from fairtat.training.objectives import ObjectiveValue
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,24 @@ def class_rules() -> Callable[..., FairTAT]:
         return cast(FairTAT, ClassRules(radii, **tables))
 
     return make
+
+
+@pytest.fixture
+def assert_step() -> Callable[..., None]:
+    """A step has the loss, logits, gradients and buffers that are computed by hand with a copy of the model."""
+
+    def check(value: ObjectiveValue, model: nn.Module, loss: Tensor, logits: Tensor, by_hand: nn.Module) -> None:
+        value.loss.backward()
+        loss.backward()
+        torch.testing.assert_close(value.loss, loss)
+        assert torch.equal(value.logits, logits)
+        assert not value.logits.requires_grad
+        for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+        for ours, theirs in zip(model.buffers(), by_hand.buffers(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    return check
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fairtat.errors import UserError
 from fairtat.models import digits_cnn
 from fairtat.training import load_data
 from fairtat.training.config import DataConfig, TrainConfig, from_dict
-from fairtat.training.objectives import LearningObjective, ObjectiveValue, make_objective
+from fairtat.training.objectives import Examples, LearningObjective, Objective, ObjectiveValue, make_objective
 
 pytest.importorskip("sklearn")
 
@@ -58,6 +59,53 @@ def configured(teacher: nn.Module, tmp_path: Path) -> Callable[..., TrainConfig]
     return make
 
 
+@dataclass
+class Lesson:
+    """A student with a batch, its teacher, and what makes objectives and class rules for them."""
+
+    batch: Batch
+    student: nn.Module
+    teacher: nn.Module
+    data: Data
+    config: Callable[..., TrainConfig]
+    class_rules: Callable[..., Any]
+
+    def objective(self, name: str, **values: Any) -> Objective:
+        return make_objective(self.config(name, **values), self.data)
+
+    def attack(self, objective: Objective, fair: Any) -> Examples:
+        return objective.attack(self.student, self.batch, fair=fair, target=None, seed=5)
+
+    def answers(self) -> Tensor:
+        """The teacher's logits for the clean batch, in float64."""
+        return exact(self.teacher)(self.batch.x.double()).detach()
+
+    def assert_step(
+        self, objective: Objective, examples: Examples, fair: Any, by_hand: Callable[[nn.Module], Tensor]
+    ) -> None:
+        """The objective's loss and its gradients are those of ``by_hand(the student in float64)``."""
+        copied = exact(self.student)
+        value, expected = objective.loss(self.student, self.batch, examples, fair=fair), by_hand(copied)
+        value.loss.backward()
+        expected.backward()
+        torch.testing.assert_close(value.loss.detach().double(), expected.detach(), rtol=1e-4, atol=1e-7)
+        for mine, other in zip(self.student.parameters(), copied.parameters(), strict=True):
+            assert mine.grad is not None
+            torch.testing.assert_close(mine.grad.double(), other.grad, rtol=2e-3, atol=1e-6)
+
+
+@pytest.fixture
+def lesson(
+    batch: Batch,
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    configured: Callable[..., TrainConfig],
+    class_rules: Callable[..., Any],
+) -> Lesson:
+    return Lesson(batch, model, teacher, data, configured, class_rules)
+
+
 def exact(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).double()
 
@@ -66,69 +114,41 @@ def kl(p: Tensor, logits: Tensor) -> Tensor:
     return (p * (p.log() - logits.log_softmax(1))).sum(1)
 
 
-def assert_step(value: ObjectiveValue, expected: Tensor, ours: nn.Module, theirs: nn.Module) -> None:
-    """The loss and its gradients are those of ``expected``."""
-    value.loss.backward()
-    expected.backward()
-    torch.testing.assert_close(value.loss.detach().double(), expected.detach(), rtol=1e-4, atol=1e-7)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert mine.grad is not None
-        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=2e-3, atol=1e-6)
-
-
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
-def test_ard(
-    batch: Batch,
-    model: nn.Module,
-    teacher: nn.Module,
-    data: Data,
-    configured: Callable[..., TrainConfig],
-    class_rules: Callable[..., Any],
-    alpha: float,
-) -> None:
-    objective = make_objective(configured("ard", distill={"alpha": alpha, "temperature": 5.0}), data)
-    fair = class_rules(0.1, weight=W, robust_weight=V)
-    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
-    plain = make_objective(configured("at", distill={"weights": None}))
-    assert torch.equal(examples.x_adv, plain.attack(model, batch, fair=fair, target=None, seed=5).x_adv)
-    by_hand, y = exact(model), batch.y
-    adversarial = by_hand(examples.x_adv.double())
-    loss = alpha * V[y] * 25 / 10 * kl((exact(teacher)(batch.x.double()) / 5).softmax(1).detach(), adversarial / 5)
-    if alpha < 1:
-        loss = loss + (1 - alpha) * W[y] * F.cross_entropy(by_hand(batch.x.double()), y, reduction="none")
-    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+def test_ard(lesson: Lesson, alpha: float) -> None:
+    objective = lesson.objective("ard", distill={"alpha": alpha, "temperature": 5.0})
+    fair = lesson.class_rules(0.1, weight=W, robust_weight=V)
+    examples = lesson.attack(objective, fair)
+    plain = make_objective(lesson.config("at", distill={"weights": None}))
+    assert torch.equal(examples.x_adv, lesson.attack(plain, fair).x_adv)
+    x, y, answers = lesson.batch.x.double(), lesson.batch.y, lesson.answers()
+
+    def loss(student: nn.Module) -> Tensor:
+        taught = alpha * V[y] * 25 / 10 * kl((answers / 5).softmax(1), student(examples.x_adv.double()) / 5)
+        if alpha < 1:
+            taught = taught + (1 - alpha) * W[y] * F.cross_entropy(student(x), y, reduction="none")
+        return taught.mean()
+
+    lesson.assert_step(objective, examples, fair, loss)
 
 
-def test_rslad(
-    batch: Batch,
-    model: nn.Module,
-    teacher: nn.Module,
-    data: Data,
-    configured: Callable[..., TrainConfig],
-    class_rules: Callable[..., Any],
-) -> None:
-    objective = make_objective(configured("rslad"), data)
-    fair = class_rules(0.1, weight=W, robust_weight=V)
-    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
-    by_hand, y = exact(model), batch.y
-    p = exact(teacher)(batch.x.double()).softmax(1).detach()
-    adversarial, clean = by_hand(examples.x_adv.double()), by_hand(batch.x.double())
-    loss = (5 / 6 * V[y] * kl(p, adversarial) + 1 / 6 * W[y] * kl(p, clean)) / 10
-    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+def test_rslad(lesson: Lesson) -> None:
+    objective = lesson.objective("rslad")
+    fair = lesson.class_rules(0.1, weight=W, robust_weight=V)
+    examples = lesson.attack(objective, fair)
+    x, y, p = lesson.batch.x.double(), lesson.batch.y, lesson.answers().softmax(1)
+
+    def loss(student: nn.Module) -> Tensor:
+        adversarial, clean = student(examples.x_adv.double()), student(x)
+        return ((5 / 6 * V[y] * kl(p, adversarial) + 1 / 6 * W[y] * kl(p, clean)) / 10).mean()
+
+    lesson.assert_step(objective, examples, fair, loss)
 
 
-def test_the_attack_of_rslad_climbs_the_divergence_from_the_teacher(
-    batch: Batch,
-    model: nn.Module,
-    teacher: nn.Module,
-    data: Data,
-    configured: Callable[..., TrainConfig],
-    class_rules: Callable[..., Any],
-) -> None:
-    x_adv = (
-        make_objective(configured("rslad"), data).attack(model, batch, fair=class_rules(0.1), target=None, seed=5).x_adv
-    )
-    by_hand, p = exact(model).eval(), exact(teacher)(batch.x.double()).softmax(1).detach()
+def test_the_attack_of_rslad_climbs_the_divergence_from_the_teacher(lesson: Lesson) -> None:
+    batch = lesson.batch
+    x_adv = lesson.attack(lesson.objective("rslad"), lesson.class_rules(0.1)).x_adv
+    by_hand, p = exact(lesson.student).eval(), lesson.answers().softmax(1)
     x, expected = batch.x.double(), ops.pgd_init(batch.x, 0.1, seed=5, sample_ids=batch.ids, init="normal").double()
     for _ in range(STEPS):
         leaf = expected.clone().requires_grad_()
@@ -141,16 +161,9 @@ def counted(logits: Tensor, y: Tensor) -> ClassStats:
     return ClassStats(10).update(logits, y)
 
 
-def test_temperatures_of_absld_follow_the_losses_of_the_classes(
-    batch: Batch,
-    model: nn.Module,
-    teacher: nn.Module,
-    data: Data,
-    configured: Callable[..., TrainConfig],
-    class_rules: Callable[..., Any],
-) -> None:
+def test_temperatures_of_absld_follow_the_losses_of_the_classes(lesson: Lesson) -> None:
     optim = {"schedule": "step", "milestones": [0.25], "gamma": 0.1}
-    objective = make_objective(configured("absld", epochs=4, optim=optim, distill={"temperature_rate": 0.4}), data)
+    objective = lesson.objective("absld", epochs=4, optim=optim, distill={"temperature_rate": 0.4})
     assert isinstance(objective, LearningObjective)
     generator = torch.Generator().manual_seed(3)
     expected = [[1.0] * 10, [1.0] * 10]
@@ -171,16 +184,19 @@ def test_temperatures_of_absld_follow_the_losses_of_the_classes(
     assert len({*expected[0], *expected[1]}) > 10
 
     # They divide the teacher's logits, in the attack's reference and in the loss.
-    robust, natural = torch.tensor(expected).double()[:, batch.y, None]
-    answers = exact(teacher)(batch.x.double()).detach()
-    fair = class_rules(0.1)
-    examples = objective.attack(model, batch, fair=fair, target=None, seed=5)
+    robust, natural = torch.tensor(expected).double()[:, lesson.batch.y, None]
+    answers = lesson.answers()
+    fair = lesson.class_rules(0.1)
+    examples = lesson.attack(objective, fair)
     torch.testing.assert_close(examples.more[0].double(), answers / robust, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(examples.more[1].double(), answers / natural, rtol=1e-4, atol=1e-5)
-    by_hand = exact(model)
-    adversarial, clean = by_hand(examples.x_adv.double()), by_hand(batch.x.double())
-    loss = 5 / 60 * kl((answers / robust).softmax(1), adversarial) + 1 / 60 * kl((answers / natural).softmax(1), clean)
-    assert_step(objective.loss(model, batch, examples, fair=fair), loss.mean(), model, by_hand)
+
+    def loss(student: nn.Module) -> Tensor:
+        adversarial, clean = student(examples.x_adv.double()), student(lesson.batch.x.double())
+        for_robust, for_natural = (answers / robust).softmax(1), (answers / natural).softmax(1)
+        return (5 / 60 * kl(for_robust, adversarial) + 1 / 60 * kl(for_natural, clean)).mean()
+
+    lesson.assert_step(objective, examples, fair, loss)
 
 
 def test_temperatures_stay_in_their_range_and_rest_where_all_classes_are_alike(
@@ -211,13 +227,11 @@ def test_a_state_belongs_to_its_teacher(data: Data, configured: Callable[..., Tr
         objective.load_state_dict({"teacher": state["teacher"]})
 
 
-def test_the_teacher_is_not_touched_and_its_gradient_not_taken(
-    batch: Batch, model: nn.Module, data: Data, configured: Callable[..., TrainConfig], class_rules: Callable[..., Any]
-) -> None:
-    objective = make_objective(configured("rslad"), data)
-    examples = objective.attack(model, batch, fair=class_rules(0.1), target=None, seed=5)
+def test_the_teacher_is_not_touched_and_its_gradient_not_taken(lesson: Lesson) -> None:
+    objective = lesson.objective("rslad")
+    examples = lesson.attack(objective, lesson.class_rules(0.1))
     assert not any(t.requires_grad for t in (examples.x_adv, *examples.more))
-    again = objective.attack(model, batch, fair=class_rules(0.1), target=None, seed=5)
+    again = lesson.attack(objective, lesson.class_rules(0.1))
     assert all(map(torch.equal, examples.more, again.more))  # BatchNorm in eval mode: nothing has moved
 
 
