@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
+from trees import ROOT, build_core, copy_tree, run_tests
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 
 
@@ -60,9 +57,9 @@ def judge(mutant: Mutant, unedited: Path, pytest_options: Sequence[str]) -> Verd
         copy_tree(tree)
         edit(tree / mutant.file, mutant)
         if mutant.file.startswith("csrc/"):
-            build(tree)
+            build_core(tree)
         started = time.monotonic()
-        done = run_tests(tree, mutant.tests, *pytest_options)
+        done = run_tests(tree, "-x", mutant.tests, *pytest_options)
     seconds = round(time.monotonic() - started, 1)
     if done.returncode == 0:
         return Verdict("SURVIVED", seconds)
@@ -74,22 +71,6 @@ def judge(mutant: Mutant, unedited: Path, pytest_options: Sequence[str]) -> Verd
     return Verdict("died", seconds, failed[1])
 
 
-def copy_tree(tree: Path) -> None:
-    """What git tracks, and the compiled core."""
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    cores = (str(core.relative_to(ROOT)) for core in (ROOT / "fairtat").glob("_C*.so"))
-    for name in (*filter(None, files.split("\0")), *cores):
-        copy = tree / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, copy, follow_symlinks=False)
-
-
-def run_tests(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-
-
 def read(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
@@ -99,14 +80,6 @@ def edit(file: Path, mutant: Mutant) -> None:
     if text.count(mutant.before) != 1:
         raise SystemExit(f"{mutant.name}: {mutant.before!r} stands {text.count(mutant.before)} times in {mutant.file}")
     file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-
-
-def build(tree: Path) -> None:
-    """The compiled core of ``tree``, in place, for the CPU."""
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=tree, check=True, capture_output=True, env={**os.environ, "FAIRTAT_NATIVE": "1", "FAIRTAT_CUDA": "0"},
-    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -11,28 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from op_files import OWN_FILES, SHARED_FILES, contributors_list, forgotten, kernels_of_the_core, public_modules
 
 import fairtat
 from fairtat import backends
 from fairtat.backends import OPS
 
 ROOT = Path(__file__).resolve().parents[1]
-# A new op's files, and in the files that name every op the text that names it; CONTRIBUTING.md has the same list.
-OWN_FILES = (
-    *("fairtat/reference/{op}.py", "csrc/math/{op}.h", "csrc/cpu/{op}.cpp", "csrc/cuda/{op}.cu", "kernels/{op}.py"),
-    *("fairtat/ops/{op}.py", "tests/ops/test_{op}.py", "benchmarks/bench_{op}.py"),
-)
-SHARED_FILES = {
-    "fairtat/reference/__init__.py": "Definition({kernel}, ",
-    "csrc/ops.def": "\nOP({op}, ",
-    "fairtat/backends/native.py": "\ndef {kernel}(",
-    "fairtat/backends/triton.py": "\ndef {kernel}(",
-    "fairtat/ops/__init__.py": '"{kernel}"',
-    "fairtat/cli/selftest.py": '"{op}": ',
-    "tests/op_calls.py": "\ndef {op}(",
-    "tests/hostile/test_fuzz_ops.py": "\ndef test_{op}(",
-    "docs/api/ops.md": "::: fairtat.ops.{kernel}\n",
-}
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,25 +71,19 @@ def test_import_stays_light() -> None:
 
 
 def test_the_table_of_ops_is_that_of_the_files() -> None:
-    public = {path.stem for path in (ROOT / "fairtat" / "ops").glob("*.py") if not path.stem.startswith("_")}
-    kernels = re.findall(r"^OP\((\w+),", (ROOT / "csrc" / "ops.def").read_text(), re.MULTILINE)
-    assert set(OPS) == public == set(kernels)
+    assert set(OPS) == public_modules(ROOT) == kernels_of_the_core(ROOT)
     assert [op for op, definition in OPS.items() if not hasattr(torch.ops.fairtat, definition.name)] == []
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_is_in_every_layer(op: str) -> None:
-    missing = [file for file in (name.format(op=op) for name in OWN_FILES) if not (ROOT / file).is_file()]
-    for file, text in SHARED_FILES.items():
-        if text.format(op=op, kernel=OPS[op].name) not in (ROOT / file).read_text():
-            missing.append(file)
-    assert missing == []
+    assert forgotten(ROOT, op, OPS[op].name) == []
 
 
 def test_the_list_for_contributors_is_complete() -> None:
-    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Adding an op\n")[2].partition("\n## ")[0]
-    files = [*(file.format(op="my_op") for file in OWN_FILES), *SHARED_FILES]
-    assert [file for file in files if f"`{file}`" not in section] == []
+    new, edited = contributors_list(ROOT)
+    assert set(new) == {file.format(op="my_op") for file in OWN_FILES}
+    assert set(edited) == set(SHARED_FILES)
 
 
 def test_the_core_includes_no_framework_header() -> None:
