@@ -40,6 +40,13 @@ def both(engine, attack, model, *data, calls=1, **options):
     return *results, *models
 
 
+def stopping_early(norm):
+    """Options under which the samples of a batch stop at different steps."""
+    radius = 0.1 if norm == "linf" else 0.7
+    step = radius / (10 if norm == "linf" else 100)
+    return {"eps": radius, "step_size": step, "steps": 9, "norm": norm, "early_stop": True, "seed": 2}
+
+
 def train(model, batches, *, engine, momentum=0.0, **options):
     """A step of SGD on each batch (x, y, target) after attacking it; the losses. Dropout draws alike in each call."""
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=momentum)

@@ -114,7 +114,7 @@ class EvaluationOptions:
     """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
 
     engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
-    """How the attacks' steps run: auto, eager, graph (a GPU) or compiled, which pays for large models or many images."""
+    """How the attacks' steps run: auto, eager, graph (a GPU) or compiled, for large models or many images."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:1."""

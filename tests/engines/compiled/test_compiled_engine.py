@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise
+from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise, stopping_early
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -226,9 +226,7 @@ def test_after_an_exception_too(h, compiles, monkeypatch, error, stage):
 )
 def test_early_stopping_equals_the_eager_engine(h, compiles, extra, norm, targeted, return_info):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(40, FLOAT64)
-    radius = 0.1 if norm == "linf" else 0.7
-    options = {"eps": radius, "step_size": radius / (10 if norm == "linf" else 100), "steps": 9, "early_stop": True}
-    options |= {"norm": norm, "seed": 2, "return_info": return_info, **extra}
+    options = {**stopping_early(norm), "return_info": return_info, **extra}
     attack, goal = (fast_targeted_pgd, target) if targeted else (fast_pgd, y)
     expected, result, *_ = both("compiled", attack, model, x, goal, calls=2, **options)
     assert compiles
@@ -241,7 +239,7 @@ def test_early_stopping_equals_the_eager_engine(h, compiles, extra, norm, target
 
 
 def test_with_early_stopping_nothing_runs_once_all_have_stopped(h, compiles, monkeypatch):
-    model, (x, _, target) = h.cnn().eval(), h.images(6)
+    model, (x, *_) = h.cnn().eval(), h.images(6)
     goal = model(x).argmax(1)
     runs = []
     run = program.CompiledSteps.run

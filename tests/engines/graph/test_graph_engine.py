@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 import torch
-from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise
+from attack_fixtures import BN_MODES, NORMALIZE, SIX_STEPS, both, pairwise, stopping_early
 from torch import nn
 
 from fairtat import TargetedPGD, fast_pgd, fast_targeted_pgd
@@ -129,16 +129,7 @@ def test_outputs_with_logits_vectors_and_channels_last(h, stub):
 )
 def test_early_stopping_equals_the_eager_engine(h, stub, targeted, norm, extra, return_info):
     model, (x, y, target) = h.cnn(FLOAT64), h.images(40, FLOAT64)
-    radius = 0.1 if norm == "linf" else 0.7
-    options = {
-        **SIX_STEPS,
-        "eps": radius,
-        "step_size": radius / (10 if norm == "linf" else 100),
-        "steps": 9,
-        "early_stop": True,
-        **extra,
-    }
-    options |= {"return_info": return_info}
+    options = {**stopping_early(norm), "return_info": return_info, **extra}
     attack, goal = (fast_targeted_pgd, target) if targeted else (fast_pgd, y)
     expected, result, *_ = both("graph", attack, model, x, goal, calls=2, **options)
     if not return_info:
