@@ -23,7 +23,7 @@ from fairtat.files import write_atomic
 from fairtat.study import Results, load_study
 
 NAMED = 4
-"""Worst classes whose names stand in the picture."""
+"""Classes of lowest robust accuracy whose names stand in the picture."""
 
 
 def accuracies(results: Results, arm: str, factor: float, condition: str) -> np.ndarray:
@@ -47,7 +47,7 @@ def draw(results: Results, images: Path, factor: float) -> bytes:
     base, other = contrast.against, contrast.arm
     robust = accuracies(results, base, factor, "robust")
     order = np.argsort(robust.mean(0), kind="stable")
-    figure = Figure(figsize=(15, 5.2), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(15, 4.6), dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     where = np.arange(len(order))
@@ -58,17 +58,16 @@ def draw(results: Results, images: Path, factor: float) -> bytes:
     theirs = accuracies(results, other, factor, "robust")
     axes.plot(where, theirs.mean(0)[order], "o", color="#0072B2", markersize=6, label=f"{titles[other]}, robust")
     axes.vlines(where, theirs.min(0)[order], theirs.max(0)[order], color="#0072B2", linewidth=1)
-    for rank, k in enumerate(order[:NAMED]):
-        text = f"{results.class_names[k]} {robust.mean(0)[k]:.0f}%"
-        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
-        axes.annotate(text, (rank, 0), (rank - 0.2, 102 + 5 * (NAMED - rank)), fontsize=9, arrowprops=line)
     _images_below(axes, images, [results.class_names[k] for k in order])
     axes.set(xlim=(-0.7, len(order) - 0.3), ylim=(0, 100), ylabel="accuracy of a class, %", xticks=[])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.3, 1.22), ncols=3, frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
+    lowest = ", ".join(f"{results.class_names[k]} {robust.mean(0)[k]:.0f}%" for k in order[:NAMED])
+    axes.set_title(f"lowest: {lowest}", loc="left", fontsize=10)
     judge = results.study.judge
+    seeds = f"{len(robust)} seeds" if len(robust) > 1 else "one seed"
     figure.suptitle(
-        f"{results.study.title}: every class, attacked by {judge.attacks[0]} at {judge.eps}, {len(robust)} seeds",
+        f"{results.study.title}: every class, robust against {judge.attacks[0]} at {judge.eps}, {seeds}",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
     file = io.BytesIO()
@@ -80,18 +79,23 @@ def _images_below(axes: Axes, images: Path, names: list[str]) -> None:
     for rank, name in enumerate(names):
         file = _clearest(images / name)
         picture = np.asarray(Image.open(file).convert("RGB"))
-        box = OffsetImage(picture, zoom=0.62 * 32 / picture.shape[0], interpolation="bilinear")
+        box = OffsetImage(picture, zoom=0.75 * 32 / picture.shape[0], interpolation="bilinear")
         axes.add_artist(
-            AnnotationBbox(box, (rank, 0), (0, -14), boxcoords="offset points", frameon=False, annotation_clip=False)
+            AnnotationBbox(box, (rank, 0), (0, -16), boxcoords="offset points", frameon=False, annotation_clip=False)
         )
 
 
 def _clearest(folder: Path) -> Path:
-    """The image with the most contrast, so that the picture shows what the class looks like."""
+    """The image with the most contrast that is neither dark nor pale."""
     files = sorted(folder.iterdir())
     if not files:
         raise UserError(f"{folder}: holds no image")
-    return max(files, key=lambda file: np.asarray(Image.open(file).convert("L"), dtype=float).std())
+
+    def score(file: Path) -> float:
+        gray = np.asarray(Image.open(file).convert("L"), dtype=float)
+        return float(gray.std() - abs(gray.mean() - 120))
+
+    return max(files, key=score)
 
 
 def main() -> None:
