@@ -86,7 +86,7 @@ class Block:
 class Kernel:
     """One kernel of one architecture."""
 
-    name: str  # as in the source: pgd_step::linf_kernel<float, 4>
+    name: str  # as in the source: pgd_step_linf::linf_kernel<float, 4>
     arch: int  # 90 for sm_90
     compiler: str  # release of ptxas, such as 13.0
     registers: int  # of a thread
@@ -260,7 +260,7 @@ def _kernels_of_cubin(cubin: Path, cache: Path) -> Iterator[Kernel]:
 
 
 def _short(mangled: str, demangled: str) -> str:
-    """pgd_step::linf_kernel<float, 4> for a kernel of pgd_step.cu; what is no C++ name stays."""
+    """pgd_step_linf::linf_kernel<float, 4> for a kernel of pgd_step_linf.cu; what is no C++ name stays."""
     demangled = re.sub(r"\(fairtat::(\w+)\)(\d)", r"\1(\2)", demangled)  # a template's argument that is an enumerator
     found = re.search(r"\(anonymous namespace\)::(.*?)\(fairtat::", demangled)
     source = re.search(r"_\d+_([a-z]\w*?)_cu_", mangled)

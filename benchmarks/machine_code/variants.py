@@ -33,12 +33,12 @@ class Variant:
 
 def _step(label: str, grad: str, model_input: str, accesses: Mapping[str, int], moved: float) -> Variant:
     return Variant(
-        f"pgd_step Linf, {label}", f"pgd_step::linf_kernel<{grad}, {model_input}>", accesses, 4, moved, goal=0.95
+        f"pgd_step Linf, {label}", f"pgd_step_linf::linf_kernel<{grad}, {model_input}>", accesses, 4, moved, goal=0.95
     )
 
 
 def _step_l2(label: str, grad: str, accesses: Mapping[str, int], moved: float) -> Variant:
-    name = f"pgd_step::l2_held_kernel<{grad}, 3, 256>"
+    name = f"pgd_step_l2::l2_held_kernel<{grad}, 3, 256>"
     return Variant(f"pgd_step L2, {label}", name, accesses, 12, moved, total=SMALL_IMAGES, goal=0.85)
 
 
@@ -75,7 +75,7 @@ CUDA = (
     _init("normal", 1),
     _cross_entropy("float32", "float", 8, 8),
     _cross_entropy("bfloat16", "BFloat16", 4, 4),
-    Variant("pgd_step Linf, scalar fallback", "pgd_step::linf_scalar_kernel<float>", {"STG.32": 1}, 1, 16),
+    Variant("pgd_step Linf, scalar fallback", "pgd_step_linf::linf_scalar_kernel<float>", {"STG.32": 1}, 1, 16),
 )  # fmt: skip
 
 

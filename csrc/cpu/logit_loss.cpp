@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "cpu/lanes.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
 
@@ -11,8 +12,6 @@ namespace {
 
 // A row is worked on in blocks of sixteen: one order of summation on every instruction set, and whole vectors also for
 // ten classes. Copies of rows are padded to whole blocks, logits with -inf (so that nothing there is ever largest).
-constexpr int kLanes = 16;
-
 int64_t padded(int64_t classes) { return (classes + kLanes - 1) / kLanes * kLanes; }
 
 template <typename Body>
@@ -219,8 +218,6 @@ void one_sample(const LogitLossArgs& a, int64_t s, float* work) {
 
 // With few classes a row is shorter than a vector, so cross-entropy, which every training step asks for, takes
 // sixteen samples side by side: entry [j][k] is class j of sample k.
-constexpr int64_t kFewClasses = 64;
-
 bool is_cross_entropy(const LogitLossArgs& a, int64_t s) {
   return (is_towards(a, s) ? a.kind : a.kind_away) == LossKind::ce;
 }
@@ -232,21 +229,13 @@ void cross_entropy_side_by_side(const LogitLossArgs& a, int64_t first) {
   const T* in = static_cast<const T*>(a.logits) + first * classes;
   T* out = static_cast<T*>(a.dlogits) + first * classes;
   float z[kFewClasses][kLanes] = {}, p[kFewClasses][kLanes];
-  int32_t target[kLanes] = {}, best[kLanes] = {};
+  int32_t target[kLanes] = {}, best[kLanes];
   float top[kLanes], rest[kLanes], others[kLanes], at_target[kLanes] = {};
   for (int k = 0; k < count; ++k) {
     target[k] = static_cast<int32_t>(a.target[first + k]);
     for (int64_t j = 0; j < classes; ++j) z[j][k] = to_float(in[k * classes + j]);
   }
-  for (int k = 0; k < kLanes; ++k) top[k] = z[0][k];
-  for (int32_t j = 1; j < classes; ++j) {
-#pragma omp simd
-    for (int k = 0; k < kLanes; ++k) {
-      const bool better = comes_before(z[j][k], top[k]);
-      best[k] = better ? j : best[k];
-      top[k] = better ? z[j][k] : top[k];
-    }
-  }
+  best_of_lanes(z, classes, top, best);
   for (int k = 0; k < kLanes; ++k) rest[k] = others[k] = nan_unless_finite(top[k]);
   for (int32_t j = 0; j < classes; ++j) {
 #pragma omp simd

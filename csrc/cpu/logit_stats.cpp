@@ -1,16 +1,12 @@
 #include "math/logit_stats.h"
 
+#include "cpu/lanes.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
 
 namespace fairtat {
 namespace FAIRTAT_ISA {
 namespace {
-
-// Sixteen sums side by side, added up in one fixed order: logit_loss has the same, so that the losses are its losses to
-// the last bit.
-constexpr int kLanes = 16;
-constexpr int64_t kFewClasses = 64;
 
 // Losses and predictions wait here to be counted; a multiple of kLanes.
 constexpr int64_t kBlock = 2048;
@@ -27,20 +23,12 @@ void short_rows(const LogitStatsArgs& a, int64_t first, int64_t count, float* lo
   const T* in = static_cast<const T*>(a.logits) + first * classes;
   float z[kFewClasses][kLanes];
   float top[kLanes], rest[kLanes];
-  int32_t best[kLanes] = {};
+  int32_t best[kLanes];
   if (count < kLanes) memset(z, 0, static_cast<size_t>(classes) * sizeof z[0]);
   for (int64_t k = 0; k < count; ++k) {
     for (int64_t j = 0; j < classes; ++j) z[j][k] = to_float(in[k * classes + j]);
   }
-  for (int k = 0; k < kLanes; ++k) top[k] = z[0][k];
-  for (int32_t j = 1; j < classes; ++j) {
-#pragma omp simd
-    for (int k = 0; k < kLanes; ++k) {
-      const bool better = comes_before(z[j][k], top[k]);
-      best[k] = better ? j : best[k];
-      top[k] = better ? z[j][k] : top[k];
-    }
-  }
+  best_of_lanes(z, classes, top, best);
   for (int k = 0; k < kLanes; ++k) rest[k] = 0.0f;
   for (int32_t j = 0; j < classes; ++j) {
 #pragma omp simd

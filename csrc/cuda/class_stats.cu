@@ -48,16 +48,15 @@ __global__ void many_classes_kernel(ClassStatsArgs a) { count_batch(a, GlobalCou
 
 void class_stats(const ClassStatsArgs& a, Place place) {
   if (a.n == 0) return;
-  const DeviceGuard guard(place.device);
-  const auto stream = static_cast<cudaStream_t>(place.stream);
   // A sample makes up to six additions; a copy that has more entries than a block makes costs more than it saves.
   const int64_t entries = (kConfusion + a.classes) * a.classes;
-  if (entries <= kMostEntries) {
-    few_classes_kernel<<<grid_for(a.n), kThreads, 0, stream>>>(a, static_cast<int>(entries));
-  } else {
-    many_classes_kernel<<<grid_for(a.n), kThreads, 0, stream>>>(a);
-  }
-  check(cudaGetLastError(), "class_stats");
+  launch_on(place, "class_stats", [&](cudaStream_t stream) {
+    if (entries <= kMostEntries) {
+      few_classes_kernel<<<grid_for(a.n), kThreads, 0, stream>>>(a, static_cast<int>(entries));
+    } else {
+      many_classes_kernel<<<grid_for(a.n), kThreads, 0, stream>>>(a);
+    }
+  });
 }
 
 }  // namespace cuda

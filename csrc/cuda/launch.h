@@ -65,6 +65,24 @@ class DeviceGuard {
   bool goes_back_ = false;
 };
 
+// Calls launch(stream) on a call's device and stream, and raises what CUDA says against it.
+template <typename Launch>
+void launch_on(Place place, const char* name, Launch launch) {
+  const DeviceGuard guard(place.device);
+  launch(static_cast<cudaStream_t>(place.stream));
+  check(cudaGetLastError(), name);
+}
+
+// Calls body with a value of the type that a dtype names.
+template <typename Body>
+void with_type(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::float32: return body(float{});
+    case DType::bfloat16: return body(BFloat16{});
+    case DType::float16: return body(Float16{});
+  }
+}
+
 // Blocks for a grid-stride loop: enough to fill any chip, few enough that starting them costs nothing.
 inline unsigned grid_for(int64_t items, int64_t per_block = kThreads) {
   const int64_t blocks = (items + per_block - 1) / per_block;

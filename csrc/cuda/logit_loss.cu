@@ -286,14 +286,9 @@ void launch(const LogitLossArgs& a, cudaStream_t stream) {
 
 void logit_loss(const LogitLossArgs& a, Place place) {
   if (a.n == 0) return;
-  const DeviceGuard guard(place.device);
-  const auto stream = static_cast<cudaStream_t>(place.stream);
-  switch (a.logits_dtype) {
-    case DType::float32: launch<float>(a, stream); break;
-    case DType::bfloat16: launch<BFloat16>(a, stream); break;
-    case DType::float16: launch<Float16>(a, stream); break;
-  }
-  check(cudaGetLastError(), "logit_loss");
+  launch_on(place, "logit_loss", [&](cudaStream_t stream) {
+    with_type(a.logits_dtype, [&](auto logit) { launch<decltype(logit)>(a, stream); });
+  });
 }
 
 }  // namespace cuda

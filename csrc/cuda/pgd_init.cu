@@ -158,14 +158,13 @@ void pgd_init(const PgdInitArgs& a, Place place) {
   int64_t d = 1;
   for (int dim = 0; dim < a.layout.dims; ++dim) d *= a.layout.sizes[dim];
   if (a.n == 0 || d == 0) return;
-  const DeviceGuard guard(place.device);
-  const auto stream = static_cast<cudaStream_t>(place.stream);
-  if (a.norm == Norm::linf || a.init == Init::zero) {
-    if (!launch_vectors(a, d, stream)) linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
-  } else {
-    l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
-  }
-  check(cudaGetLastError(), "pgd_init");
+  launch_on(place, "pgd_init", [&](cudaStream_t stream) {
+    if (a.norm == Norm::linf || a.init == Init::zero) {
+      if (!launch_vectors(a, d, stream)) linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+    } else {
+      l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
+    }
+  });
 }
 
 }  // namespace cuda

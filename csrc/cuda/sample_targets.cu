@@ -24,9 +24,9 @@ __global__ void sample_targets_kernel(SampleTargetsArgs a) {
 
 void sample_targets(const SampleTargetsArgs& a, Place place) {
   if (a.n == 0) return;
-  const DeviceGuard guard(place.device);
-  sample_targets_kernel<<<grid_for(a.n), kThreads, 0, static_cast<cudaStream_t>(place.stream)>>>(a);
-  check(cudaGetLastError(), "sample_targets");
+  launch_on(place, "sample_targets", [&](cudaStream_t stream) {
+    sample_targets_kernel<<<grid_for(a.n), kThreads, 0, stream>>>(a);
+  });
 }
 
 }  // namespace cuda
