@@ -21,7 +21,7 @@ constexpr size_t kMaxArguments = 16;
 constexpr int kSymbols = 26;
 constexpr int64_t kUnbound = -1;
 
-enum class Kind { tensor, amount, seed, integer, bounds, choice };
+enum class Kind { tensor, amount, number, seed, integer, boolean, bounds, choice };
 enum class Form { dense, images, like };
 
 enum class Answer : long { no = 0, on_cpu = 1, elsewhere = 2 };
@@ -37,7 +37,7 @@ struct Rule {
   Form form = Form::dense;
   std::vector<dlpack::DataType> dtypes;
   bool optional = false, written = false;
-  std::vector<Size> sizes;       // dense; of images, the first one alone
+  std::vector<std::vector<Size>> shapes;  // dense: one for each number of dimensions; of images, one that goes on
   size_t other = 0;              // like: the argument whose shape and strides it has
   int64_t low = 0, high = 0;     // integer
   std::vector<py::str> choices;  // choice
@@ -72,8 +72,9 @@ bool is_channels_last(const dlpack::Tensor& t) {
   return true;
 }
 
-// Where a tensor lies in memory.
+// A tensor, and where it lies in memory.
 struct Span {
+  const PyObject* tensor;
   uintptr_t begin, end;
   bool written;
 };
@@ -87,7 +88,7 @@ class Signature {
       throw std::runtime_error("DLPack's exchange of tensors is of another version");
     }
     view_ = api->view_of_object;
-    is_neg_ = py::str("is_neg");
+    is_neg_ = py::object(types_[0].attr("is_neg"));
     if (rules.size() > kMaxArguments) throw py::value_error("a signature has too many arguments");
     for (const py::handle rule : rules) rules_.push_back(parsed(rule.cast<py::dict>()));
   }
@@ -127,6 +128,10 @@ class Signature {
       rule.kind = Kind::integer;
       rule.low = from["low"].cast<int64_t>();
       rule.high = from["high"].cast<int64_t>();
+    } else if (kind == "number") {
+      rule.kind = Kind::number;
+    } else if (kind == "bool") {
+      rule.kind = Kind::boolean;
     } else if (kind == "bounds") {
       rule.kind = Kind::bounds;
     } else if (kind == "choice") {
@@ -140,10 +145,13 @@ class Signature {
       rule.optional = from["optional"].cast<bool>();
       rule.written = from["written"].cast<bool>();
       rule.other = from["other"].cast<size_t>();
-    }
-    for (const py::handle size : from["sizes"]) {
-      const auto [letter, plus] = size.cast<std::pair<std::string, int64_t>>();
-      rule.sizes.push_back({letter.at(0) - 'A', plus});
+      for (const py::handle shape : from["shapes"]) {
+        std::vector<Size>& sizes = rule.shapes.emplace_back();
+        for (const py::handle size : shape) {
+          const auto [letter, plus] = size.cast<std::pair<std::string, int64_t>>();
+          sizes.push_back({letter.at(0) - 'A', plus});
+        }
+      }
     }
     return rule;
   }
@@ -153,9 +161,13 @@ class Signature {
       case Kind::tensor: return (rule.optional && value == Py_None) || fits_tensor(rule, value, index, state);
       case Kind::amount: {
         double number;
-        if (!is_number(value, &number)) return fits_tensor(rule, value, index, state);
-        return number >= 0.0 && number <= static_cast<double>(FLT_MAX);
+        return is_number(value, &number) ? is_amount(number) : fits_tensor(rule, value, index, state);
       }
+      case Kind::number: {
+        double number;
+        return is_number(value, &number) && is_amount(number);
+      }
+      case Kind::boolean: return PyBool_Check(value);
       case Kind::seed: return is_seed(value);
       case Kind::integer: {
         int overflow = 0;
@@ -186,6 +198,8 @@ class Signature {
     if (*number == -1.0 && PyErr_Occurred()) PyErr_Clear();  // too large; -1 is no amount and no bound that fits either
     return true;
   }
+
+  static bool is_amount(double number) { return number >= 0.0 && number <= static_cast<double>(FLT_MAX); }
 
   static bool is_seed(PyObject* value) {
     if (!PyLong_CheckExact(value)) return false;
@@ -224,7 +238,7 @@ class Signature {
     if (!has_form(rule, t, elements, state)) return false;
     const auto begin = reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;
     const auto bytes = static_cast<uintptr_t>(elements) * (t.dtype.bits / 8u);
-    state.spans[state.tensors_seen++] = {begin, begin + bytes, rule.written};
+    state.spans[state.tensors_seen++] = {value, begin, begin + bytes, rule.written};
     return true;
   }
 
@@ -239,7 +253,7 @@ class Signature {
 
   // DLPack says nothing of a negation that is still to be carried out.
   bool viewed(PyObject* value, dlpack::Tensor* t) const {
-    PyObject* const negative = PyObject_CallMethodNoArgs(value, is_neg_.ptr());
+    PyObject* const negative = PyObject_CallOneArg(is_neg_.ptr(), value);
     const bool plain = negative == Py_False;
     Py_XDECREF(negative);
     if (plain && view_(value, t) == 0) return true;
@@ -256,24 +270,35 @@ class Signature {
       }
       return true;
     }
-    const auto sizes = static_cast<int32_t>(rule.sizes.size());
-    if (rule.form == Form::images ? t.ndim < 2 : t.ndim != sizes) return false;
-    for (int32_t i = 0; i < sizes; ++i) {
-      const Size& size = rule.sizes[static_cast<size_t>(i)];
-      int64_t& bound = state.sizes[size.symbol];
-      if (bound == kUnbound) bound = t.shape[i] - size.plus;
-      if (bound < 0 || t.shape[i] != bound + size.plus) return false;
+    const bool images = rule.form == Form::images;
+    const auto dims = static_cast<size_t>(t.ndim);
+    for (const std::vector<Size>& sizes : rule.shapes) {
+      if (images ? dims >= 2 && dims >= sizes.size() : dims == sizes.size()) {
+        return has_sizes(t, sizes, state) && (is_contiguous(t, elements) || (images && is_channels_last(t)));
+      }
     }
-    return is_contiguous(t, elements) || (rule.form == Form::images && is_channels_last(t));
+    return false;
   }
 
-  // What is written shares memory with nothing else.
+  static bool has_sizes(const dlpack::Tensor& t, const std::vector<Size>& sizes, State& state) {
+    const int64_t* given = t.shape;
+    for (const Size& size : sizes) {
+      int64_t& bound = state.sizes[size.symbol];
+      if (bound == kUnbound) bound = *given - size.plus;
+      if (bound < 0 || *given++ != bound + size.plus) return false;
+    }
+    return true;
+  }
+
+  // What is written shares memory with nothing else, and is given once, also where it has no elements.
   static bool apart(const State& state) {
     for (size_t i = 0; i < state.tensors_seen; ++i) {
       const Span& output = state.spans[i];
       if (!output.written) continue;
       for (size_t j = 0; j < state.tensors_seen; ++j) {
-        if (i != j && output.begin < state.spans[j].end && state.spans[j].begin < output.end) return false;
+        const Span& other = state.spans[j];
+        if (i == j) continue;
+        if (output.tensor == other.tensor || (output.begin < other.end && other.begin < output.end)) return false;
       }
     }
     return true;
@@ -281,7 +306,7 @@ class Signature {
 
   py::tuple types_;
   int (*view_)(void*, dlpack::Tensor*) = nullptr;
-  py::str is_neg_;
+  py::object is_neg_;  // of the first type, which the others inherit
   std::vector<Rule> rules_;
 };
 

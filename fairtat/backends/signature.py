@@ -25,11 +25,14 @@ def signature(*rules: str) -> Fits:
 
         int64 (7+C, C) written     a dense tensor: dtypes, sizes (a letter stands for one number in all rules), and
         float32|float16 (N)?       whether the op writes it; with ? it may be None
-        float32 (N, ...)           images: contiguous or channels_last
+        int64 (C)|(C, C)           a tensor of one shape or another: they differ in their number of dimensions
+        float32 (N, C, ...)        images, of at least two dimensions: contiguous or channels_last
         float32 like 0             a tensor with the shape and strides of the argument at that position
         amount (N)                 a number that float32 holds, at least 0, or a float32 tensor
+        amount                     the number alone
         integer 0 4294967295       an int, with its lowest and highest value
         seed                       an int in [-2**63, 2**64)
+        bool                       True or False
         bounds                     a pair of floats (low, high), low < high, that float32 holds
         one of a b c               a string
 
@@ -53,29 +56,35 @@ def _no(*_: Any) -> int:
     return NO
 
 
+_SIZES = r"[A-Z0-9+]+(?:, [A-Z0-9+]+)*"
+_SHAPE = rf"\({_SIZES}\)"
 _TENSOR = re.compile(
-    r"(?P<dtypes>[a-z0-9|]+) (?:\((?P<sizes>[A-Z0-9+, ]+)(?P<images>, \.\.\.)?\)|like (?P<other>\d+))"
+    r"(?P<dtypes>[a-z0-9|]+) "
+    rf"(?:\((?P<image>{_SIZES}), \.\.\.\)|(?P<shapes>{_SHAPE}(?:\|{_SHAPE})*)|like (?P<other>\d+))"
     r"(?P<optional>\?)?(?P<written> written)?"
 )
 
 
 def _parsed(rule: str) -> dict[str, Any]:
     word, _, rest = rule.partition(" ")
-    if word in ("seed", "bounds") and not rest:
-        return {"kind": word, "sizes": []}
+    if word in ("seed", "bool", "bounds", "amount") and not rest:
+        return {"kind": "number" if word == "amount" else word}
     if word == "integer":
         low, high = map(int, rest.split())
-        return {"kind": word, "low": low, "high": high, "sizes": []}
+        return {"kind": word, "low": low, "high": high}
     if rule.startswith("one of "):
-        return {"kind": "choice", "choices": rest.split()[1:], "sizes": []}
+        return {"kind": "choice", "choices": rest.split()[1:]}
     match = _TENSOR.fullmatch(rule)
     if match is None:
         raise ValueError(f"rule must have a form that signature() describes, got {rule!r}")
     return {
         "kind": "amount" if word == "amount" else "tensor",
-        "form": "images" if match["images"] else "like" if match["other"] else "dense",
+        "form": "images" if match["image"] else "like" if match["other"] else "dense",
         "dtypes": ["float32"] if word == "amount" else match["dtypes"].split("|"),
-        "sizes": [_size(size) for size in (match["sizes"] or "").split(", ") if size],
+        "shapes": [
+            [_size(size) for size in shape.split(", ")]
+            for shape in re.findall(_SIZES, match["image"] or match["shapes"] or "")
+        ],
         "other": int(match["other"] or 0),
         "optional": match["optional"] is not None,
         "written": match["written"] is not None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
 from fairtat import backends
@@ -40,15 +41,16 @@ class Op:
     """An op that is registered: called, it takes the kernel's arguments, which Python has checked, and the backend.
 
     `usual` and `direct` are the short way for the usual call, in which neither PyTorch's dispatcher nor a check in
-    Python has anything to do::
+    Python has anything to do. A backend that cannot serve the call is no usual one: the checks refuse it, in their
+    order::
 
         if chosen := op.usual(backend, tensor, *arguments):
-            return op.direct(*kernel_arguments, chosen)
+            return op.direct(chosen, *kernel_arguments)
     """
 
     call: Call
     usual: Callable[..., str | None]  # the backend for arguments of the usual form; None for any others
-    direct: Call  # as `call`, without dispatcher and checks
+    direct: Call  # as `call`, without dispatcher and checks; the backend comes first
 
     def __call__(self, *arguments: Any) -> Any:
         return self.call(*arguments)
@@ -77,24 +79,24 @@ def register_op(op: str, *, name: str | None = None, without: Collection[str] = 
     makes_out = definition.makes_out
     fits = signature(*usual)
 
-    def direct(*given: Any) -> Any:
-        kernel = backends.kernel(op, given[-1])
+    def direct(backend: str, *given: Any) -> Any:
+        kernel = backends.kernel(op, backend)
         if makes_out:
-            result = makes(*given[:-1])
-            kernel(result, *given[:-1])  # an attack has room for its start, so the kernel allocates none
+            result = makes(*given)
+            kernel(result, *given)  # an attack has room for its start, so the kernel allocates none
         else:
-            result = kernel(*given[:-1])
+            result = kernel(*given)
         for i in written:
             t = given[i]
             # A mutating schema alone does not bump the version.
             if t is not None and not t.is_inference():
-                torch.autograd.graph.increment_version(t)
+                increment_version(t)
         return result
 
     def implementation(*given: Any) -> Any:
         # Here, below the dispatcher, tensors have addresses.
         check_apart(names, [given[i] for i in in_memory], names[: len(written)])
-        return direct(*given)
+        return direct(given[-1], *given[:-1])
 
     def fake(*given: Any) -> Any:
         return makes(*given[:-1])
@@ -107,7 +109,10 @@ def register_op(op: str, *, name: str | None = None, without: Collection[str] = 
             return None
         if place == ON_CPU and backend in ("auto", "cpu") and native.MISSING is None:
             return "cpu"  # what `choose` would say, which takes as long as the rest
-        return backends.choose(op, given[0].device, torch.float32, backend)
+        try:
+            return backends.choose(op, given[0].device, torch.float32, backend)
+        except ValueError:
+            return None
 
     schema = schema_of(name or definition.name, arguments, definition.results())
     return Op(register(schema, implementation, fake), chosen, direct)
@@ -173,9 +178,9 @@ def register(schema: str, implementation: Call, fake: Call) -> Call:
     return call
 
 
-def _is_watched() -> bool:
-    """Whether something may be watching or rewriting the calls of ops."""
-    return bool(is_compiling() or _dispatch_modes() or _function_modes() or _function_transform())
+def _is_watched() -> Any:
+    """Whether something may be watching or rewriting the calls of ops: whatever is true or false."""
+    return is_compiling() or _dispatch_modes() or _function_modes() or _function_transform()
 
 
 def _nobody_can_tell() -> int:

@@ -58,7 +58,7 @@ def class_stats_(
     """
     buffer = stats.buffer
     if chosen := _op.usual(backend, buffer, pred, label, loss, target):
-        _op.direct(buffer, pred, label, loss, target, chosen)
+        _op.direct(chosen, buffer, pred, label, loss, target)
         return stats
     check_buffer(buffer)
     check_tensor("label", label)

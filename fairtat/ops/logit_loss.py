@@ -19,7 +19,8 @@ from fairtat.checks import (
 )
 from fairtat.ops._library import register_op
 
-KINDS = ("ce", "margin", "dlr", "kl")
+_MIN_CLASSES = {"ce": 1, "margin": 2, "dlr": 3, "kl": 1}
+KINDS = tuple(_MIN_CLASSES)
 
 
 class LogitLoss(NamedTuple):
@@ -33,7 +34,7 @@ class LogitLoss(NamedTuple):
 
 def min_classes(kind: str, with_y: bool) -> int:
     """The fewest classes that a loss is defined for."""
-    return {"ce": 1, "kl": 1, "margin": 2, "dlr": 4 if with_y else 3}[kind]
+    return 4 if with_y and kind == "dlr" else _MIN_CLASSES[kind]
 
 
 def check_classes(kind: str, with_y: bool, classes: int) -> None:
@@ -102,6 +103,15 @@ def logit_loss(
     Source: Carlini & Wagner 2017 (margin), arXiv:1608.04644; Croce & Hein 2020 (DLR), arXiv:2003.01690; Zhang et
     al. 2019 (TRADES, KL), arXiv:1901.08573.
     """
+    if (
+        isinstance(kind, str)
+        and targeted is None
+        and (chosen := _op.usual(backend, logits, target, kind, y, clean_logits))
+        and (y is None or kind == "dlr")
+        and (clean_logits is None) == (kind != "kl")
+        and logits.shape[1] >= min_classes(kind, y is not None)
+    ):
+        return LogitLoss._make(_op.direct(chosen, logits, target, kind, y, clean_logits, None, None))
     check_tensor("logits", logits)
     check_dtype("logits", logits, (*LOW_PRECISION, torch.float64))
     if logits.ndim != 2:
@@ -147,4 +157,10 @@ def _kinds(kind: object) -> tuple[str, str | None]:
     return pair[0], pair[1] if len(pair) == 2 else None
 
 
-_op = register_op("logit_loss")
+_op = register_op(
+    "logit_loss",
+    usual=(
+        "float32|bfloat16|float16 (N, C)", "int64 (N)", "one of ce margin dlr kl", "int64 (N)?",
+        "float32|bfloat16|float16 (N, C)?",
+    ),
+)  # fmt: skip

@@ -51,7 +51,7 @@ def logit_stats_(
     """
     buffer = stats.buffer
     if chosen := _op.usual(backend, buffer, logits, label, target):
-        _op.direct(buffer, logits, label, target, chosen)
+        _op.direct(chosen, buffer, logits, label, target)
         return stats
     check_buffer(buffer)
     check_tensor("logits", logits)

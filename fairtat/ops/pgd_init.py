@@ -82,7 +82,7 @@ def pgd_init(
     alone = pixels is None and model_input is None and mean is None and std is None
     if alone and (chosen := _op.usual(backend, x, eps, seed, sample_ids, stream, init, norm, bounds)):
         eps_n, eps_value = (None, float(eps)) if isinstance(eps, (int, float)) else (eps, 0.0)
-        start: Tensor = _op.direct(x, eps_n, eps_value, sample_ids, seed, stream, init, norm, *bounds, chosen)
+        start: Tensor = _op.direct(chosen, x, eps_n, eps_value, sample_ids, seed, stream, init, norm, *bounds)
         return start
     images = _images_of(x, pixels)
     check_choice("init", init, INITS)

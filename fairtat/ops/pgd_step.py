@@ -101,6 +101,24 @@ def pgd_step_(
     Source: Madry et al. 2018, arXiv:1706.06083; Dong et al. 2018 (momentum), arXiv:1710.06081; Tramer & Boneh
     2019 (SLIDE, the sparse step), arXiv:1904.13000; Croce & Hein 2021 (APGD-L1, the projection), arXiv:2103.01208.
     """
+    chosen = _op.usual(
+        backend, x_adv, grad, x, eps, step_size, targeted, norm, bounds, model_input, mean, std, zero_grad, velocity,
+        momentum,
+    )  # fmt: skip
+    if (
+        chosen
+        and (mean is None) == (std is None)
+        and (mean is None or model_input is not None)
+        and (velocity is not None or not momentum)
+    ):
+        # Asked for numbers: that is quicker than to ask for a tensor.
+        eps_n, eps_value = (None, float(eps)) if isinstance(eps, (int, float)) else (eps, 0.0)
+        step_n, step_value = (None, float(step_size)) if isinstance(step_size, (int, float)) else (step_size, 0.0)
+        _op.direct(
+            chosen, x_adv, grad, x, eps_n, eps_value, step_n, step_value, targeted, norm, *bounds,
+            model_input, mean, std, zero_grad, velocity, float(momentum), 0,
+        )  # fmt: skip
+        return x_adv
     check_images("x_adv", x_adv)
     for name, value in (("grad", grad), ("x", x)):
         check_like("x_adv", x_adv, name, value)
@@ -178,4 +196,11 @@ def channel_values(name: str, value: Tensor | Sequence[float], x: Tensor) -> Ten
     return t.contiguous()
 
 
-_op = register_op("pgd_step")
+_op = register_op(
+    "pgd_step",
+    usual=(
+        "float32 (N, C, ...) written", "float32|bfloat16|float16 like 0", "float32 like 0", "amount (N)", "amount (N)",
+        "bool", "one of linf l2", "bounds", "float32|bfloat16|float16 like 0? written", "float32 (C)?", "float32 (C)?",
+        "int64 (N)? written", "float32 like 0? written", "amount",
+    ),
+)  # fmt: skip

@@ -89,6 +89,9 @@ def sample_targets(
 
     Source: FAIR-TAT (Medi, Jung, Keuper 2025), arXiv:2410.23142.
     """
+    if chosen := _op.usual(backend, label, table, seed, sample_ids, stream):
+        drawn: Tensor = _op.direct(chosen, label, table, sample_ids, seed, stream)
+        return drawn
     check_tensor("table", table)
     check_dtype("table", table, (torch.int64,))
     shape = tuple(table.shape)
@@ -106,4 +109,6 @@ def sample_targets(
     return target
 
 
-_op = register_op("sample_targets")
+_op = register_op(
+    "sample_targets", usual=("int64 (N)", "int64 (C)|(C, C)", "seed", "int64 (N)?", "integer 0 4294967295")
+)

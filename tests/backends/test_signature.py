@@ -163,6 +163,45 @@ def test_a_radius_may_be_a_tensor() -> None:
     assert fits(x, torch.zeros(3)) == fits(x, torch.zeros(4).double()) == fits(x, torch.tensor(0.1)) == NO
 
 
+def test_an_amount_without_a_size_is_a_number() -> None:
+    fits = signature("amount")
+    assert all(map(fits, (0, 1, 0.5, -0.0, 3.4028234663852886e38)))
+    assert not any(
+        map(fits, (-1, 1e39, 10**400, math.nan, math.inf, True, None, "1", torch.ones(4), torch.tensor(1.0)))
+    )
+
+
+def test_a_bool_is_no_number() -> None:
+    fits = signature("bool")
+    assert fits(True)
+    assert fits(False)
+    assert not any(map(fits, (0, 1, 1.0, None, "True", torch.tensor(True), torch.ones(4).bool())))
+
+
+def test_a_tensor_may_have_one_shape_or_another() -> None:
+    fits = signature("int64 (C)|(C, C)", "int64 (C)?")
+    row = torch.zeros(3, dtype=torch.int64)
+    assert fits(row, row) == fits(row.expand(3, 3).contiguous(), row) == fits(row, None) == ON_CPU
+    for other in (row[:2], row[0], row[None], row.expand(3, 3), row.expand(3, 3, 3).contiguous(), row.int()):
+        assert fits(other, row) == NO
+
+
+def test_images_may_name_more_than_their_first_size() -> None:
+    fits = signature("float32 (N, C, ...)", "float32 (C)")
+    for shape in ((2, 3), (2, 3, 4), (0, 3, 4, 5)):
+        assert fits(torch.zeros(shape), torch.zeros(3)) == ON_CPU
+        assert fits(torch.zeros(shape), torch.zeros(2)) == NO
+    assert fits(torch.zeros(3), torch.zeros(3)) == NO
+    assert signature("float32 (N, C, H, ...)")(torch.zeros(2, 3)) == NO
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_what_is_written_is_given_once(n: int) -> None:
+    t = torch.zeros(n)
+    assert signature("float32 (N) written", "float32 (N)")(t, t) == NO
+    assert signature("float32 (N)", "float32 (N)")(t, t) == ON_CPU
+
+
 def test_choices_are_strings() -> None:
     fits = signature("one of linf l2")
     assert all(map(fits, ("linf", "".join(["l", "2"]))))
@@ -179,6 +218,9 @@ USUAL: dict[str, Callable[[], Any]] = {
     "class_stats": lambda: ops.class_stats_(ClassStats(3), torch.arange(3), torch.arange(3), loss=torch.rand(3)),
     "logit_stats": lambda: ops.logit_stats_(ClassStats(3), torch.rand(5, 3), torch.arange(5) % 3),
     "pgd_init": lambda: ops.pgd_init(torch.rand(2, 3, 4, 4), 8 / 255, seed=1),
+    "pgd_step": lambda: ops.pgd_step_(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), 0.1, 0.1),
+    "logit_loss": lambda: ops.logit_loss(torch.rand(5, 3), torch.arange(5) % 3),
+    "sample_targets": lambda: ops.sample_targets(torch.arange(3), torch.arange(1, 4), seed=1),
 }
 
 
