@@ -13,21 +13,26 @@ from rich.console import Console
 from rich.padding import Padding
 
 from fairtat.cli.parser import Parser, comma_separated, number
-from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run
+from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run, shortest_ends
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation
 from fairtat.evaluation.compare import check_same_images
+from fairtat.evaluation.report import (
+    REPORT_FILES,
+    Report,
+    check_page,
+    is_page,
+    make_gallery,
+    read_record,
+    write_report,
+)
 from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
-from fairtat.optional import optional_import
 from fairtat.training import Run, load_run
 
 SWEEP = (0.25, 0.5, 1.0, 1.5)
 """Radii of a report's accuracy curves, as shares of the attack's."""
-
-FILES = (".html", ".htm", ".json")
-"""Suffixes of an output that is a report; any other output is a folder."""
 
 
 @dataclass
@@ -122,8 +127,7 @@ def display_names(paths: list[str]) -> list[str]:
     parts = [Path(path).resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         raise UserError("compare needs different runs, but the same folder is given twice")
-    length = next(k for k in range(1, max(map(len, parts)) + 1) if len({p[-k:] for p in parts}) == len(parts))
-    return [str(Path(*p[-length:])) for p in parts]
+    return shortest_ends(parts)
 
 
 def _outputs(options: jsonargparse.Namespace) -> tuple[Path | None, Path | None]:
@@ -132,9 +136,9 @@ def _outputs(options: jsonargparse.Namespace) -> tuple[Path | None, Path | None]
     if options.out is not None:
         print("warning: --out is now --output; the old name goes with the next release", file=sys.stderr)
         file = Path(options.out)
-        if file.suffix.lower() not in FILES:
+        if file.suffix.lower() not in REPORT_FILES:
             raise UserError(f"--out is {options.out!r}; expected a file that ends in .html")
-    if options.output is not None and Path(options.output).suffix.lower() in FILES:
+    if options.output is not None and Path(options.output).suffix.lower() in REPORT_FILES:
         file = Path(options.output)
     elif options.output is not None:
         folder = Path(options.output)
@@ -147,14 +151,8 @@ def _check(options: jsonargparse.Namespace, folder: Path | None, file: Path | No
     """Find the mistakes that would otherwise fail only after minutes of work."""
     if len(options.runs) < 2 and folder is not None:
         raise UserError("compare needs at least two runs, got 1; one is enough for a page: --output FILE.html")
-    if options.images < 0:
-        raise UserError(f"--images is {options.images}; expected 0 or more")
-    if file is not None and options.images and _is_page(file):
-        optional_import("PIL.Image", purpose="a page with attacked images (without: --images 0)", extra="eval")
-
-
-def _is_page(file: Path) -> bool:
-    return file.suffix.lower() != ".json"
+    if file is not None:
+        check_page(file, options.images)
 
 
 def _questions(options: jsonargparse.Namespace, defaults: Defaults, *, paged: bool) -> dict[str, Any]:
@@ -215,11 +213,8 @@ def _write_file(
     evaluations: dict[str, Evaluation],
     notes: list[str],
 ) -> list[Path]:
-    # Here, so that a comparison in the terminal loads no template engine.
-    from fairtat.evaluation.report import Report, make_gallery, read_record, write_report
-
     gallery = None
-    if options.images and _is_page(file):
+    if options.images and is_page(file):
         models = {name: job.model for name, job in jobs.items()}
         data = next(iter(jobs.values())).data
         gallery = make_gallery(models, data, evaluations, count=options.images)

@@ -15,10 +15,12 @@ from fairtat import models
 from fairtat.cli.parser import Parser, comma_separated, number
 from fairtat.cli.processes import one_voice, stop_on_sigterm
 from fairtat.cli.runs import (
+    EVALUATION,
     AttackArguments,
     EvaluationOptions,
     Job,
     answers_line,
+    evaluation_names,
     examine,
     job_of_run,
     job_on_data,
@@ -29,6 +31,15 @@ from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.budget import seconds
 from fairtat.evaluation.merge import Added, added_to
+from fairtat.evaluation.report import (
+    Report,
+    RunRecord,
+    check_page,
+    is_page,
+    make_gallery,
+    read_record,
+    write_report,
+)
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import tables
 from fairtat.training import Number, load_run
@@ -127,6 +138,13 @@ class EvaluateOptions(EvaluationOptions):
     data: DataArguments = field(default_factory=DataArguments)
     """Other images than the run's own."""
 
+    report: str | None = None
+    """Also write a page (.html) of every class, with its figures in the .json file beside it. `fairtat report` makes
+    one of saved results, of one or several models."""
+
+    images: int = 6
+    """Attacked images in the page."""
+
     output: str | None = None
     """Folder for the results; by default RUN/evaluation, RUN/evaluation/DATA or evaluations/MODEL-DATA."""
 
@@ -143,7 +161,8 @@ def parser() -> jsonargparse.ArgumentParser:
         "  fairtat evaluate runs/fairtat --attacks pgd-20,cw-20,autoattack --eps_sweep 4/255,8/255,12/255\n"
         "  fairtat evaluate runs/fairtat --targeted pgd --corruptions all --baseline runs/at\n"
         "  torchrun --nproc-per-node 8 -m fairtat evaluate runs/fairtat --attacks autoattack\n"
-        "  fairtat evaluate --model.name timm:resnet18 --weights r18.pt --data.name cifar10 --attack.eps 8/255",
+        "  fairtat evaluate --model.name timm:resnet18 --weights r18.pt --data.name cifar10 --attack.eps 8/255 \\\n"
+        "    --report r18.html",
         RENAMED,
     )
     parser.add_argument("run", type=str, nargs="?", help="run folder, as `fairtat train` leaves it")
@@ -173,6 +192,8 @@ def run(options: jsonargparse.Namespace) -> int:
 
 def _run(options: jsonargparse.Namespace, device: torch.device, world: World) -> int:
     with world.together():
+        if options.report is not None:
+            check_page(Path(options.report), options.images)
         job = _job(options, device)
         baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
@@ -187,6 +208,9 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
         added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
         added.evaluation.save(job.stored)
         _print(job, evaluation, baseline, added)
+        if options.report is not None:
+            for path in _write_page(options, job, added.evaluation):
+                print(f"written: {path}")
     return 0
 
 
@@ -213,6 +237,20 @@ def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Eval
         fresh=options.fresh,
         budget=budget,
     )
+
+
+def _write_page(options: jsonargparse.Namespace, job: Job, evaluation: Evaluation) -> list[Path]:
+    (name,) = evaluation_names([job.stored])
+    page = Path(options.report)
+    if page.with_suffix(".json").resolve() == job.stored.resolve():
+        raise UserError(f"--report {page} would write its figures over {job.stored}; choose another name")
+    gallery = None
+    if options.images and is_page(page):
+        gallery = make_gallery(
+            {name: job.model}, job.data, {name: evaluation}, count=options.images, normalize=job.normalize
+        )
+    record = RunRecord(name, evaluation) if options.run is None else read_record(options.run, name, evaluation)
+    return write_report(Report([record], gallery=gallery), page)
 
 
 def _print(job: Job, evaluation: Evaluation, baseline: Evaluation | None, added: Added) -> None:
@@ -332,7 +370,7 @@ def _numbers(option: str, given: list[Number] | str, channels: int) -> list[floa
 
 
 def _baseline(path: str, job: Job) -> Evaluation:
-    file = Path(path) / "evaluation" / job.place / f"{job.split}.json" if Path(path).is_dir() else Path(path)
+    file = Path(path) / EVALUATION / job.place / f"{job.split}.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)

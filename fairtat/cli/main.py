@@ -17,6 +17,7 @@ from fairtat.text import escaped
 COMMANDS = {
     "train": "train a classifier adversarially, from a YAML file and options",
     "evaluate": "clean, robust and corrupted accuracy of any model, class by class",
+    "report": "saved evaluations as a page: one, or several side by side",
     "compare": "two or more runs side by side: which classes gained and which lost",
     "study": "several ways of training over seeds and radii, compared with intervals",
     "doctor": "what is installed, which kernels run here, and whether they are right",

@@ -25,6 +25,10 @@ from fairtat.training.distributed import World
 
 ALONE = World()
 
+EVALUATION = "evaluation"
+"""The folder of a run that holds its evaluations."""
+SPLITS = ("test", "val", "all")
+
 EXAMPLE = "8/255"
 LISTED = 8
 """Names in a sentence before it says how many more there are."""
@@ -160,7 +164,7 @@ def job_of_run(run: Run, split: str | None = None, checkpoint: str = "last") -> 
     split = split or "test"
     if split == "all":
         raise UserError(f"{run.path}: split is 'all', but the run was trained on some of that; expected test or val")
-    config, folder = run.config, run.path / "evaluation"
+    config, folder = run.config, run.path / EVALUATION
     refuse_links(folder, folder / "parts")
     return Job(
         name=str(run.path),
@@ -195,7 +199,7 @@ def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "
             f"--data.name {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
         )
     place = Path(name).stem
-    folder = run.path / "evaluation" / place
+    folder = run.path / EVALUATION / place
     refuse_links(folder.parent, folder, folder / "parts")
     return Job(
         name=str(run.path),
@@ -208,6 +212,38 @@ def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "
         norm=run.config.attack.norm,
         place=place,
     )
+
+
+def evaluation_names(paths: Sequence[Path]) -> list[str]:
+    """Short names of evaluations' files: RUN/evaluation/test.json has the run's, page/ours.json is "ours".
+
+    Raises:
+        UserError: the same file is given twice.
+    """
+    parts = [_named_parts(path.resolve().with_suffix("")) for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UserError("expected different evaluations, but the same file is given twice")
+    while min(map(len, parts)) > 2:
+        last = {part[-1] for part in parts}
+        if len(last) > 1 or (len(parts) == 1 and not last & set(SPLITS)):
+            break  # what tells them apart, or names the only one
+        parts = [part[:-1] for part in parts]
+    return shortest_ends(parts)
+
+
+def _named_parts(path: Path) -> tuple[str, ...]:
+    """The parts of a path; RUN/evaluation/DATA is one, "RUN/DATA"."""
+    *folders, name = path.parts
+    if EVALUATION not in folders[1:]:
+        return path.parts
+    at = len(folders) - 1 - folders[::-1].index(EVALUATION)
+    return (*folders[: at - 1], "/".join((folders[at - 1], *folders[at + 1 :])), name)
+
+
+def shortest_ends(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The shortest ends of different paths, each given by its parts, that tell them apart: mostly the last part."""
+    length = next(k for k in range(1, max(map(len, paths)) + 1) if len({path[-k:] for path in paths}) == len(paths))
+    return [str(Path(*path[-length:])) for path in paths]
 
 
 def answers_line(evaluation: Evaluation) -> str:

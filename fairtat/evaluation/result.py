@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ FORMAT = 2
 
 CLEAN, WORST = "clean", "worst"
 KINDS = ("clean", "attack", "sweep", "corruption", "worst")
+_FIELDS = {"class_names", "conditions", "primary"}
+"""A file with none of them is no damaged evaluation but another kind of file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,6 +293,8 @@ class Evaluation:
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             found = values.get("format") if isinstance(values, Mapping) else type(values).__name__
             raise ValueError(f"not an evaluation of format {FORMAT} (found {found!r}); evaluate again")
+        if not _FIELDS & set(values):  # report.json has a format 2 too
+            raise ValueError("not an evaluation, as `fairtat evaluate` writes it")
         try:
             values = printable_values(values)
             targeted = values["targeted"]
@@ -304,8 +308,9 @@ class Evaluation:
                 untried=tuple(Untried(**each) for each in values.get("untried", ())),
                 source=dict(values["source"]),
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"evaluation lacks or misnames a field ({error})") from error
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            # RuntimeError: torch, of numbers that are no counts; the others: of any other value in a field's place.
+            raise ValueError(f"evaluation lacks or misnames a field ({_first_line(error)})") from error
 
     def save(self, path: str | Path) -> None:
         """Write ``path`` (.json) and the per-sample outcomes beside it (.npz), each atomically."""
@@ -326,12 +331,12 @@ class Evaluation:
         ``OSError`` when a file is missing, ``ValueError`` when one is damaged or they do not belong together.
         """
         path = Path(path)
-        samples = Samples.from_npz(path.with_suffix(".npz"))
         try:
-            evaluation = cls.from_dict(parse_json(path.read_bytes(), path.name), samples)
+            evaluation = cls.from_dict(parse_json(path.read_bytes(), path.name))
         except (DamagedFile, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-        if not _agree(samples, evaluation.conditions, evaluation.num_classes):
+        evaluation = replace(evaluation, samples=Samples.from_npz(path.with_suffix(".npz")))
+        if not _agree(evaluation):
             raise ValueError(f"{path} and its .npz disagree; evaluate again")
         return evaluation
 
@@ -342,11 +347,18 @@ def _swept(condition: Condition) -> tuple[str, str, int] | None:
     return (settings.name, settings.norm, settings.seed) if isinstance(settings, AttackSettings) else None
 
 
-def _agree(samples: Samples, conditions: Iterable[Condition], num_classes: int) -> bool:
-    return all(
-        condition.name in samples.names
-        and torch.equal(found.confusion, condition.confusion)
-        and found.nonfinite == condition.figures.nonfinite
-        for condition in conditions
-        for found in [ClassFigures.of(samples.label, samples.pred_of(condition.name), num_classes)]
-    )
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _agree(evaluation: Evaluation) -> bool:
+    """Whether the counts are those of the per-sample outcomes."""
+    samples = evaluation.samples
+    assert samples is not None
+    for condition in evaluation.conditions:
+        if condition.name not in samples.names:
+            return False
+        found = ClassFigures.of(samples.label, samples.pred_of(condition.name), evaluation.num_classes)
+        if not torch.equal(found.confusion, condition.confusion) or found.nonfinite != condition.figures.nonfinite:
+            return False
+    return True

@@ -22,12 +22,17 @@ from fairtat.evaluation.report.spread import spreads
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.text import wording
 from fairtat.files import write_atomic
+from fairtat.optional import optional_import
 from fairtat.text import printable, shortened
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["class_table", "render", "write_report"]
+__all__ = ["REPORT_FILES", "check_page", "class_table", "is_page", "render", "write_report"]
+
+PAGES = (".html", ".htm")
+REPORT_FILES = (*PAGES, ".json")
+"""Suffixes of a report's file; one that ends in .json holds the figures alone."""
 
 RUN_COLORS = 7
 """Colors in report.css; more runs use them again, with other dashes."""
@@ -39,6 +44,30 @@ OPEN_CLASSES = 24
 """Classes that a chart shows at once; the others can be unfolded."""
 
 
+def is_page(path: Path) -> bool:
+    """Whether a report with this name is a page, rather than its figures alone."""
+    return path.suffix.lower() in PAGES
+
+
+def check_page(path: Path, images: int = 0) -> None:
+    """Find what would keep a report from being written to ``path``, before minutes of work are spent on its figures.
+
+    Args:
+        images: how many attacked images it is to show.
+
+    Raises:
+        UserError: another suffix, fewer than 0 images, or a package that draws is missing.
+    """
+    if path.suffix.lower() not in REPORT_FILES:
+        raise UserError(f"a report is written to a file that ends in .html or .json, got {path}")
+    if images < 0:
+        raise UserError(f"--images is {images}; expected 0 or more")
+    if is_page(path):
+        optional_import("jinja2", purpose="a page", extra="eval")
+    if is_page(path) and images:
+        optional_import("PIL.Image", purpose="a page with attacked images (without: --images 0)", extra="eval")
+
+
 def write_report(report: Report, path: str | Path) -> list[Path]:
     """Write the page to ``path`` and the figures to the .json file beside it, each in one step; returns both.
 
@@ -48,11 +77,10 @@ def write_report(report: Report, path: str | Path) -> list[Path]:
         UserError: ``path`` ends in neither .html nor .json, or cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm", ".json"):
-        raise UserError(f"a report is written to a file that ends in .html or .json, got {path}")
+    check_page(path)
     # Without line breaks: a confusion matrix of 1,000 classes would be a million lines.
     contents = {path.with_suffix(".json"): json.dumps(report.to_dict(), allow_nan=False) + "\n"}
-    if path.suffix.lower() != ".json":
+    if is_page(path):
         contents[path] = render(report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
