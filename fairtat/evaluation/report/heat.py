@@ -11,7 +11,9 @@ import numpy as np
 
 from fairtat.evaluation.attacks.settings import radius
 from fairtat.evaluation.metrics.figures import ClassFigures
+from fairtat.evaluation.report.order import confusion_shares
 from fairtat.evaluation.report.record import RunRecord
+from fairtat.evaluation.text.wording import MISSING
 from fairtat.text import shortened
 
 __all__ = [
@@ -34,6 +36,9 @@ SHADES = 12
 NUMBERED = 16
 """Up to this many classes a map has a number in every cell; larger ones are mosaics with a list of the main pairs."""
 
+NAMED = 64
+"""Up to this many classes a mosaic has names at its left."""
+
 PAIRS = 12
 STRIP_ROWS = 24
 STRIP_COLUMNS = 60
@@ -43,11 +48,15 @@ STRIP_NAME_COLUMNS = 11
 
 @dataclass(frozen=True)
 class Cell:
-    """``shade`` is a CSS class: "" for nothing, s1..s12, or g1..g12 and l1..l12 for gains and losses."""
+    """``shade`` is a CSS class: "" for nothing, s1..s12, or g1..g12 and l1..l12 for gains and losses.
+
+    ``known`` is False where there is nothing to say, of a class without images.
+    """
 
     text: str
     shade: str
     diagonal: bool = False
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,18 @@ class Mosaic:
     height: int
     paths: dict[str, str]
 
+    @property
+    def named(self) -> bool:
+        """Whether there is room for a name at each row."""
+        return self.height <= NAMED
+
 
 @dataclass(frozen=True)
 class HeatMap:
     """A class-by-class matrix: numbers in a table for few classes, else a mosaic; and its most prominent pairs.
 
-    ``scale`` holds what the strongest shades of either direction mean, of a map that has its own scale.
+    ``scale`` holds what the strongest shades of either direction mean, of a map that has its own scale; ``figures``
+    what a mosaic's cells say: a ";" between rows, of which each has "column:text" for its cells, except zeros.
     """
 
     title: str
@@ -75,6 +90,8 @@ class HeatMap:
     row_header: str = "true class"
     column_header: str = "predicted"
     scale: tuple[str, str] | None = None
+    figures: str = ""
+    unit: str = "%"
 
     @property
     def short_names(self) -> list[str]:
@@ -106,31 +123,35 @@ class Strip:
         return shortened(self.names, STRIP_NAME_COLUMNS)
 
 
-def confusion_map(title: str, figures: ClassFigures, names: Sequence[str]) -> HeatMap:
-    """Where the images of each class go, in percent of the class."""
-    return _matrix(title, _row_shares(figures), names, _of_all, _percent)
+def confusion_map(
+    title: str, figures: ClassFigures, names: Sequence[str], order: Sequence[int] | None = None
+) -> HeatMap:
+    """Where the images of each class go, in percent of the class; rows and columns in ``order``, or the data's."""
+    return _matrix(title, confusion_shares(figures), names, _of_all, _percent, order)
 
 
-def difference_map(title: str, before: ClassFigures, after: ClassFigures, names: Sequence[str]) -> HeatMap:
+def difference_map(
+    title: str, before: ClassFigures, after: ClassFigures, names: Sequence[str], order: Sequence[int] | None = None
+) -> HeatMap:
     """What another run changed, in points. More on the diagonal is a gain, more beside it is a loss."""
-    change = _row_shares(after) - _row_shares(before)
+    change = confusion_shares(after) - confusion_shares(before)
     limit = float(np.nanmax(np.abs(change)))
 
     def shade(value: float, own: bool) -> str:
         return _shade(abs(value), limit or 1.0, "g" if (value > 0) == own else "l")
 
-    found = _matrix(title, change, names, shade, _signed)
+    found = replace(_matrix(title, change, names, shade, _signed, order), unit=" points")
     reach = f"{100 * limit:.1f} points"
     return replace(found, scale=(f"{reach} worse", f"{reach} better")) if limit else found
 
 
-def targeted_map(record: RunRecord) -> HeatMap | None:
+def targeted_map(record: RunRecord, order: Sequence[int] | None = None) -> HeatMap | None:
     """The share of each class that an attack turns into each other class; None without a targeted sweep."""
     sweep = record.evaluation.targeted
     if sweep is None:
         return None
     names = record.evaluation.class_names
-    return _matrix(record.name, sweep.rate.numpy(), names, _of_all, _percent, column_header="turned into")
+    return _matrix(record.name, sweep.rate.numpy(), names, _of_all, _percent, order, column_header="turned into")
 
 
 def corruption_map(record: RunRecord) -> HeatMap | None:
@@ -193,9 +214,12 @@ def _matrix(
     names: Sequence[str],
     shade: Callable[[float, bool], str],
     text: Callable[[float], str],
+    order: Sequence[int] | None = None,
     column_header: str = "predicted",
 ) -> HeatMap:
     """From (C, C) with NaN where there is nothing to say; ``shade`` is also told whether a value is on the diagonal."""
+    if order is not None:
+        values, names = values[np.ix_(order, order)], [names[k] for k in order]
     cells = tuple(
         tuple(_cell(value, shade, text, own=y == k) for k, value in enumerate(row))
         for y, row in enumerate(values.tolist())
@@ -211,7 +235,14 @@ def _matrix(
         mosaic=None if few else _mosaic([[cell.shade for cell in row] for row in cells]),
         pairs=tuple((names[y], names[k], text(float(values[y, k]))) for _, y, k in largest),
         column_header=column_header,
+        figures="" if few else ";".join(map(_row_text, cells)),
     )
+
+
+def _row_text(cells: Sequence[Cell]) -> str:
+    """The cells of a row that are not zero, a dash where there is nothing to say."""
+    said = ((k, cell.text if cell.known else MISSING) for k, cell in enumerate(cells))
+    return ",".join(f"{k}:{text}" for k, text in said if text)
 
 
 def _strip(run: int, record: RunRecord, matrix: np.ndarray, last_epoch: int, form: str) -> Strip | None:
@@ -249,13 +280,6 @@ def _mosaic(shades: Sequence[Sequence[str]]) -> Mosaic:
     return Mosaic(len(shades[0]), len(shades), {shade: "".join(paths[shade]) for shade in sorted(paths)})
 
 
-def _row_shares(figures: ClassFigures) -> np.ndarray:
-    """(C, C) confusion in shares of the label's images; NaN for a class without any."""
-    counts = figures.confusion.numpy().astype(float)
-    n = np.array(figures.n, dtype=float)[:, None]
-    return np.asarray(np.divide(counts, n, out=np.full_like(counts, math.nan), where=n > 0))
-
-
 def _shade(value: float, full: float, kind: str, least: int = 0) -> str:
     if math.isnan(value):
         return ""
@@ -270,7 +294,7 @@ def _of_all(value: float, own: bool) -> str:
 def _cell(value: float, shade: Callable[[float, bool], str], text: Callable[[float], str], own: bool = False) -> Cell:
     """A zero is left empty: what is there stands out."""
     if math.isnan(value):
-        return Cell("", "", own)
+        return Cell("", "", own, known=False)
     written = text(value)
     return Cell("" if written == "0" else written, shade(value, own), own)
 

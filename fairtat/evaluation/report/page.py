@@ -16,6 +16,7 @@ from fairtat.evaluation.attacks.settings import radius
 from fairtat.evaluation.compare import Comparison
 from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
+from fairtat.evaluation.report.order import order_by_confusion
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.evaluation.report.report import Report
 from fairtat.evaluation.report.spread import spreads
@@ -156,6 +157,8 @@ def _context(report: Report) -> dict[str, Any]:
     scored = [(record.evaluation.clean, record.evaluation.robust) for record in records]
     numbered = list(enumerate(records))
     first = records[0].evaluation.robust
+    # A few classes stay in the order in which everybody knows them.
+    order = order_by_confusion([robust for _, robust in scored]) if len(names) > heat.NUMBERED else None
     return {
         "report": report,
         "version": __version__,
@@ -177,13 +180,15 @@ def _context(report: Report) -> dict[str, Any]:
         "training_charts": curves.training_charts(records),
         "confusions": [
             (
-                heat.confusion_map("clean images", clean, names),
-                heat.confusion_map("under attack", robust, names),
-                heat.difference_map(f"under attack, less {records[0].name}", first, robust, names) if run else None,
+                heat.confusion_map("clean images", clean, names, order),
+                heat.confusion_map("under attack", robust, names, order),
+                heat.difference_map(f"under attack, less {records[0].name}", first, robust, names, order)
+                if run
+                else None,
             )
             for run, (clean, robust) in enumerate(scored)
         ],
-        "targeted": _present(heat.targeted_map(record) for record in records),
+        "targeted": _present(heat.targeted_map(record, order) for record in records),
         "corruptions": _present(heat.corruption_map(record) for record in records),
         "radius_strips": _present(heat.radius_strip(run, record) for run, record in numbered),
         "target_strips": _present(heat.target_strip(run, record) for run, record in numbered),
@@ -193,6 +198,7 @@ def _context(report: Report) -> dict[str, Any]:
         "configs": [(record.name, text) for record in records if (text := facts.config_text(record)) is not None],
         "findings": [(record.name, finding) for record in records for finding in record.evaluation.findings],
         "shades": heat.SHADES,
+        "map_names": json.dumps([names[k] for k in order], ensure_ascii=False) if order is not None else None,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fairtat.evaluation.report import Report, RunRecord
+from fairtat.evaluation.report.order import order_by_confusion
 from fairtat.evaluation.report.page import write_report
 
 Record = Callable[..., RunRecord]
@@ -189,3 +190,85 @@ def test_text_stands_out_from_its_background(opened: Open, report: Report) -> No
     for scheme in ("light", "dark"):
         page = opened(report, color_scheme=scheme)
         assert page.locator("table.heat td").evaluate_all(contrast) >= 4.5, scheme
+
+
+def signs(record: Record, runs: int) -> Report:
+    names = [f"Speed limit ({k}km/h) for vehicles over 3.5 metric tons" for k in range(43)]
+    made = [record(f"a method of training {k}", classes=43, per_class=7, names=names, seed=k) for k in range(runs)]
+    return Report(made)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_the_last_column_of_43_classes_is_in_sight_at_1280_pixels(opened: Open, record: Record, runs: int) -> None:
+    page = opened(signs(record, runs), width=1280)
+    box = page.locator("table.sortable").locator("xpath=..")
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    last = page.locator("table.sortable thead tr:last-child th:last-child").bounding_box()
+    assert last["x"] + last["width"] <= 1280
+
+
+def told(record: RunRecord, label: int, predicted: int) -> str:
+    """The sentence of a cell of the main attack's confusions, by position in the data."""
+    figures, names = record.evaluation.robust, record.evaluation.class_names
+    share = int(figures.confusion[label, predicted]) / figures.n[label]
+    return f"true class {names[label]}, predicted {names[predicted]}: {100 * share:.0f}%"
+
+
+def test_a_mosaic_tells_both_classes_under_the_pointer_and_by_the_keyboard(opened: Open, record: Record) -> None:
+    report = signs(record, 1)
+    page = opened(report, width=1280)
+    run = report.records[0]
+    order = order_by_confusion([run.evaluation.robust])
+    figure = page.locator("figure.matrix").nth(1)
+    mosaic, readout = figure.locator(".mosaic"), figure.locator(".readout")
+    area = mosaic.locator("svg").bounding_box()
+    unit = area["width"] / 43
+    assert figure.locator(".cursor").is_hidden()
+    for row, column in ((0, 0), (3, 40), (42, 42)):
+        mosaic.locator("svg").hover(position={"x": (column + 0.5) * unit, "y": (row + 0.5) * unit})
+        assert readout.inner_text() == told(run, order[row], order[column])
+    page.mouse.move(0, 0)
+    assert readout.inner_text() == ""
+    mosaic.focus()
+    assert readout.inner_text() == told(run, order[0], order[0])
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert readout.inner_text() == told(run, order[2], order[1])
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")  # at the edge
+    assert readout.inner_text() == told(run, order[1], order[0])
+    page.keyboard.press("Tab")
+    assert readout.inner_text() == ""
+
+
+def test_a_small_map_tells_its_cells_too(opened: Open, report: Report) -> None:
+    page = opened(report, width=1280)
+    run = report.records[0]
+    figure = page.locator("figure.matrix").nth(1)
+    box, readout = figure.locator(".scroll"), figure.locator(".readout")
+    figure.locator("tbody tr").nth(2).locator("td").nth(3).hover()
+    assert readout.inner_text() == told(run, 2, 3)
+    box.focus()
+    page.mouse.move(0, 0)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert readout.inner_text() == told(run, 1, 1)
+    for _ in range(12):
+        page.keyboard.press("ArrowDown")
+    assert readout.inner_text() == "true class truck, predicted automobile: no images"
+    page.keyboard.press("Tab")
+    assert figure.locator("td.at").count() == 0
+
+
+def test_names_stand_beside_the_rows_of_a_mosaic(opened: Open, record: Record) -> None:
+    page = opened(signs(record, 1), width=1280)
+    figure = page.locator("figure.matrix").first
+    area = figure.locator(".mosaic svg").bounding_box()
+    names = figure.locator(".mosaic-names span")
+    assert names.count() == 43
+    for k in (0, 20, 42):
+        box = names.nth(k).bounding_box()
+        middle = area["y"] + (k + 0.5) / 43 * area["height"]
+        assert abs(box["y"] + box["height"] / 2 - middle) < area["height"] / 43 / 2
+        assert box["x"] + box["width"] <= area["x"]

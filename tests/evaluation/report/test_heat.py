@@ -132,3 +132,21 @@ def test_targeted_and_corruption_maps_are_there_when_they_were_asked_for(record:
     assert (corrupted.names, corrupted.columns) == (("gaussian noise",), ("1", "3"))
     error = rich.evaluation.corruption_errors()["gaussian_noise"][3]
     assert corrupted.cells[0][1].text == f"{100 * (1 - error):.0f}"
+
+
+def test_an_order_moves_rows_and_columns_together_and_keeps_names_with_their_figures() -> None:
+    random = np.random.default_rng(1)
+    confusion = torch.from_numpy(random.integers(0, 5, (20, 20))) + 9 * torch.eye(20, dtype=torch.int64)
+    confusion[7] = 0  # a class without images
+    names = [f"name {k}" for k in range(20)]
+    order = random.permutation(20).tolist()
+    found = heat.confusion_map("title", ClassFigures(confusion), names, order)
+    assert found.names == found.columns == tuple(names[k] for k in order)
+    rows = [dict(cell.split(":") for cell in row.split(",") if cell) for row in found.figures.split(";")]
+    for at, label in enumerate(order):
+        for column, predicted in enumerate(order):
+            said = rows[at].get(str(column), "0")
+            if label == 7:
+                assert said == "–"
+            else:
+                assert said == f"{100 * int(confusion[label, predicted]) / int(confusion[label].sum()):.0f}"

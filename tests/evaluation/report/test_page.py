@@ -80,7 +80,7 @@ def test_a_sorting_table_has_a_row_for_every_class_and_a_button_for_every_column
     record: Record, read: Callable[[str], Any]
 ) -> None:
     html = render(Report(runs(record, 3)))
-    table = re.search(r'<table class="sortable">.*?</table>', html, re.DOTALL)
+    table = re.search(r'<table class="sortable dense">.*?</table>', html, re.DOTALL)
     assert table is not None
     page = read(table[0])
     assert len(page.attributes("button")) == 2 + 2 + 3 + 3

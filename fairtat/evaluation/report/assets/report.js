@@ -34,6 +34,89 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A cell of a heat map is told in words: under the pointer, and by arrow keys while the map has the focus.
+for (const figure of document.querySelectorAll("figure.matrix")) {
+  const readout = figure.querySelector(".readout");
+  const table = figure.querySelector("table.heat");
+  const mosaic = figure.querySelector(".mosaic");
+  const box = mosaic ?? table.closest(".scroll");
+  const drawing = mosaic?.querySelector("svg");
+  const { row: rowHeader, column: columnHeader, unit } = figure.dataset;
+  let rows, columns, textOf, mark;
+
+  if (mosaic) {
+    const names = JSON.parse(figure.closest("[data-names]").dataset.names);
+    const labels = figure.querySelectorAll(".mosaic-names span");
+    const figures = mosaic.dataset.figures.split(";").map(
+      row => new Map(row ? row.split(",").map(cell => cell.split(":")) : []));
+    const cursor = drawing.querySelector(".cursor");
+    const [across, down, frame] = cursor.children;
+    rows = columns = names;
+    textOf = (row, column) => figures[row].get(String(column)) ?? "0";
+    mark = (row, column) => {
+      cursor.toggleAttribute("hidden", row === null);
+      labels.forEach((label, k) => label.classList.toggle("at", k === row));
+      if (row === null) return;
+      across.setAttribute("y", row);
+      down.setAttribute("x", column);
+      frame.setAttribute("y", row);
+      frame.setAttribute("x", column);
+    };
+  } else {
+    const body = [...table.tBodies[0].rows];
+    rows = body.map(row => row.cells[0].title);
+    columns = [...table.tHead.rows[0].cells].slice(1).map(head => head.title);
+    const cellOf = (row, column) => body[row].cells[column + 1];
+    textOf = (row, column) => {
+      const cell = cellOf(row, column);
+      return cell.hasAttribute("data-none") ? "\u2013" : cell.textContent || "0";
+    };
+    let marked = null;
+    mark = (row, column) => {
+      marked?.classList.remove("at");
+      marked = row === null ? null : cellOf(row, column);
+      marked?.classList.add("at");
+    };
+  }
+
+  const show = (row, column) => {
+    mark(row, column);
+    if (row === null) {
+      readout.textContent = "";
+      return;
+    }
+    const text = textOf(row, column);
+    readout.textContent = `${rowHeader} ${rows[row]}, ${columnHeader} ${columns[column]}: ` +
+      (text === "\u2013" ? "no images" : text + unit);
+  };
+  const at = { row: 0, column: 0 };
+  const rest = () => (document.activeElement === box ? show(at.row, at.column) : show(null));
+
+  box.addEventListener("pointermove", event => {
+    if (drawing) {
+      const area = drawing.getBoundingClientRect();
+      const row = Math.floor((event.clientY - area.top) / area.height * rows.length);
+      const column = Math.floor((event.clientX - area.left) / area.width * columns.length);
+      if (row in rows && column in columns) show(row, column);
+    } else {
+      const cell = event.target.closest("td");
+      if (cell) show(cell.parentNode.sectionRowIndex, cell.cellIndex - 1);
+    }
+  });
+  box.addEventListener("pointerleave", rest);
+  box.addEventListener("focus", rest);
+  box.addEventListener("blur", rest);
+  box.addEventListener("keydown", event => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    at.row = Math.min(Math.max(at.row + step[0], 0), rows.length - 1);
+    at.column = Math.min(Math.max(at.column + step[1], 0), columns.length - 1);
+    show(at.row, at.column);
+    box.querySelector("td.at")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+}
+
 // What is folded on a screen is wanted on paper.
 const unfolded = [];
 window.addEventListener("beforeprint", () => {
