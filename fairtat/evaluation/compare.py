@@ -17,7 +17,7 @@ from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
 from fairtat.evaluation.text.story import against_baseline
 
-CHOOSING = ("worst", "worst_fifth", "gap", "std")
+CHOOSING = ("worst", "worst_fifth", "gap", "std", "gini")
 """Figures that choose or weigh classes by their accuracy, for which only a bootstrap gives intervals."""
 
 
@@ -107,7 +107,7 @@ class Comparison:
         )
 
     def figure_change(self, name: str, figure: str) -> Difference:
-        """The change of robust "average", "worst", "worst_fifth", "gap" or "std" from the first run to ``name``."""
+        """The change of robust "average" or one of `CHOOSING` from the first run to ``name``."""
         return self.average_change(name) if figure == "average" else self.bootstraps(name)[figure]
 
     def bootstraps(self, name: str) -> dict[str, Bootstrap]:

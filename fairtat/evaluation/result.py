@@ -267,8 +267,9 @@ class Evaluation:
 
         Format 2. ``source``: where model and data came from. ``class_names`` (C,). ``num_samples``. ``primary``: the
         main attack's name. ``conditions``: a list of objects with ``name``, ``kind``, ``title``, ``settings`` (null for
-        clean and worst), ``attacked``, ``average``, ``worst`` {class, name, accuracy}, ``worst_fifth``, ``std``,
-        ``gap``, ``classes`` (a list of {class, name, n, correct, accuracy or null, interval [low, high], cfps, cfns}),
+        clean and worst), ``attacked``, ``average``, ``worst`` {class, name, accuracy, interval, corrected,
+        lowest_interval}, ``worst_fifth``, ``std``, ``gap``, ``gini``, ``classes`` (a list of {class, name, n, correct,
+        accuracy or null, interval [low, high], simultaneous [low, high], cfps, cfns}),
         ``confusion`` [label][prediction] and ``nonfinite`` (C,), samples without a prediction, empty if there are none.
         ``mean_corruption_error`` or null. ``targeted``: null or {settings,
         n (C,), reached [label][target]}. ``findings``: a list of {id, severity, text}. ``untried``: a list of

@@ -78,6 +78,7 @@ def test_one_number_has_one_interval_wherever_it_is_shown(comparison: Comparison
     for label, figure in (
         ("average", "average"), ("worst class", "worst"), ("worst 20%", "worst_fifth"), ("best - worst", "gap"),
         ("std", "std"),
+        ("Gini", "gini"),
     ):  # fmt: skip
         change = comparison.figure_change("fair", figure)
         kept = values["robust"]["average"] if figure == "average" else values["bootstrap"][figure]

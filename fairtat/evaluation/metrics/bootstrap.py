@@ -11,6 +11,7 @@ import numpy as np
 
 from fairtat.checks import check_count
 from fairtat.errors import did_you_mean
+from fairtat.evaluation.metrics.figures import gini
 from fairtat.evaluation.metrics.intervals import Difference
 from fairtat.evaluation.result import Evaluation
 
@@ -33,6 +34,7 @@ FIGURES: dict[str, Figure] = {
     "average": lambda accuracy, share: np.nan_to_num(accuracy) @ share,
     "gap": lambda accuracy, share: np.nanmax(accuracy, axis=1) - np.nanmin(accuracy, axis=1),
     "std": lambda accuracy, share: np.nanstd(accuracy, axis=1),
+    "gini": lambda accuracy, share: gini(accuracy[:, share > 0]),
 }
 """The figures that can be asked for by name; their definitions are `ClassFigures`'s."""
 

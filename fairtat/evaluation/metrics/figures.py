@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fairtat.evaluation.metrics.intervals import wilson
+from fairtat.evaluation.metrics.lowest import Lowest, lowest_accuracy
 from fairtat.evaluation.samples import NONE
 from fairtat.fairness import ClassStats
 
@@ -24,7 +25,7 @@ class ClassFigures:
     ``confusion`` is (C, C) int64, [label, prediction]. ``nonfinite`` counts apart, for each class, the samples for
     which the model named no class because its logits were not finite: they belong to ``n`` and are wrong; () if there
     are none. A class without samples has accuracy NaN, interval (0, 1), and is not counted in ``worst``, ``std``,
-    ``gap`` and ``worst_fifth``.
+    ``gap``, ``worst_fifth`` and ``gini``.
     """
 
     confusion: torch.Tensor
@@ -106,15 +107,38 @@ class ClassFigures:
         """Highest minus lowest class accuracy."""
         return self._present[-1] - self._present[0]
 
+    @cached_property
+    def gini(self) -> float:
+        """Normalized Gini coefficient of the class accuracies: 0 where all are equal, 1 where one class has it all.
+
+        ``sum_i sum_j |a_i - a_j| / (2 C (C - 1) mean(a))``; 0 for one class, and where no class has anything.
+
+        Source: Gini 1912; the factor C / (C - 1) is Deltas's, Review of Economics and Statistics 85 (2003).
+        """
+        return float(gini(np.array([self._present]))[0])
+
+    @cached_property
+    def lowest(self) -> Lowest:
+        """Simultaneous intervals, and what the lowest accuracy is when its bias is taken off."""
+        return lowest_accuracy(self.correct, self.n)
+
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """The counts and every figure as plain JSON values (an absent class's accuracy is null)."""
         worst, value = self.worst
         return {
             "average": self.average,
-            "worst": {"class": worst, "name": class_names[worst], "accuracy": value},
+            "worst": {
+                "class": worst,
+                "name": class_names[worst],
+                "accuracy": value,
+                "interval": list(self.lowest.simultaneous[worst]),
+                "corrected": self.lowest.corrected,
+                "lowest_interval": list(self.lowest.interval),
+            },
             "worst_fifth": self.worst_fifth,
             "std": self.std,
             "gap": self.gap,
+            "gini": self.gini,
             "classes": [
                 {
                     "class": k,
@@ -123,6 +147,7 @@ class ClassFigures:
                     "correct": self.correct[k],
                     "accuracy": None if n == 0 else self.accuracy[k],
                     "interval": list(self.interval[k]),
+                    "simultaneous": list(self.lowest.simultaneous[k]),
                     "cfps": self.cfps[k],
                     "cfns": self.cfns[k],
                 }
@@ -140,6 +165,15 @@ class ClassFigures:
         counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
         nonfinite = np.bincount(label[~named].astype(np.int64), minlength=num_classes)
         return cls(torch.from_numpy(counts), tuple(nonfinite.tolist()) if nonfinite.any() else ())
+
+
+def gini(accuracy: np.ndarray) -> np.ndarray:
+    """Normalized Gini coefficient (draws,) of class accuracies (draws, C); see `ClassFigures.gini`."""
+    count = accuracy.shape[1]
+    total = accuracy.sum(axis=1)
+    rank = 2 * np.arange(1, count + 1) - count - 1
+    spread = np.sort(accuracy, axis=1) @ rank
+    return np.asarray(np.divide(spread, (count - 1) * total, out=np.zeros_like(total), where=(total > 0) & (count > 1)))
 
 
 def rho(before: ClassFigures, after: ClassFigures) -> float:

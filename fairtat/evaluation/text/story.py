@@ -14,7 +14,7 @@ from fairtat.evaluation.text.wording import ascii_minus, between, called, percen
 if TYPE_CHECKING:
     from fairtat.evaluation.compare import Change, Comparison
 
-__all__ = ["Story", "against_baseline", "beside_baseline", "of_one_run"]
+__all__ = ["Story", "against_baseline", "beside_baseline", "lowest_of", "of_one_run"]
 
 NAMED = 4
 """Classes that a sentence names before it counts the rest."""
@@ -91,6 +91,8 @@ def of_one_run(name: str, evaluation: Evaluation) -> Story:
     ]
     if robust.gap:
         details.append(f"The best class, {names[best]}, is {100 * robust.gap:.1f} points above the worst.")
+    if len(present) > 1:
+        details.append(lowest_of(evaluation))
     if sum(robust.n) > sum(robust.correct):
         magnet = max(range(len(names)), key=lambda k: robust.cfps[k])
         details.append(
@@ -101,6 +103,25 @@ def of_one_run(name: str, evaluation: Evaluation) -> Story:
         headline=f"{_start(called(names[worst]))} is the worst class of {name}: {percent(value)}% of its images "
         f"withstand the attack [{percent(low)}, {percent(high)}].",
         details=tuple(details),
+    )
+
+
+def lowest_of(evaluation: Evaluation) -> str:
+    """What the figure of the worst class is worth: it was chosen because it came out lowest."""
+    robust = evaluation.robust
+    worst, value = robust.worst
+    classes, lowest = sum(n > 0 for n in robust.n), robust.lowest
+    low, high = lowest.simultaneous[worst]
+    bias = (
+        "there is next to no bias in it"
+        if percent(lowest.corrected) == percent(value)
+        else f"it is biased low: corrected, {percent(lowest.corrected)}%"
+    )
+    return (
+        f"{percent(value)}% is the lowest of {classes} estimates, and {bias}. The lowest true accuracy, whichever "
+        f"class has it, lies in [{percent(lowest.interval[0])}, {percent(lowest.interval[1])}], and that of "
+        f"{called(evaluation.class_names[worst])} in [{percent(low)}, {percent(high)}] (95% for all {classes} classes "
+        "at once, by Sidak's correction of Clopper-Pearson intervals)."
     )
 
 

@@ -14,7 +14,8 @@ from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.metrics.intervals import Difference
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.text.layout import Cell, Column, FittedTable
-from fairtat.evaluation.text.wording import plain_points
+from fairtat.evaluation.text.story import lowest_of
+from fairtat.evaluation.text.wording import ascii_minus, plain_points
 from fairtat.text import printable, shortened
 
 BAR_WIDTH = 10
@@ -28,8 +29,9 @@ _SUMMARY: dict[str, tuple[str, Callable[[ClassFigures], float]]] = {
     "worst 20%": ("worst_fifth", lambda f: f.worst_fifth),
     "best - worst": ("gap", lambda f: f.gap),
     "std": ("std", lambda f: f.std),
+    "Gini": ("gini", lambda f: f.gini),
 }
-_LESS_IS_BETTER = ("gap", "std")
+_LESS_IS_BETTER = ("gap", "std", "gini")
 
 
 def tables(evaluation: Evaluation) -> list[FittedTable]:
@@ -58,7 +60,8 @@ def evaluation_table(evaluation: Evaluation) -> FittedTable:
     clean, robust = evaluation.clean, evaluation.robust
     table = FittedTable(
         title=f"{evaluation.condition(evaluation.primary).title}; {clean.total} images",
-        caption="In %, with Wilson 95% intervals. * worst class. CFPS: share of all robust errors that name it.",
+        caption="In %, with Wilson 95% intervals. * worst class. CFPS: share of all robust errors that name it. "
+        f"Gini: of the class accuracies, normalized. {ascii_minus(lowest_of(evaluation))}",
         columns=[
             *_class_columns(),
             Column("clean", group=1),

@@ -50,6 +50,10 @@ def by_hand(
         ("worst", lambda accuracy: accuracy.min()),
         ("gap", lambda accuracy: accuracy.max() - accuracy.min()),
         ("std", lambda accuracy: accuracy.std()),
+        (
+            "gini",
+            lambda accuracy: np.abs(accuracy[:, None] - accuracy).mean() / (2 * accuracy.mean()) * 3 / (3 - 1),
+        ),
         ("average", lambda accuracy: (accuracy * [60, 90, 30]).sum() / 180),
         (2, lambda accuracy: accuracy[2]),
     ],

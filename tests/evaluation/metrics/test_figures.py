@@ -62,6 +62,28 @@ def test_figures_of_labels_and_predictions_are_counted() -> None:
     assert figures.confusion.tolist() == [[2, 2, 0], [1, 1, 0], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_gini_is_the_mean_difference_of_all_pairs_of_classes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n, classes = random.integers(1, 30, 7), 7
+    n[3] = 0  # a class without images is not one of the pairs
+    correct = random.binomial(n, random.random(7))
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    for k in range(classes):
+        confusion[k, k], confusion[k, (k + 1) % classes] = int(correct[k]), int(n[k] - correct[k])
+    share = [c / m for c, m in zip(correct, n, strict=True) if m]
+    pairs = [abs(a - b) for i, a in enumerate(share) for j, b in enumerate(share) if i != j]
+    assert ClassFigures(confusion).gini == pytest.approx(np.mean(pairs) / (2 * np.mean(share)))
+
+
+def test_gini_is_0_for_equal_classes_and_1_where_one_has_everything() -> None:
+    for correct, expected in (((5, 5, 5), 0), ((0, 10, 0), 1), ((0, 0, 0), 0)):
+        confusion = torch.tensor([[c if j == k else (10 - c) * (j == (k + 1) % 3) for j in range(3)] for k, c in
+                                  enumerate(correct)])  # fmt: skip
+        assert ClassFigures(confusion).gini == pytest.approx(expected)
+    assert ClassFigures(torch.tensor([[4, 0], [0, 0]])).gini == 0  # one class alone has images
+
+
 def test_rho_by_hand(make_evaluation: Make) -> None:
     before = make_evaluation([0] * 10 + [1] * 10, [0] * 10 + [1] * 10, [0] * 8 + [1] * 2 + [1] * 4 + [0] * 6).robust
     after = make_evaluation([0] * 10 + [1] * 10, [0] * 10 + [1] * 10, [0] * 6 + [1] * 4 + [1] * 5 + [0] * 5).robust
