@@ -30,6 +30,7 @@ from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, lo
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.budget import seconds
+from fairtat.evaluation.export import check_export, export_classes
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.report import (
     Report,
@@ -145,6 +146,9 @@ class EvaluateOptions(EvaluationOptions):
     images: int = 6
     """Attacked images in the page."""
 
+    export: str | None = None
+    """Also write the figures of every class to this file: .csv, .parquet, or .tex for LaTeX."""
+
     output: str | None = None
     """Folder for the results; by default RUN/evaluation, RUN/evaluation/DATA or evaluations/MODEL-DATA."""
 
@@ -194,6 +198,8 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
     with world.together():
         if options.report is not None:
             check_page(Path(options.report), options.images)
+        if options.export is not None:
+            check_export(Path(options.export))
         job = _job(options, device)
         baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
@@ -208,9 +214,8 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
         added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
         added.evaluation.save(job.stored)
         _print(job, evaluation, baseline, added)
-        if options.report is not None:
-            for path in _write_page(options, job, added.evaluation):
-                print(f"written: {path}")
+        for path in _write_others(options, job, added.evaluation):
+            print(f"written: {path}")
     return 0
 
 
@@ -239,8 +244,12 @@ def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Eval
     )
 
 
-def _write_page(options: jsonargparse.Namespace, job: Job, evaluation: Evaluation) -> list[Path]:
+def _write_others(options: jsonargparse.Namespace, job: Job, evaluation: Evaluation) -> list[Path]:
+    """The page and the table, as far as they were asked for."""
     (name,) = evaluation_names([job.stored])
+    written = [] if options.export is None else [export_classes({name: evaluation}, options.export)]
+    if options.report is None:
+        return written
     page = Path(options.report)
     if page.with_suffix(".json").resolve() == job.stored.resolve():
         raise UserError(f"--report {page} would write its figures over {job.stored}; choose another name")
@@ -250,7 +259,7 @@ def _write_page(options: jsonargparse.Namespace, job: Job, evaluation: Evaluatio
             {name: job.model}, job.data, {name: evaluation}, count=options.images, normalize=job.normalize
         )
     record = RunRecord(name, evaluation) if options.run is None else read_record(options.run, name, evaluation)
-    return write_report(Report([record], gallery=gallery), page)
+    return [*write_report(Report([record], gallery=gallery), page), *written]
 
 
 def _print(job: Job, evaluation: Evaluation, baseline: Evaluation | None, added: Added) -> None:

@@ -24,6 +24,7 @@ OPTIONAL = {
     "timm": ("timm", "vision"),
     "torchvision": ("torchvision.datasets", "vision"),
     "datasets": ("datasets", "hf"),
+    "pyarrow": ("pyarrow.parquet", "parquet"),
     "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
 }
 

@@ -11,6 +11,7 @@ from fairtat.cli.parser import Parser, comma_separated
 from fairtat.cli.runs import EVALUATION, evaluation_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
+from fairtat.evaluation.export import check_export, export_classes
 from fairtat.evaluation.report import Report, RunRecord, check_page, read_record, write_report
 
 PLACES = (f"{EVALUATION}/*.json", "test.json", "val.json", "all.json")
@@ -40,6 +41,11 @@ def parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--names", type=str | None, help="what the page calls the evaluations, separated by commas; by default folders"
     )
+    parser.add_argument(
+        "--export",
+        type=str | None,
+        help="also the figures of every class as a table: .csv, .parquet, or .tex for LaTeX",
+    )
     return parser
 
 
@@ -47,6 +53,8 @@ def run(options: jsonargparse.Namespace) -> int:
     """Write the page."""
     output = Path(options.output)
     check_page(output)
+    if options.export is not None:
+        check_export(Path(options.export))
     paths = [Path(path) for path in options.evaluations]
     for path in paths:
         _check(path, output)
@@ -60,8 +68,11 @@ def run(options: jsonargparse.Namespace) -> int:
     for story in report.stories:
         for sentence in story.plain:
             console.print(sentence, soft_wrap=True)
-    for written in write_report(report, output):
-        console.print(f"written: {written}", soft_wrap=True)
+    written = write_report(report, output)
+    if options.export is not None:
+        written.append(export_classes({record.name: record.evaluation for record in report.records}, options.export))
+    for file in written:
+        console.print(f"written: {file}", soft_wrap=True)
     return 0
 
 

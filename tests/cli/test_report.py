@@ -88,6 +88,18 @@ def test_a_model_from_elsewhere_gets_its_page_with_the_evaluation(fairtat: Comma
     assert {**again, "created": ""} == {**values, "created": ""}
 
 
+def test_the_classes_as_a_table(fairtat: Command, judged: Path) -> None:
+    assert fairtat("report", AT, FAIR, "--export", "classes.csv").code == 0
+    lines = Path("classes.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2 * 10
+    code, out, _ = fairtat("evaluate", "runs/at", *FAST, "--attack.eps", 0.1, "--export", "one.tex")
+    assert (code, "written: one.tex" in out) == (0, True)
+    assert Path("one.tex").read_text().startswith(r"\begin{tabular}{lrrr}")
+    code, _, err = fairtat("report", AT, "--export", "classes.xlsx", "--output", "never.html")
+    assert (code, "ends in .csv, .parquet, .tex, got classes.xlsx" in err) == (2, True)
+    assert not Path("never.html").exists()
+
+
 def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 

@@ -112,14 +112,14 @@ def _lower_limit(x: np.ndarray, n: np.ndarray, tail: float) -> np.ndarray:
     ways, rows = _log_ways(n), np.arange(len(n))
     counted = np.arange(ways.shape[1]) >= x[:, None]
     below, above = np.zeros_like(n), np.ones_like(n)
-    p = x / (n + 1)
+    p: np.ndarray = x / (n + 1)
     for _ in range(STEPS):
         probability = _pmf(ways, n, p)
         miss = np.sum(probability, axis=1, where=counted) - tail
         below, above = np.where(miss < 0, p, below), np.where(miss > 0, p, above)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             step = p - miss * p / (x * probability[rows, x.astype(int)])
-        following = np.where((step > below) & (step < above), step, (below + above) / 2)
+        following: np.ndarray = np.where((step > below) & (step < above), step, (below + above) / 2)
         if np.abs(following - p).max() < 1e-13:
             break
         p = following
@@ -133,7 +133,7 @@ def _log_ways(n: np.ndarray) -> np.ndarray:
     factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
     rest = n[:, None].astype(int) - k
     ways = factorial[n.astype(int)][:, None] - factorial - factorial[np.maximum(rest, 0)]
-    return np.where(rest >= 0, ways, -np.inf)
+    return np.asarray(np.where(rest >= 0, ways, -np.inf))
 
 
 def _pmf(ways: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
