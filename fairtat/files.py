@@ -8,6 +8,7 @@ a disk, a memory or a copy has changed. It is not a signature: anyone who can wr
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ __all__ = [
     "open_own",
     "parse_json",
     "read_checked",
+    "read_csv",
     "refuse_links",
     "sealed",
     "sealed_json",
@@ -125,6 +127,27 @@ def parse_json(
         raise DamagedFile(f"{name}: expected a JSON object, found {type(value).__name__}")
     value.pop(DIGEST_KEY, None)
     return value
+
+
+def read_csv(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The names of a table's columns, from its first line, and its rows.
+
+    Raises:
+        UserError: missing, cannot be read, two columns of one name, or a row with more cells than there are columns.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restval="", restkey="")
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    if not columns or "" in columns or len(set(columns)) < len(columns):
+        raise UserError(f"{file}: has the columns {', '.join(columns) or 'none'}; expected different names, in line 1")
+    if any("" in row for row in rows):
+        raise UserError(f"{file}: a row has more cells than the first line has columns")
+    return columns, rows
 
 
 def open_own(path: Path, flags: int) -> int:

@@ -31,6 +31,7 @@ from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.budget import seconds
 from fairtat.evaluation.export import check_export, export_classes
+from fairtat.evaluation.groups import Grouping, read_groups
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.report import (
     Report,
@@ -42,7 +43,7 @@ from fairtat.evaluation.report import (
     write_report,
 )
 from fairtat.evaluation.text.story import beside_baseline
-from fairtat.evaluation.text.table import tables
+from fairtat.evaluation.text.table import groups_table, tables
 from fairtat.training import Number, load_run
 from fairtat.training.distributed import World, connect, losing_no_process
 from fairtat.training.setup import choose_device
@@ -146,6 +147,11 @@ class EvaluateOptions(EvaluationOptions):
     images: int = 6
     """Attacked images in the page."""
 
+    groups: str | None = None
+    """Other groups of images with the same figures: a .csv file with a column for each way to divide them (superclass,
+    domain, difficulty, ...) and a row for each image, in the order of evaluation or with their ids in a column id; or a
+    row for each class, named in a column class; or cifar100-superclasses."""
+
     export: str | None = None
     """Also write the figures of every class to this file: .csv, .parquet, or .tex for LaTeX."""
 
@@ -201,6 +207,10 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
         if options.export is not None:
             check_export(Path(options.export))
         job = _job(options, device)
+        data = job.data
+        groupings = []
+        if options.groups is not None:
+            groupings = read_groups(options.groups, data.class_names, data.labels.cpu().numpy(), data.ids.cpu().numpy())
         baseline = None if options.baseline is None else _baseline(options.baseline, job)
     if options.output is not None:
         job = replace(job, folder=Path(options.output))
@@ -213,8 +223,8 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
     if world.main:
         added = Added(evaluation) if options.fresh else added_to(job.stored, evaluation)
         added.evaluation.save(job.stored)
-        _print(job, evaluation, baseline, added)
-        for path in _write_others(options, job, added.evaluation):
+        _print(job, evaluation, baseline, added, groupings)
+        for path in _write_others(options, job, added.evaluation, groupings):
             print(f"written: {path}")
     return 0
 
@@ -244,7 +254,9 @@ def _evaluation(options: jsonargparse.Namespace, job: Job, world: World) -> Eval
     )
 
 
-def _write_others(options: jsonargparse.Namespace, job: Job, evaluation: Evaluation) -> list[Path]:
+def _write_others(
+    options: jsonargparse.Namespace, job: Job, evaluation: Evaluation, groupings: list[Grouping]
+) -> list[Path]:
     """The page and the table, as far as they were asked for."""
     (name,) = evaluation_names([job.stored])
     written = [] if options.export is None else [export_classes({name: evaluation}, options.export)]
@@ -259,14 +271,16 @@ def _write_others(options: jsonargparse.Namespace, job: Job, evaluation: Evaluat
             {name: job.model}, job.data, {name: evaluation}, count=options.images, normalize=job.normalize
         )
     record = RunRecord(name, evaluation) if options.run is None else read_record(options.run, name, evaluation)
-    return [*write_report(Report([record], gallery=gallery), page), *written]
+    return [*write_report(Report([record], gallery=gallery, groupings=groupings), page), *written]
 
 
-def _print(job: Job, evaluation: Evaluation, baseline: Evaluation | None, added: Added) -> None:
+def _print(
+    job: Job, evaluation: Evaluation, baseline: Evaluation | None, added: Added, groupings: list[Grouping]
+) -> None:
     console = Console(highlight=False, markup=False)
     about = ", ".join(f"{key} {value}" for key, value in job.source.items())
     console.print(f"{job.name}: {about}", soft_wrap=True)
-    for table in tables(evaluation):
+    for table in [*tables(evaluation), *(groups_table(evaluation, grouping) for grouping in groupings)]:
         console.print(table)
     for finding in evaluation.findings:
         console.print(f"{finding.severity} ({finding.id}):", style="bold red" if finding.severity != "info" else "bold")

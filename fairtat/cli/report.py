@@ -12,7 +12,9 @@ from fairtat.cli.runs import EVALUATION, evaluation_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.export import check_export, export_classes
+from fairtat.evaluation.groups import GROUPS_HELP, read_groups
 from fairtat.evaluation.report import Report, RunRecord, check_page, read_record, write_report
+from fairtat.evaluation.text.table import groups_table
 
 PLACES = (f"{EVALUATION}/*.json", "test.json", "val.json", "all.json")
 """Where a folder has its evaluations: a run's, or that of a model from elsewhere."""
@@ -41,6 +43,7 @@ def parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--names", type=str | None, help="what the page calls the evaluations, separated by commas; by default folders"
     )
+    parser.add_argument("--groups", type=str | None, help=GROUPS_HELP)
     parser.add_argument(
         "--export",
         type=str | None,
@@ -63,11 +66,21 @@ def run(options: jsonargparse.Namespace) -> int:
         names = comma_separated(options.names)
         if len(names) != len(paths) or len(set(names)) < len(names):
             raise UserError(f"--names is {options.names!r}; expected {len(paths)} different names, one for each file")
-    report = Report([_record(path, name) for path, name in zip(paths, names, strict=True)])
+    records = [_record(path, name) for path, name in zip(paths, names, strict=True)]
+    first = records[0].evaluation
+    assert first.samples is not None
+    groupings = []
+    if options.groups is not None:
+        groupings = read_groups(options.groups, first.class_names, first.samples.label, first.samples.sample_ids)
+    report = Report(records, groupings=groupings)
     console = Console(highlight=False, markup=False)
     for story in report.stories:
         for sentence in story.plain:
             console.print(sentence, soft_wrap=True)
+    for grouping in groupings:
+        for record in records:
+            console.print(f"\n{record.name}", style="bold")
+            console.print(groups_table(record.evaluation, grouping))
     written = write_report(report, output)
     if options.export is not None:
         written.append(export_classes({record.name: record.evaluation for record in report.records}, options.export))

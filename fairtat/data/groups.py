@@ -6,7 +6,6 @@ group lies on both sides.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from fairtat.data.image_files import FileSource
 from fairtat.data.labels import read_groups
 from fairtat.data.stream import Data, StreamData
 from fairtat.errors import UserError
+from fairtat.files import read_csv
 
 __all__ = ["AUTO", "NONE", "check_groups", "divide_groups", "grouped_by_file", "is_group_file", "one_each"]
 
@@ -136,17 +136,9 @@ def _check_all_classes(data: Data, without: np.ndarray, names: Sequence[str]) ->
 
 
 def _read_rows(file: Path) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restval="")
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    columns = list(reader.fieldnames or [])
+    columns, rows = read_csv(file)
     if "group" not in columns:
-        raise UserError(f"{file}: has the columns {', '.join(columns) or 'none'}; expected group among them")
+        raise UserError(f"{file}: has the columns {', '.join(columns)}; expected group among them")
     return rows
 
 

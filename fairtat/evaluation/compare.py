@@ -83,13 +83,14 @@ class Comparison:
     def changes(self, name: str, condition: str = "robust") -> list[Change]:
         """Each class's change of clean or robust accuracy from the first run to ``name``."""
         label = _samples(self.baseline).label
-        return [self._change(class_name, name, condition, label == k) for k, class_name in enumerate(self.class_names)]
+        return [self.change(class_name, name, condition, label == k) for k, class_name in enumerate(self.class_names)]
 
     def average_change(self, name: str, condition: str = "robust") -> Change:
         """The change of the accuracy over all samples."""
-        return self._change("average", name, condition, np.ones_like(_samples(self.baseline).label, dtype=bool))
+        return self.change("average", name, condition, np.ones_like(_samples(self.baseline).label, dtype=bool))
 
-    def _change(self, what: str, name: str, condition: str, members: np.ndarray) -> Change:
+    def change(self, what: str, name: str, condition: str, members: np.ndarray) -> Change:
+        """The change over the samples ``members`` (N,) bool, which ``what`` names, from the first run to ``name``."""
         a = _samples(self.baseline).correct(condition)[members]
         b = _samples(self.evaluations[name]).correct(condition)[members]
         n = len(a)

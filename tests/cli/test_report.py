@@ -100,6 +100,26 @@ def test_the_classes_as_a_table(fairtat: Command, judged: Path) -> None:
     assert not Path("never.html").exists()
 
 
+def test_groups_of_images_are_shown_with_what_changed(fairtat: Command, judged: Path) -> None:
+    samples = Evaluation.load(AT).samples
+    assert samples is not None
+    half = ["odd" if label % 2 else "even" for label in samples.label]
+    Path("groups.csv").write_text("parity\n" + "\n".join(half) + "\n")
+    code, out, _ = fairtat("report", AT, FAIR, "--groups", "groups.csv", "--output", "page.html")
+    assert (code, out.count("by parity; ")) == (0, 2)
+    values = json.loads(Path("page.json").read_text())["groups"]
+    for name, file in (("at", AT), ("fair", FAIR)):
+        found = Evaluation.load(file).samples
+        assert found is not None
+        right = found.correct("robust")
+        expected = [int(right[samples.label % 2 == k].sum()) for k in (0, 1)]
+        assert [row["correct"] for row in values[name][0]["robust"]["groups"]] == expected
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<h3>By parity</h3>" in page
+    code, _, err = fairtat("evaluate", "runs/at", "--groups", "nowhere.csv", "--fresh")
+    assert (code, "nowhere.csv: no such file" in err) == (2, True)
+
+
 def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 

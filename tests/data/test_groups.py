@@ -143,3 +143,9 @@ def test_a_run_that_knew_no_groups_keeps_its_split() -> None:
     assert from_run({"data": {"name": "digits"}}, source="old").data.groups == "none"
     assert from_run({"data": {"name": "digits", "groups": "auto"}}, source="new").data.groups == "auto"
     assert from_dict({"data": {"name": "digits"}}).data.groups == "auto"
+
+
+def test_an_empty_file_of_groups_is_told_for_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("")
+    with pytest.raises(UserError, match=r"groups.csv: has the columns none; expected different names"):
+        load_splits("digits", groups=str(tmp_path / "groups.csv"))

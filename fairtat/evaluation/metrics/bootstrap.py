@@ -11,7 +11,7 @@ import numpy as np
 
 from fairtat.checks import check_count
 from fairtat.errors import did_you_mean
-from fairtat.evaluation.metrics.figures import gini
+from fairtat.evaluation.metrics.accuracies import gini
 from fairtat.evaluation.metrics.intervals import Difference
 from fairtat.evaluation.result import Evaluation
 

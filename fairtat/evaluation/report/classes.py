@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairtat.evaluation.compare import Change, Comparison
+from fairtat.evaluation.groups import GroupFigures, Grouping, group_figures
+from fairtat.evaluation.metrics.accuracies import Accuracies
 from fairtat.evaluation.report.chart import ticks
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.text import shortened
@@ -20,6 +22,7 @@ __all__ = [
     "class_bars",
     "class_rows",
     "difference_scale",
+    "group_rows",
 ]
 
 NAME_COLUMNS = 30
@@ -98,20 +101,41 @@ def difference_scale(rows: Sequence[ClassRow]) -> DifferenceScale:
 
 def bars_in_order(records: Sequence[RunRecord]) -> list[ClassBars]:
     """Every class in the data's own order."""
-    names, n = records[0].evaluation.class_names, records[0].evaluation.robust.n
+    scored = [(record.evaluation.clean, record.evaluation.robust) for record in records]
+    return _all_bars(records[0].evaluation.class_names, scored)
+
+
+def group_rows(
+    records: Sequence[RunRecord], grouping: Grouping, comparison: Comparison | None
+) -> tuple[list[ClassRow], list[GroupFigures]]:
+    """Every group of images in its order, and each run's figures under the main attack."""
+    clean, robust = (
+        [group_figures(record.evaluation, grouping, condition) for record in records]
+        for condition in ("clean", "robust")
+    )
+    bars = _all_bars(grouping.names, list(zip(clean, robust, strict=True)))
+    others = [record.name for record in records[1:]] if comparison else []
+    rows = []
+    for k, of_group in enumerate(bars):
+        changes = [
+            comparison.change(of_group.name, name, "robust", grouping.member == k) for name in others if comparison
+        ]
+        rows.append(ClassRow(k, of_group, tuple(changes)))
+    return rows, robust
+
+
+def _all_bars(names: Sequence[str], scored: Sequence[tuple[Accuracies, Accuracies]]) -> list[ClassBars]:
+    n = scored[0][1].n
     return [
-        ClassBars(name, short, n[k], tuple(_bars(records, k)) if n[k] else ())
+        ClassBars(name, short, n[k], tuple(_bars(scored, k)) if n[k] else ())
         for k, (name, short) in enumerate(zip(names, shortened(names, NAME_COLUMNS), strict=True))
     ]
 
 
-def _bars(records: Sequence[RunRecord], k: int) -> list[Bar]:
+def _bars(scored: Sequence[tuple[Accuracies, Accuracies]], k: int) -> list[Bar]:
     bars = []
-    for run, record in enumerate(records):
-        robust = record.evaluation.robust
+    for run, (clean, robust) in enumerate(scored):
         low, high = robust.interval[k]
         assert not math.isnan(robust.accuracy[k])  # all runs are judged on the same images
-        bars.append(
-            Bar(run, record.evaluation.clean.accuracy[k], robust.accuracy[k], low, high, worst=k == robust.worst[0])
-        )
+        bars.append(Bar(run, clean.accuracy[k], robust.accuracy[k], low, high, worst=k == robust.worst[0]))
     return bars

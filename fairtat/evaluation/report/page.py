@@ -14,6 +14,7 @@ from fairtat._version import __version__
 from fairtat.errors import UserError
 from fairtat.evaluation.attacks.settings import radius
 from fairtat.evaluation.compare import Comparison
+from fairtat.evaluation.groups import Grouping
 from fairtat.evaluation.report import classes, curves, facts, heat
 from fairtat.evaluation.report.heat import HeatMap, Strip
 from fairtat.evaluation.report.order import order_by_confusion
@@ -22,6 +23,7 @@ from fairtat.evaluation.report.report import Report
 from fairtat.evaluation.report.spread import spreads
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.text import wording
+from fairtat.evaluation.text.story import lowest_of
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
 from fairtat.text import printable, shortened
@@ -176,6 +178,7 @@ def _context(report: Report) -> dict[str, Any]:
         "rows": rows,
         "scale": classes.difference_scale(rows) if report.comparison else None,
         "open_classes": OPEN_CLASSES,
+        "groups": [_group_table(report, grouping) for grouping in report.groupings],
         "radius_charts": curves.radius_charts(records),
         "training_charts": curves.training_charts(records),
         "confusions": [
@@ -200,6 +203,12 @@ def _context(report: Report) -> dict[str, Any]:
         "shades": heat.SHADES,
         "map_names": json.dumps([names[k] for k in order], ensure_ascii=False) if order is not None else None,
     }
+
+
+def _group_table(report: Report, grouping: Grouping) -> dict[str, Any]:
+    rows, robust = classes.group_rows(report.records, grouping, report.comparison)
+    worth = [lowest_of(figures, grouping.names) for figures in robust]
+    return {"title": grouping.title, "rows": rows, "worth": worth, "left_out": int((grouping.member < 0).sum())}
 
 
 def _present(drawings: Iterable[HeatMap | Strip | None]) -> list[HeatMap | Strip]:

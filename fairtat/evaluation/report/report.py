@@ -10,6 +10,7 @@ from typing import Any
 
 from fairtat._version import __version__
 from fairtat.evaluation.compare import Comparison
+from fairtat.evaluation.groups import Grouping, grouping_dict
 from fairtat.evaluation.report.gallery import Gallery
 from fairtat.evaluation.report.record import RunRecord
 from fairtat.evaluation.text.story import Story, against_baseline, of_one_run
@@ -27,6 +28,7 @@ class Report:
     Attributes:
         records: the runs, the baseline first.
         gallery: a few images under attack.
+        groupings: other ways than the classes to divide the images, each shown in a table.
         notes: what a reader must know about the comparison, such as runs that were trained for different times.
 
     Raises:
@@ -36,6 +38,7 @@ class Report:
     records: Sequence[RunRecord]
     gallery: Gallery | None = None
     notes: Sequence[str] = ()
+    groupings: Sequence[Grouping] = ()
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M %Z"))
 
     def __post_init__(self) -> None:
@@ -87,4 +90,8 @@ class Report:
             "stories": [{"run": story.run, "sentences": story.sentences} for story in self.stories],
             "runs": {record.name: record.to_dict() for record in self.records},
             "against_baseline": against,
+            "groups": {
+                record.name: [grouping_dict(record.evaluation, grouping) for grouping in self.groupings]
+                for record in self.records
+            },
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fairtat.evaluation.corruptions import mce
+from fairtat.evaluation.metrics.accuracies import Accuracies
 from fairtat.evaluation.metrics.bootstrap import paired_bootstrap
 from fairtat.evaluation.metrics.figures import rho
 from fairtat.evaluation.result import Evaluation
@@ -92,7 +94,7 @@ def of_one_run(name: str, evaluation: Evaluation) -> Story:
     if robust.gap:
         details.append(f"The best class, {names[best]}, is {100 * robust.gap:.1f} points above the worst.")
     if len(present) > 1:
-        details.append(lowest_of(evaluation))
+        details.append(lowest_of(robust, names))
     if sum(robust.n) > sum(robust.correct):
         magnet = max(range(len(names)), key=lambda k: robust.cfps[k])
         details.append(
@@ -106,11 +108,10 @@ def of_one_run(name: str, evaluation: Evaluation) -> Story:
     )
 
 
-def lowest_of(evaluation: Evaluation) -> str:
+def lowest_of(figures: Accuracies, names: Sequence[str]) -> str:
     """What the figure of the worst class is worth: it was chosen because it came out lowest."""
-    robust = evaluation.robust
-    worst, value = robust.worst
-    classes, lowest = sum(n > 0 for n in robust.n), robust.lowest
+    worst, value = figures.worst
+    classes, lowest = sum(n > 0 for n in figures.n), figures.lowest
     low, high = lowest.simultaneous[worst]
     bias = (
         "there is next to no bias in it"
@@ -118,9 +119,9 @@ def lowest_of(evaluation: Evaluation) -> str:
         else f"it is biased low: corrected, {percent(lowest.corrected)}%"
     )
     return (
-        f"{percent(value)}% is the lowest of {classes} estimates, and {bias}. The lowest true accuracy, whichever "
-        f"class has it, lies in [{percent(lowest.interval[0])}, {percent(lowest.interval[1])}], and that of "
-        f"{called(evaluation.class_names[worst])} in [{percent(low)}, {percent(high)}] (95% for all {classes} classes "
+        f"{percent(value)}% is the lowest of {classes} estimates, and {bias}. The lowest true accuracy, "
+        f"whichever has it, lies in [{percent(lowest.interval[0])}, {percent(lowest.interval[1])}], and that of "
+        f"{called(names[worst])} in [{percent(low)}, {percent(high)}] (95% for all {classes} "
         "at once, by Sidak's correction of Clopper-Pearson intervals)."
     )
 

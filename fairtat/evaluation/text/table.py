@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from string import ascii_uppercase
 
 from rich.console import Console
 from rich.text import Text
 
 from fairtat.evaluation.compare import Comparison
+from fairtat.evaluation.groups import Grouping, group_figures
+from fairtat.evaluation.metrics.accuracies import Accuracies
 from fairtat.evaluation.metrics.figures import ClassFigures
 from fairtat.evaluation.metrics.intervals import Difference
 from fairtat.evaluation.result import Evaluation
@@ -23,7 +25,7 @@ MATRIX_CLASSES = 12  # of more classes a matrix does not fit a terminal
 PAIRS = 20
 COLUMN_LETTERS = 5
 
-_SUMMARY: dict[str, tuple[str, Callable[[ClassFigures], float]]] = {
+_SUMMARY: dict[str, tuple[str, Callable[[Accuracies], float]]] = {
     "average": ("average", lambda f: f.average),
     "worst class": ("worst", lambda f: f.worst[1]),
     "worst 20%": ("worst_fifth", lambda f: f.worst_fifth),
@@ -61,20 +63,52 @@ def evaluation_table(evaluation: Evaluation) -> FittedTable:
     table = FittedTable(
         title=f"{evaluation.condition(evaluation.primary).title}; {clean.total} images",
         caption="In %, with Wilson 95% intervals. * worst class. CFPS: share of all robust errors that name it. "
-        f"Gini: of the class accuracies, normalized. {ascii_minus(lowest_of(evaluation))}",
+        f"Gini: of the class accuracies, normalized. {ascii_minus(lowest_of(robust, evaluation.class_names))}",
         columns=[
             *_class_columns(),
-            Column("clean", group=1),
-            Column("95%", group=1, style="dim"),
-            Column("robust", group=2),
-            Column("95%", group=2, style="dim"),
-            Column("", "bar", group=2),
+            *_accuracy_columns(),
             Column("CFPS", group=3),
         ],
     )
-    for k, name in enumerate(evaluation.class_names):
+    _add_accuracies(table, evaluation.class_names, clean, robust, [f"{share:.3f}" for share in robust.cfps])
+    return table
+
+
+def groups_table(evaluation: Evaluation, grouping: Grouping) -> FittedTable:
+    """A row for each group of images, as in `evaluation_table`."""
+    clean, robust = (group_figures(evaluation, grouping, condition) for condition in ("clean", "robust"))
+    left_out = int((grouping.member < 0).sum())
+    table = FittedTable(
+        title=f"by {grouping.title}; {robust.total} images"
+        + (f", {left_out} more are of no group" if left_out else ""),
+        caption=f"In %, with Wilson 95% intervals. * worst group. {ascii_minus(lowest_of(robust, grouping.names))}",
+        columns=[
+            Column("group", "name", group=0),
+            Column("n", group=0),
+            *_accuracy_columns(),
+        ],
+    )
+    _add_accuracies(table, grouping.names, clean, robust)
+    return table
+
+
+def _accuracy_columns() -> list[Column]:
+    return [
+        Column("clean", group=1),
+        Column("95%", group=1, style="dim"),
+        Column("robust", group=2),
+        Column("95%", group=2, style="dim"),
+        Column("", "bar", group=2),
+    ]
+
+
+def _add_accuracies(
+    table: FittedTable, names: Sequence[str], clean: Accuracies, robust: Accuracies, last: Sequence[str] = ()
+) -> None:
+    """A row for each name, then the figures over all; ``last`` fills one more column."""
+    for k, name in enumerate(names):
         if robust.n[k] == 0:
-            table.add_row(name, "0", *["-"] * 4, "", "-", style="dim")
+            table.add_row(name, "0", *["-"] * 4, "", *["-"] * bool(last), style="dim")
             continue
         table.add_row(
             name,
@@ -84,12 +118,12 @@ def evaluation_table(evaluation: Evaluation) -> FittedTable:
             _accuracy(robust, k),
             _interval(robust, k),
             _bar(robust.accuracy[k], worst=k == robust.worst[0]),
-            f"{robust.cfps[k]:.3f}",
+            *last[k : k + 1],
         )
     table.add_section()
     for label, (_, figure) in _SUMMARY.items():
+        label = label if last else label.replace("class", "group")
         table.add_row(label, "", _percent(figure(clean)), "", _percent(figure(robust)))
-    return table
 
 
 def conditions_table(evaluation: Evaluation) -> FittedTable:
@@ -238,14 +272,14 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _accuracy(figures: ClassFigures, k: int) -> Text:
+def _accuracy(figures: Accuracies, k: int) -> Text:
     if figures.n[k] == 0:
         return Text("-")
     is_worst = k == figures.worst[0]
     return Text(f"{'*' if is_worst else ''}{_percent(figures.accuracy[k])}", style="bold" if is_worst else "")
 
 
-def _interval(figures: ClassFigures, k: int) -> str:
+def _interval(figures: Accuracies, k: int) -> str:
     low, high = figures.interval[k]
     return f"{100 * low:.0f}-{100 * high:.0f}"
 

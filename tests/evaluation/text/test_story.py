@@ -154,7 +154,7 @@ def test_one_run_by_itself() -> None:
         "Over all images 50.0% are right under attack and 100.0% without.",
         "The best class, ship, is 50.0 points above the worst.",
         "25.0% is the lowest of 3 estimates, and there is next to no bias in it. The lowest true accuracy, whichever "
-        "class has it, lies in [12.7, 44.6], and that of cat in [10.8, 44.6] (95% for all 3 classes at once, by "
+        "has it, lies in [12.7, 44.6], and that of cat in [10.8, 44.6] (95% for all 3 at once, by "
         "Sidak's correction of Clopper-Pearson intervals).",
         "50% of all errors under attack land on dog.",
     )
