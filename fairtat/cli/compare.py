@@ -11,6 +11,7 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 
 from fairtat.cli.parser import Parser, comma_separated, number
 from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run, shortest_ends
@@ -29,8 +30,12 @@ from fairtat.evaluation.report import (
 )
 from fairtat.evaluation.text.table import comparison_table, tables
 from fairtat.files import write_atomic
+from fairtat.study.report import contrasts_table, sentence
+from fairtat.study.sets import outcome_dict, set_outcomes, sets_of
 from fairtat.training import Run, load_run
+from fairtat.training.config import TrainConfig
 
+SETS_FILE = "sets.json"
 SWEEP = (0.25, 0.5, 1.0, 1.5)
 """Radii of a report's accuracy curves, as shares of the attack's."""
 
@@ -56,6 +61,10 @@ class CompareOptions(EvaluationOptions):
     """Also attack every image towards every other class, with pgd or cw-20, ...: which classes can be turned into
     which."""
 
+    figures: str = "robust worst,robust average,clean average"
+    """With --seeds: what the sets are compared in, the primary figure first: a condition (clean, robust, or an attack)
+    and average, worst, worst_fifth, gap, std or gini."""
+
     images: int = 6
     """Attacked images in the page."""
 
@@ -69,10 +78,18 @@ def parser() -> jsonargparse.ArgumentParser:
         "gained and lost; writes a page to share (--output report.html), or a folder with a bar chart and figures.",
         "  fairtat compare runs/at runs/fairtat --output report.html\n"
         "  fairtat compare runs/at runs/trades runs/fairtat --attack.eps 8/255 --output figures\n"
-        "  fairtat compare runs/fairtat --output fairtat.html --attacks pgd-20,cw-20 --targeted pgd",
+        "  fairtat compare runs/fairtat --output fairtat.html --attacks pgd-20,cw-20 --targeted pgd\n"
+        "  fairtat compare runs/at-* runs/fairtat-* --seeds",
     )
     parser.add_argument("runs", type=str, nargs="+", help="run folders, the baseline first")
     parser.add_trust_model()
+    parser.add_argument(
+        "--seeds",
+        action="store_true",
+        help="Compare sets of runs instead of runs: those with the same settings but for the seed are a set, the first "
+        "one is the baseline, and runs of one seed are a pair. Seeds and images are resampled together; p-values are "
+        "Holm's over --figures and sets.",
+    )
     parser.add_class_arguments(CompareOptions, sub_configs=False)
     return parser
 
@@ -82,11 +99,14 @@ def run(options: jsonargparse.Namespace) -> int:
     folder, file = _outputs(options)
     _check(options, folder, file)
     names = display_names(options.runs)
+    if options.seeds and file is not None and is_page(file):
+        raise UserError(f"--seeds writes no page, got --output {file}; expected a folder or a .json file")
     device, checkpoint = resolve_device(options.device), options.checkpoint
     runs = {
         name: load_run(path, device=device, weights=checkpoint, trust_model=options.trust_model)
         for name, path in zip(names, options.runs, strict=True)
     }
+    sets = sets_of({name: run.config for name, run in runs.items()}) if options.seeds else {}
     jobs = {name: job_of_run(run, options.split, checkpoint) for name, run in runs.items()}
     first, *others = [
         (name, each.data.class_names, each.data.ids.cpu().numpy(), each.data.labels.cpu().numpy())
@@ -103,6 +123,11 @@ def run(options: jsonargparse.Namespace) -> int:
     evaluations = {name: _evaluation(name, job, defaults, questions, options) for name, job in jobs.items()}
 
     console = Console(highlight=False, markup=False)
+    if sets:
+        by_set = {
+            title: [(runs[name].config, evaluations[name]) for name in members] for title, members in sets.items()
+        }
+        return _compare_sets(console, by_set, comma_separated(options.figures), file or (folder or Path()) / SETS_FILE)
     comparison = Comparison(evaluations) if len(evaluations) > 1 else None
     if comparison is None:
         for table in tables(evaluations[names[0]]):
@@ -204,6 +229,32 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(f"\n{name} against {comparison.names[0]}, robust accuracy in points:", style="bold")
         for line in comparison.summary(name):
             console.print(Padding(line, (0, 0, 0, 2), expand=False))
+
+
+def _compare_sets(
+    console: Console, sets: dict[str, list[tuple[TrainConfig, Evaluation]]], figures: list[str], file: Path
+) -> int:
+    found, outcomes = set_outcomes(sets, figures)
+    table = contrasts_table(found.study, outcomes)
+    shown = Table(box=None, pad_edge=False, title="Sets of runs, paired by seed", title_justify="left")
+    wanted = [k for k, head in enumerate(table.head) if head != "equal"]  # runs of one seed, all of them
+    for k in wanted:
+        shown.add_column(table.head[k], justify="left" if k < 4 else "right")
+    for row in table.rows:
+        shown.add_row(*(row[k] for k in wanted))
+    console.print(shown)
+    for place, outcome in enumerate(outcomes):
+        console.print(sentence(found.study, outcome, place, "runs of one seed paired"), soft_wrap=True)
+    values = {
+        "format": 1,
+        "sets": {title: [config.seed for config, _ in members] for title, members in sets.items()},
+        "contrasts": [outcome_dict(outcome, found.study) for outcome in outcomes],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+    write_atomic(file, lambda stream: stream.write(text.encode()))
+    console.print(f"written: {file}", soft_wrap=True)
+    return 0
 
 
 def _write_file(

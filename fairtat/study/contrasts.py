@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.study.plan import Contrast, Study
-from fairtat.study.results import Entry, Results
+from fairtat.study.results import Entry
 
-__all__ = ["Outcome", "contrast_outcomes", "curve_difference", "holm"]
+__all__ = ["Judged", "Outcome", "contrast_outcomes", "curve_difference", "holm"]
 
 DRAWS = 2000
 
@@ -45,7 +46,19 @@ class Outcome:
         return self.holm is not None and self.holm < 0.05
 
 
-def contrast_outcomes(results: Results, *, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
+class Judged(Protocol):
+    """A study with what its models were judged to get right: `Results`, or runs that were not planned as a study."""
+
+    @property
+    def study(self) -> Study: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    def entries(self) -> list[Entry]: ...
+
+
+def contrast_outcomes(results: Judged, *, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
     """Every declared contrast, the primary one first.
 
     In each draw the test images are resampled within their classes, the same ones for all models, and the seeds of
@@ -103,7 +116,7 @@ def curve_difference(x: np.ndarray, y: np.ndarray, against_x: np.ndarray, agains
 class _Resampled:
     """Class accuracies of every model under resampled images: row 0 is the images as they are."""
 
-    def __init__(self, results: Results, draws: int, seed: int) -> None:
+    def __init__(self, results: Judged, draws: int, seed: int) -> None:
         random = np.random.default_rng(seed)
         labels = results.labels
         self.classes = len(results.class_names)

@@ -21,7 +21,7 @@ from fairtat.study.contrasts import Outcome, contrast_outcomes
 from fairtat.study.plan import EQUAL, Study
 from fairtat.study.results import Entry, Results
 
-__all__ = ["sentence", "write_report"]
+__all__ = ["Table", "contrasts_table", "sentence", "write_report"]
 
 # Okabe and Ito's palette, then shapes: no two arms share both.
 COLORS = ("#555555", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -47,7 +47,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     if not entries:
         raise UserError(f"{results.path}: holds no model yet; `fairtat study run {results.study.path}` makes them")
     outcomes = contrast_outcomes(results)
-    tables = [_models(results, entries), _contrasts(results.study, outcomes)]
+    tables = [_models(results, entries), contrasts_table(results.study, outcomes)]
     sentences = [sentence(results.study, outcome, number) for number, outcome in enumerate(outcomes)]
     picture = _picture(results, entries)
     origin = _origin(results, entries)
@@ -75,14 +75,13 @@ def figures_of(results: Results, entry: Entry) -> dict[tuple[str, str], float]:
     return found
 
 
-def sentence(study: Study, outcome: Outcome, number: int) -> str:
-    """What a contrast says, for a reader in a hurry."""
+def sentence(study: Study, outcome: Outcome, number: int, held: str | None = None) -> str:
+    """What a contrast says, for a reader in a hurry; ``held`` says in other words what it holds fixed."""
     contrast = outcome.contrast
     titles = {arm.name: arm.title for arm in study.arms}
     kind = "Primary" if number == 0 else "Secondary"
-    what = (
-        f"{kind}: {titles[contrast.arm]} less {titles[contrast.against]} in {contrast.figure}, {EQUAL[contrast.equal]}"
-    )
+    pair = f"{titles[contrast.arm]} less {titles[contrast.against]}"
+    what = f"{kind}: {pair} in {contrast.figure}, {held or EQUAL[contrast.equal]}"
     if outcome.difference is None or outcome.interval is None:
         return f"{what}: no answer, because {outcome.why_not}."
     low, high = outcome.interval
@@ -109,7 +108,8 @@ def _models(results: Results, entries: Sequence[Entry]) -> Table:
     return Table("Accuracy on test images in %, mean ± standard deviation over seeds", head, rows)
 
 
-def _contrasts(study: Study, outcomes: Sequence[Outcome]) -> Table:
+def contrasts_table(study: Study, outcomes: Sequence[Outcome]) -> Table:
+    """A row for each contrast: its difference, corrected p-value and whether it is equivalence."""
     titles = {arm.name: arm.title for arm in study.arms}
     rows = []
     for number, outcome in enumerate(outcomes):

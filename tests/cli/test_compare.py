@@ -12,6 +12,8 @@ import torch
 from fairtat.cli.compare import display_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
+from fairtat.training import train
+from fairtat.training.config import from_dict
 
 Command = Callable[..., Any]
 
@@ -179,3 +181,25 @@ def test_names_are_the_shortest_that_differ(paths: list[str], names: list[str]) 
 def test_the_same_folder_twice_is_refused() -> None:
     with pytest.raises(UserError, match="given twice"):
         display_names(["runs/at", "runs/../runs/at"])
+
+
+def test_sets_of_runs_are_paired_by_their_seeds(fairtat: Command, runs: Path) -> None:
+    config: dict[str, Any] = {
+        "data": {"name": "digits"}, "model": {"name": "mlp"}, "attack": {"eps": 0.1, "step_size": 0.05, "steps": 1},
+        "eval": {"steps": 1}, "epochs": 1,
+    }  # fmt: skip
+    for seed in (0, 1):
+        for name, change in (("at", {}), ("wide", {"attack": {**config["attack"], "eps": 0.2}})):
+            train(from_dict({**config, **change, "seed": seed, "output": f"sets/{name}-{seed}"}))
+    folders = [f"sets/{name}-{seed}" for name in ("at", "wide") for seed in (0, 1)]
+    code, out, _ = fairtat("compare", *folders, "--seeds", "--output", "figures", *FAST)
+    assert code == 0
+    values = json.loads(Path("figures/sets.json").read_text())
+    assert values["sets"] == {"at": [0, 1], "wide": [0, 1]}
+    assert [each["figure"] for each in values["contrasts"]] == ["robust worst", "robust average", "clean average"]
+    assert all(each["seeds"] == 2 and each["holm"] >= each["p_value"] for each in values["contrasts"])
+    assert "Primary: wide less at in robust worst, runs of one seed paired: " in out
+    code, _, err = fairtat("compare", *folders[:2], "--seeds", *FAST)
+    assert (code, "the same settings but for the seed; expected two sets or more" in err) == (2, True)
+    code, _, err = fairtat("compare", *folders, "--seeds", "--output", "page.html", *FAST)
+    assert (code, "--seeds writes no page" in err) == (2, True)
