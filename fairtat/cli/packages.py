@@ -25,6 +25,7 @@ OPTIONAL = {
     "torchvision": ("torchvision.datasets", "vision"),
     "datasets": ("datasets", "hf"),
     "pyarrow": ("pyarrow.parquet", "parquet"),
+    "torchmetrics": ("torchmetrics", "torchmetrics"),
     "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
 }
 
