@@ -30,7 +30,6 @@ from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, lo
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.budget import seconds
-from fairtat.evaluation.export import check_export, export_classes
 from fairtat.evaluation.groups import Grouping, read_groups
 from fairtat.evaluation.merge import Added, added_to
 from fairtat.evaluation.report import (
@@ -42,6 +41,7 @@ from fairtat.evaluation.report import (
     read_record,
     write_report,
 )
+from fairtat.evaluation.text.export import check_export, export_classes
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import groups_table, tables
 from fairtat.training import Number, load_run

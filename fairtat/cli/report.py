@@ -11,9 +11,9 @@ from fairtat.cli.parser import Parser, comma_separated
 from fairtat.cli.runs import EVALUATION, evaluation_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
-from fairtat.evaluation.export import check_export, export_classes
 from fairtat.evaluation.groups import GROUPS_HELP, read_groups
 from fairtat.evaluation.report import Report, RunRecord, check_page, read_record, write_report
+from fairtat.evaluation.text.export import check_export, export_classes
 from fairtat.evaluation.text.table import groups_table
 
 PLACES = (f"{EVALUATION}/*.json", "test.json", "val.json", "all.json")

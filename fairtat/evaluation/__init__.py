@@ -9,11 +9,14 @@ from fairtat.evaluation.checks.finding import Finding
 from fairtat.evaluation.compare import Change, Comparison
 from fairtat.evaluation.corruptions import SYNTHETIC_CORRUPTIONS, CorruptionSettings, corrupt, mce
 from fairtat.evaluation.evaluate import evaluate
+from fairtat.evaluation.groups import GroupFigures, Grouping, group_figures, read_groups
 from fairtat.evaluation.metrics.bootstrap import Bootstrap, paired_bootstrap
 from fairtat.evaluation.metrics.figures import ClassFigures, rho
 from fairtat.evaluation.metrics.intervals import newcombe, wilson
+from fairtat.evaluation.metrics.lowest import Lowest, lowest_accuracy
 from fairtat.evaluation.result import Condition, Evaluation, TargetedSweep
 from fairtat.evaluation.samples import Predictions, Samples
+from fairtat.evaluation.text.export import export_classes
 
 __all__ = [
     "ATTACKS",
@@ -28,16 +31,23 @@ __all__ = [
     "Defaults",
     "Evaluation",
     "Finding",
+    "GroupFigures",
+    "Grouping",
+    "Lowest",
     "Predictions",
     "Samples",
     "TargetedSweep",
     "corrupt",
     "evaluate",
+    "export_classes",
+    "group_figures",
+    "lowest_accuracy",
     "mce",
     "named_attacks",
     "newcombe",
     "paired_bootstrap",
     "parse_attack",
+    "read_groups",
     "rho",
     "wilson",
 ]

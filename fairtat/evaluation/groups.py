@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fairtat.data.sets.superclasses import CIFAR100_SUPERCLASSES
 from fairtat.errors import UserError, did_you_mean
 from fairtat.evaluation.metrics.accuracies import Accuracies
 from fairtat.evaluation.result import Evaluation
 from fairtat.evaluation.samples import Samples
-from fairtat.evaluation.superclasses import CIFAR100_SUPERCLASSES
 from fairtat.files import read_csv
 from fairtat.text import printable
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairtat.data.sets.superclasses import CIFAR100_SUPERCLASSES
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.groups import group_figures, grouping_dict, read_groups
 from fairtat.evaluation.metrics.lowest import lowest_accuracy
-from fairtat.evaluation.superclasses import CIFAR100_SUPERCLASSES
 from fairtat.evaluation.text.table import as_text, groups_table
 
 Make = Callable[..., Evaluation]

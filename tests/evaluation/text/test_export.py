@@ -12,7 +12,7 @@ import pytest
 
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
-from fairtat.evaluation.export import EXPORTS, class_rows, export_classes
+from fairtat.evaluation.text.export import EXPORTS, class_rows, export_classes
 
 Make = Callable[..., Evaluation]
 
