@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 # The processes of a parallel run share the cores; what they start inherits this. Before torch is imported.
 if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
@@ -49,3 +50,10 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session")
+def timm() -> ModuleType:
+    """timm, or a skip that says what is missing."""
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    return pytest.importorskip("timm", reason="timm is not installed")

@@ -331,6 +331,8 @@ def _foreign(options: jsonargparse.Namespace, device: torch.device) -> Job:
         num_classes=data.num_classes,
         in_channels=channels,
         image_size=(height, width),
+        fetch=options.weights is None,
+        new_head=False,
         **chosen.options,
     ).eval()
     if options.weights is not None:

@@ -33,7 +33,7 @@ _BY_DATA = "the data decide"
 _GIVEN = {
     **dict.fromkeys(("num_classes", "in_channels", "in_chans", "image_size"), _BY_DATA),
     **dict.fromkeys(("mean", "std"), "is a setting of its own beside options"),
-    **dict.fromkeys(("name", "fetch"), "fairtat sets itself"),
+    **dict.fromkeys(("name", "fetch", "new_head"), "fairtat sets itself"),
 }
 """Arguments that no option may be, and why."""
 
@@ -50,6 +50,7 @@ def build(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     fetch: bool = True,
+    new_head: bool = True,
     **options: Any,
 ) -> nn.Module:
     """Build a model that maps x (N, in_channels, H, W) in [0, 1] to logits (N, num_classes).
@@ -62,13 +63,15 @@ def build(
         num_classes, in_channels, image_size: what the data need; image_size is (H, W).
         mean, std: one number for each channel, or one for all: the model then computes with (x - mean) / std.
         fetch: whether ``pretrained`` weights of timm are fetched; False where others are loaded next.
+        new_head: what ``pretrained`` weights with other classes than num_classes mean: a random last layer to be
+            trained, which a line of the log says, or (False) an error.
         options: further keyword arguments of that function, for example ``width``.
 
     Raises:
-        UserError: no such model, module or function, options that it does not take, a result that is not a module, or a
-            mean or std that does not fit.
+        UserError: no such model, module or function, options that it does not take, a result that is not a module, a
+            mean or std that does not fit, or pretrained weights of other classes without ``new_head``.
     """
-    model = _built(name, num_classes, in_channels, image_size, fetch=fetch, **options)
+    model = _built(name, num_classes, in_channels, image_size, fetch=fetch, new_head=new_head, **options)
     if mean is None and std is None:
         return model
     if isinstance(model, Normalized):
@@ -109,10 +112,18 @@ def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> li
 
 
 def _built(
-    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int], *, fetch: bool, **options: Any
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    *,
+    fetch: bool,
+    new_head: bool,
+    **options: Any,
 ) -> nn.Module:
     if name.startswith("timm:"):
-        return build_timm(name.removeprefix("timm:"), num_classes, in_channels, image_size, fetch=fetch, **options)
+        timm_name = name.removeprefix("timm:")
+        return build_timm(timm_name, num_classes, in_channels, image_size, fetch=fetch, new_head=new_head, **options)
     builder = import_code("model", name) if names_code(name) else MODELS.get(name)
     if builder is None:
         valid = [*MODELS, "timm:NAME", "module:function"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,8 @@ from fairtat.optional import optional_import
 
 __all__ = ["build_timm"]
 
+_LOG = logging.getLogger("fairtat")
+
 
 def build_timm(
     name: str,
@@ -21,6 +24,7 @@ def build_timm(
     *,
     pretrained: bool = False,
     fetch: bool = True,
+    new_head: bool = True,
     **options: Any,
 ) -> nn.Module:
     """``timm.create_model`` for these data; models that are made for one image size are made for this one.
@@ -29,9 +33,12 @@ def build_timm(
     weights expect; otherwise the model sees images in [0, 1] as they are. ``fetch=False`` builds the same modules
     with random weights, for others to be loaded into.
 
+    Where the weights have other classes than the data, timm leaves the last layer random without a word:
+    ``new_head`` allows that, and it is logged.
+
     Raises:
-        UserError: timm is not installed, knows no such model, cannot make it with these options, or the weights cannot
-            be had.
+        UserError: timm is not installed, knows no such model, cannot make it with these options, the weights cannot
+            be had, or they have other classes and ``new_head`` is false.
     """
     timm = optional_import("timm", purpose=f"model 'timm:{name}'", extra="vision")
     if not timm.is_model(name):
@@ -50,10 +57,25 @@ def build_timm(
     if not pretrained:
         return model
     published: Any = model.pretrained_cfg
+    if fetch:
+        _check_head(name, published.get("num_classes"), num_classes, new_head)
     mean, std = published["mean"], published["std"]
     if in_channels != len(mean):  # timm folds the color weights; the average color is what gray means
         mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
     return Normalized(model, mean, std)
+
+
+def _check_head(name: str, published: int | None, num_classes: int, new_head: bool) -> None:
+    if published == num_classes:
+        return
+    head = f"{published} classes" if published else "no head (0 classes)"
+    found = f"model 'timm:{name}': its pretrained weights have {head}, but the data have {num_classes}"
+    if not new_head:
+        raise UserError(
+            f"{found}: the last layer would be random; expected data with the classes of the weights, or weights that "
+            "were trained on these classes"
+        )
+    _LOG.info("%s: the last layer starts from random weights", found)
 
 
 def _create(timm: Any, name: str, image_size: tuple[int, int], arguments: dict[str, Any]) -> Any:

@@ -30,9 +30,16 @@ def load_data(config: DataConfig) -> Splits:
 
 
 def build_model(
-    config: ModelConfig, num_classes: int, image_shape: tuple[int, int, int], *, fetch: bool = True
+    config: ModelConfig,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    *,
+    fetch: bool = True,
+    new_head: bool = True,
 ) -> nn.Module:
     """The network that the configuration names, with random weights, or (``fetch``) those that it asks for.
+
+    ``new_head``: of pretrained weights with other classes, all but the last layer are taken, instead of none.
 
     Raises:
         UserError: as `fairtat.models.build`.
@@ -46,6 +53,7 @@ def build_model(
         mean=config.mean,
         std=config.std,
         fetch=fetch,
+        new_head=new_head,
         **config.options,
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from fairtat.errors import UserError
 from fairtat.models import build
@@ -66,6 +69,53 @@ def test_pretrained_models_see_normalized_images(timm: ModuleType, channels: int
     torch.testing.assert_close(model(x), model.model(by_hand))
     plain = build("timm:resnet10t", 10, channels, (32, 32))
     assert list(model.model.state_dict()) == list(plain.state_dict())
+
+
+@pytest.fixture
+def pretrained(timm: ModuleType, tmp_path: Path) -> dict[str, Any]:
+    """Options that have timm load weights of 5 classes, as it loads published ones, from a file."""
+    save_model(timm.create_model("resnet10t", num_classes=5), str(tmp_path / "five.safetensors"))
+    overlay = {"file": str(tmp_path / "five.safetensors"), "num_classes": 5}
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+
+
+def test_pretrained_weights_of_other_classes_are_refused_where_the_head_is_needed(pretrained: dict[str, Any]) -> None:
+    message = r"model 'timm:resnet10t': its pretrained weights have 5 classes, but the data have 7"
+    with pytest.raises(UserError, match=message):
+        build("timm:resnet10t", 7, 3, (32, 32), new_head=False, **pretrained)
+    of_features = {**pretrained["pretrained_cfg_overlay"], "num_classes": 0}
+    with pytest.raises(UserError, match=r"its pretrained weights have no head \(0 classes\), but the data have 7"):
+        build("timm:resnet10t", 7, new_head=False, pretrained=True, pretrained_cfg_overlay=of_features)
+    # Nothing is loaded where other weights come next, so nothing is wrong with it.
+    build("timm:resnet10t", 7, 3, (32, 32), new_head=False, fetch=False, **pretrained)
+
+
+def test_pretrained_weights_of_the_same_classes_are_whole(pretrained: dict[str, Any], timm: ModuleType) -> None:
+    built = [build("timm:resnet10t", 5, new_head=new_head, **pretrained) for new_head in (True, False)]
+    theirs = timm.create_model("resnet10t", num_classes=5, **pretrained)
+    x = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = theirs.eval()((x - mean) / std)
+    for model in built:
+        torch.testing.assert_close(model.eval()(x), expected)
+
+
+def test_a_head_that_is_new_is_told(
+    pretrained: dict[str, Any], timm: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="fairtat")
+    model = build("timm:resnet10t", 7, **pretrained)
+    lines = [record.getMessage() for record in caplog.records if record.name == "fairtat"]
+    assert lines == [
+        "model 'timm:resnet10t': its pretrained weights have 5 classes, but the data have 7: the last layer starts "
+        "from random weights"
+    ]
+    assert isinstance(model, Normalized)
+    theirs = timm.create_model("resnet10t", num_classes=5, **pretrained)
+    assert torch.equal(model.model.conv1[0].weight, theirs.conv1[0].weight)
+    caplog.clear()
+    build("timm:resnet10t", 5, **pretrained)
+    assert not [record for record in caplog.records if record.name == "fairtat"]
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,12 +36,14 @@ class Teacher:
             if distill.teacher is None
             else ModelConfig(name=distill.teacher, options=distill.options, mean=distill.mean, std=distill.std)
         )
-        if distill.weights is None and not names_code(network.name):
+        from_timm = network.name.startswith("timm:")
+        knows = bool(network.options.get("pretrained")) if from_timm else names_code(network.name)
+        if distill.weights is None and not knows:
             raise UserError(
                 f"distill.weights is null; expected the teacher's weights for objective.name {config.objective.name}, "
                 "a file or a run folder"
             )
-        model = build_model(network, data.num_classes, data.image_shape)
+        model = build_model(network, data.num_classes, data.image_shape, fetch=distill.weights is None, new_head=False)
         if distill.weights is not None:
             load_weights(model, weights_file(distill.weights))
         self.digest = _digest(model.state_dict())

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -248,6 +249,25 @@ def test_a_teacher_that_cannot_be_had(
 ) -> None:
     with pytest.raises(UserError, match=expected):
         make_objective(configured("ard", distill=distill), data)
+
+
+def test_a_teacher_of_timm_is_a_trained_one(
+    data: Data, configured: Callable[..., TrainConfig], timm: ModuleType, tmp_path: Path
+) -> None:
+    def teach(**options: Any) -> object:
+        distill = {"teacher": "timm:test_resnet", "options": options, "weights": None}
+        return make_objective(configured("ard", distill=distill), data)
+
+    with pytest.raises(UserError, match=r"distill\.weights is null; expected the teacher's weights"):
+        teach()
+    for classes in (10, 12):
+        save_file(
+            timm.create_model("test_resnet", num_classes=classes).state_dict(), tmp_path / f"{classes}.safetensors"
+        )
+    files = {k: {"file": str(tmp_path / f"{k}.safetensors"), "num_classes": k} for k in (10, 12)}
+    teach(pretrained=True, pretrained_cfg_overlay=files[10])
+    with pytest.raises(UserError, match="its pretrained weights have 12 classes, but the data have 10"):
+        teach(pretrained=True, pretrained_cfg_overlay=files[12])
 
 
 def test_steps_that_samples_resist_are_counted_for_a_rule(
