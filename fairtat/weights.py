@@ -29,10 +29,22 @@ def weights_file(path: str | Path) -> Path:
     return Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(
+    model: nn.Module, path: str | Path, *, num_classes: int | None = None, new_head: bool = False
+) -> list[str]:
     """Load a .safetensors file or a PyTorch checkpoint into ``model``; no code in the file is run.
 
     Prefixes that DataParallel, torch.compile and Lightning add to names are removed.
+
+    Args:
+        model: the network, changed in place.
+        path: the file.
+        num_classes: of the model, by which its last layer is known.
+        new_head: where the file differs from the model in its number of classes alone, leave the last layer as it is
+            and load all others, in place of an error.
+
+    Returns:
+        Names of the tensors that were left as they are: those of the head, or none.
 
     Raises:
         UserError: the file is missing or damaged, or holds the weights of another model.
@@ -47,6 +59,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         if prefix is None:
             break
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    theirs, head = _head(weights, expected, num_classes)
+    if head and not new_head:
+        raise UserError(
+            f"{file}: its weights have {theirs} classes, but the model has {num_classes} ({head[0]}): the last layer "
+            "would be random; expected weights of these classes, or for training model.new_head true"
+        )
+    weights |= {name: expected[name] for name in head}
     for name, tensor in weights.items():
         if name in expected and expected[name].shape != tensor.shape:
             raise UserError(
@@ -60,6 +79,23 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         )
         raise UserError(f"{file}: holds the weights of another model: of {len(expected)} tensors it {both}")
     model.load_state_dict(weights)
+    return head
+
+
+def _head(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], num_classes: int | None
+) -> tuple[int, list[str]]:
+    """The number of classes in the file and the tensors whose first size it is, if all that differs is that.
+
+    The width of a hidden layer is never taken for it: it is also a size of the next layer, and not the first one.
+    """
+    differing = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    sizes = {(tuple(weights[name].shape[:1]), tuple(expected[name].shape[:1])) for name in differing}
+    fits = all(weights[name].shape[1:] == expected[name].shape[1:] for name in differing)
+    if len(sizes) != 1 or not fits or not any(weights[name].ndim > 1 for name in differing):
+        return 0, []
+    ((theirs, ours),) = sizes
+    return (theirs[0], differing) if theirs and ours == (num_classes,) else (0, [])
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -65,6 +65,40 @@ def test_other_weights_are_explained(tmp_path: Path, content: Any, message: str)
         load_weights(network(), tmp_path / "w.pt")
 
 
+def classifier(classes: int, width: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, classes))
+
+
+def test_other_classes_are_refused_unless_a_new_head_is_asked_for(tmp_path: Path) -> None:
+    source, model = classifier(7), classifier(4)
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"w\.pt: its weights have 7 classes, but the model has 4 \(2\.weight\)"):
+        load_weights(model, tmp_path / "w.pt", num_classes=4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert load_weights(model, tmp_path / "w.pt", num_classes=4, new_head=True) == ["2.weight", "2.bias"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name.startswith("2.") else source.state_dict()[name])
+    assert load_weights(classifier(7), tmp_path / "w.pt", num_classes=7, new_head=True) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "num_classes"),
+    [
+        (classifier(4, width=5), 4),  # the same classes, another width
+        (classifier(7, width=5), 4),
+        (nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), 4),  # a width that equals the classes
+        (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), 4),  # no head at all
+        (classifier(7), 5),  # it is not the layer of the classes that differs
+    ],
+)
+def test_a_new_head_excuses_nothing_else(tmp_path: Path, source: nn.Module, num_classes: int) -> None:
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    model = classifier(4)
+    with pytest.raises(UserError, match=r"of another size|of another model"):
+        load_weights(model, tmp_path / "w.pt", num_classes=num_classes, new_head=True)
+
+
 class Harmful:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return eval, ("1/0",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from fairtat.cli.runs import (
     job_on_data,
     shortened,
 )
-from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits
+from fairtat.data import CORRUPTIONS, Data, Exif, Layout, check_images, load, load_splits, load_test
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.budget import seconds
@@ -44,7 +45,10 @@ from fairtat.evaluation.report import (
 from fairtat.evaluation.text.export import check_export, export_classes
 from fairtat.evaluation.text.story import beside_baseline
 from fairtat.evaluation.text.table import groups_table, tables
+from fairtat.models.published import TIMM, is_published
 from fairtat.training import Number, load_run
+from fairtat.training.build import build_model
+from fairtat.training.config import ModelConfig
 from fairtat.training.distributed import World, connect, losing_no_process
 from fairtat.training.setup import choose_device
 from fairtat.weights import load_weights
@@ -67,7 +71,8 @@ class ModelArguments:
     """a model instead of a run; names as in `fairtat train`"""
 
     name: str | None = None
-    """digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, or module:function. With a run: the module:function that
+    """digits_cnn, preact_resnet18, wrn28_10, ..., timm:NAME, hf:ORG/MODEL (a model of timm on the Hugging Face Hub),
+    robustbench:DATASET/THREAT/NAME, or module:function. With a run: the module:function that
     it was trained with, which is run only if it is named here (or with --trust_model)."""
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -79,14 +84,18 @@ class ModelArguments:
     std: list[Number] | str | None = None
     """See mean."""
 
+    download: bool = False
+    """Fetch hf:, robustbench: and timm's weights from the network where they are not on this machine: below the folder
+    models, or in the Hub's cache."""
+
 
 @dataclass
 class DataArguments:
     """the images to judge it on; names as in `fairtat train`"""
 
     name: str | None = None
-    """A name that `fairtat train` knows, a folder of images or a .npz file. With a run: other images of the same
-    classes and shape than its own."""
+    """A name that `fairtat train` knows, a folder of images, or a .npz or .parquet file. With a run: other images of
+    the same classes and shape than its own."""
 
     root: str | None = None
     """The folder with the files of that data set."""
@@ -135,7 +144,8 @@ class EvaluateOptions(EvaluationOptions):
     """A model instead of a run."""
 
     weights: str | None = None
-    """Weights of that model: a .safetensors file or a PyTorch checkpoint of tensors."""
+    """Weights of that model: a .safetensors file, a PyTorch checkpoint of tensors, a run folder, hf:ORG/MODEL[/FILE],
+    robustbench:DATASET/THREAT/NAME, or timm for those that timm publishes for timm:NAME."""
 
     data: DataArguments = field(default_factory=DataArguments)
     """Other images than the run's own."""
@@ -206,6 +216,9 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
             check_page(Path(options.report), options.images)
         if options.export is not None:
             check_export(Path(options.export))
+        if world.main and options.run is None and options.model.name is not None and options.model.download:
+            models.fetch(options.model.name, options.weights)
+    with world.together():
         job = _job(options, device)
         data = job.data
         groupings = []
@@ -310,7 +323,7 @@ def _job(options: jsonargparse.Namespace, device: torch.device) -> Job:
         if data.name is None:
             return job_of_run(trained, options.split, options.checkpoint)
         as_trained = trained.config.data
-        image_size = as_trained.image_size if data.name.startswith("hf:") or Path(data.name).is_dir() else None
+        image_size = as_trained.image_size if _scaled(data.name) else None
         found, split = _data(options, as_trained.exif, image_size)
         return job_on_data(trained, data.name, found, split, options.checkpoint)
     if model.name is None:
@@ -320,24 +333,22 @@ def _job(options: jsonargparse.Namespace, device: torch.device) -> Job:
     return _foreign(options, device)
 
 
+def _scaled(name: str) -> bool:
+    """Whether these are image files, which may have any size."""
+    return name.startswith("hf:") or name.endswith(".parquet") or Path(name).is_dir()
+
+
 def _foreign(options: jsonargparse.Namespace, device: torch.device) -> Job:
     """A model that fairtat did not train, with its data."""
     chosen = options.model
     models.check_options(chosen.options, "--model.options")
     data, split = _data(options, "apply", None)
-    channels, height, width = data.image_shape
-    model = models.build(
-        chosen.name,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=(height, width),
-        fetch=options.weights is None,
-        new_head=False,
-        **chosen.options,
-    ).eval()
-    if options.weights is not None:
-        load_weights(model, options.weights)
-    name = f"{chosen.name.replace(':', '-')}-{Path(options.data.name).stem}"
+    described = ModelConfig(name=chosen.name, options=chosen.options, weights=options.weights)
+    from_file = options.weights not in (None, TIMM)
+    model = build_model(described, data.num_classes, data.image_shape, fetch=not from_file, new_head=False).eval()
+    if from_file:
+        load_weights(model, models.find_weights(options.weights), num_classes=data.num_classes)
+    name = f"{re.sub('[:/]', '-', chosen.name)}-{Path(options.data.name).stem}"
     return Job(
         name=chosen.name,
         model=model.to(device),
@@ -345,7 +356,7 @@ def _foreign(options: jsonargparse.Namespace, device: torch.device) -> Job:
         split=split,
         folder=Path("evaluations") / name,
         source={"model": chosen.name, "weights": _weights(options), "data": options.data.name, "split": split},
-        normalize=_normalize(chosen.mean, chosen.std, channels),
+        normalize=_normalize(chosen.mean, chosen.std, data.image_shape[0]),
         data_root=options.data.root,
     )
 
@@ -353,7 +364,11 @@ def _foreign(options: jsonargparse.Namespace, device: torch.device) -> Job:
 def _data(options: jsonargparse.Namespace, exif: Exif, image_size: int | None) -> tuple[Data, str]:
     """The images that --data.name names, and which split of them; ``exif`` and ``image_size`` are the defaults."""
     data = options.data
-    split: str = options.split or ("all" if data.name.endswith(".npz") else "test")
+    if options.split in (None, "test") and (test := load_test(data.name, layout=data.layout)) is not None:
+        check_images(test)
+        return test, "test"
+    # A file without a test set is a test set.
+    split: str = options.split or ("all" if data.name.endswith((".npz", ".parquet")) else "test")
     reading: dict[str, Any] = {
         "image_size": image_size if data.image_size is None else data.image_size,
         "layout": data.layout,
@@ -371,6 +386,8 @@ def _weights(options: jsonargparse.Namespace) -> str:
     """Where the weights of a model from elsewhere come from."""
     if options.weights is not None:
         return str(options.weights)
+    if is_published(options.model.name):
+        return "published"
     if options.model.name.startswith("timm:"):
         return "timm's" if options.model.options.get("pretrained") else "random"
     return "its own" if ":" in options.model.name else "random"

@@ -27,6 +27,8 @@ OPTIONAL = {
     "pyarrow": ("pyarrow.parquet", "parquet"),
     "torchmetrics": ("torchmetrics", "torchmetrics"),
     "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow-skinny": ("mlflow", "mlflow"),
 }
 
 _PATIENCE = 120.0  # seconds; a cold disk and PyTorch take half a minute

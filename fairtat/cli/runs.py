@@ -109,7 +109,7 @@ class EvaluationOptions:
     """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
 
     split: Literal["test", "val", "all"] | None = None
-    """Which images; by default the test set, and all of a .npz file that is given with --data.name."""
+    """Which images; by default the test set, and all of a .npz or .parquet file that has none."""
 
     checkpoint: Literal["last", "best"] = "last"
     """Weights of a run: those after its last epoch, or of its best epoch on the validation set."""

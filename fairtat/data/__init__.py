@@ -4,12 +4,13 @@ from fairtat.data.augment import AUGMENTATIONS, Augment, make_augment
 from fairtat.data.batches import Batch, Batches, Order, batches, num_batches
 from fairtat.data.extra import joined, load_extra
 from fairtat.data.image_files import Exif
-from fairtat.data.registry import DATASETS, code_of, load, load_splits
+from fairtat.data.registry import DATASETS, code_of, load, load_splits, load_test
 from fairtat.data.sets.cifar import load_cifar10, load_cifar100
 from fairtat.data.sets.corruptions import CORRUPTED, CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, load_corrupted
 from fairtat.data.sets.folder import load_folder
 from fairtat.data.sets.huggingface import load_huggingface
 from fairtat.data.sets.npz import load_npz, load_npz_parts
+from fairtat.data.sets.parquet import load_parquet
 from fairtat.data.sets.tinyimagenet import load_tinyimagenet
 from fairtat.data.splits import PublishedSplits, Splits, check_images, hold_out, stratified_split
 from fairtat.data.stream import Data, StreamData, stream_data
@@ -48,7 +49,9 @@ __all__ = [
     "load_huggingface",
     "load_npz",
     "load_npz_parts",
+    "load_parquet",
     "load_splits",
+    "load_test",
     "load_tinyimagenet",
     "make_augment",
     "num_batches",

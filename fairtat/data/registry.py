@@ -13,7 +13,8 @@ from fairtat.data.sets.bundled import load_digits, load_mnist5k
 from fairtat.data.sets.cifar import load_cifar10, load_cifar100
 from fairtat.data.sets.folder import load_folder
 from fairtat.data.sets.huggingface import load_huggingface
-from fairtat.data.sets.npz import load_npz_parts
+from fairtat.data.sets.npz import load_npz_parts, load_npz_test
+from fairtat.data.sets.parquet import load_parquet
 from fairtat.data.sets.tinyimagenet import load_tinyimagenet
 from fairtat.data.splits import PublishedSplits, Splits, hold_out, stratified_split
 from fairtat.data.stream import Data, MemorySource, Placement, Reader, StreamData, stream_data
@@ -21,7 +22,7 @@ from fairtat.data.types import ImageData, Layout
 from fairtat.errors import UserError, did_you_mean
 from fairtat.extension import import_code, names_code
 
-__all__ = ["DATASETS", "code_of", "load", "load_splits"]
+__all__ = ["DATASETS", "code_of", "load", "load_splits", "load_test"]
 
 Loader = Callable[[str | Path | None, bool], PublishedSplits]  # from (root, download)
 
@@ -33,6 +34,7 @@ DATASETS: dict[str, Loader] = {
     "tinyimagenet": lambda root, download: load_tinyimagenet(root),
 }
 _FETCHED = ("cifar10", "cifar100")
+_NPZ, _PARQUET = ".npz", ".parquet"
 
 
 def load(name: str | Path, *, image_size: int | None = None, layout: Layout = "auto", exif: Exif = "apply") -> Data:
@@ -45,6 +47,15 @@ def load(name: str | Path, *, image_size: int | None = None, layout: Layout = "a
         UserError: no such data set, or its data cannot be used.
     """
     return _load_parts(_Request(str(name), image_size=image_size, layout=layout, exif=exif)).train
+
+
+def load_test(name: str | Path, *, layout: Layout = "auto") -> Data | None:
+    """The test set in a file, or None where it has none; of a ``.npz`` file, it may stand there alone.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    return load_npz_test(name, layout=layout) if str(name).endswith(_NPZ) else None
 
 
 def load_splits(
@@ -70,25 +81,25 @@ def load_splits(
     Images of folders and ``hf:`` sets are read later; `check_images` looks at them all.
 
     Args:
-        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images per class, a ``.npz`` file, or
-            ``module:function`` of your own, called with the options, which returns the images (`image_data`,
-            `stream_data`), all three sets (`Splits`), or those that are published (`PublishedSplits`).
+        name: a key of `DATASETS`, ``hf:NAME``, a folder with one subfolder of images per class, a ``.npz`` or
+            ``.parquet`` file, or ``module:function`` of your own, called with the options, which returns the images
+            (`image_data`, `stream_data`), all three sets (`Splits`), or those that are published (`PublishedSplits`).
         options: keyword arguments of that function.
         val: share of each class for validation; the published protocol of CIFAR-10 takes 0.02.
         test: share of each class for testing, where there is no published test set.
         seed: of the split.
         root: the folder where the files of cifar10, cifar100 and tinyimagenet lie; by default ``data``.
         download: fetch cifar10 or cifar100 into ``root`` if they are not there.
-        image_size: of folders and ``hf:`` sets: scale all images to this square.
+        image_size: of folders, ``hf:`` sets and ``.parquet`` files: scale all images to this square.
         layout: of ``.npz`` files: which axis holds the channels of images with four axes: ``nchw``, ``nhwc``, or
             ``auto`` for the one of axes 1 and 3 that has 1 or 3.
-        exif: of folders and ``hf:`` sets: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves
+        exif: of the same: ``apply`` turns images as their EXIF orientation says, ``ignore`` leaves
             them as they are stored.
         placement: ``device`` keeps all images on the device as uint8; ``stream`` reads them batch by batch; ``auto``
             keeps data that are one file, and each set of folders and ``hf:`` data if it takes at most a quarter
             of the device's free memory when it is first drawn from.
         workers: processes that read images from folders and ``hf:`` sets.
-        test_file: for a ``.npz`` file: another one with the test set.
+        test_file: for a ``.npz`` or ``.parquet`` file: another one with the test set.
         groups: which images must stay on one side of a split: an array of the ``.npz`` file, or a ``.csv`` file (see
             `fairtat.data.groups.grouped_by_file`); ``auto`` takes those that the data come with, ``none`` none.
 
@@ -113,7 +124,7 @@ def code_of(name: str) -> str | None:
 
 
 def _is_code(name: str) -> bool:
-    files = name.startswith("hf:") or name.endswith(".npz") or Path(name).is_dir()
+    files = name.startswith("hf:") or name.endswith((_NPZ, _PARQUET)) or Path(name).is_dir()
     return names_code(name) and not files
 
 
@@ -150,19 +161,21 @@ def _published(asked: _Request) -> PublishedSplits:
         raise UserError(
             f"data.download is true for {name!r}; expected false: only {' and '.join(_FETCHED)} can be fetched"
         )
-    if asked.image_size is not None and (known is not None or name.endswith(".npz")):
+    if asked.image_size is not None and (known is not None or name.endswith(_NPZ)):
         raise UserError(
-            f"data.image_size is {asked.image_size} for {name!r}; expected null: only folders and hf: sets are scaled"
+            f"data.image_size is {asked.image_size} for {name!r}; expected null: only folders, hf: sets and .parquet files "
+            "are scaled"
         )
-    if asked.layout != "auto" and not name.endswith(".npz"):
+    if asked.layout != "auto" and not name.endswith(_NPZ):
         raise UserError(
             f"data.layout is {asked.layout} for {name!r}; expected auto: only .npz files come in two layouts"
         )
-    if asked.test_file is not None and not name.endswith(".npz"):
+    if asked.test_file is not None and not name.endswith((_NPZ, _PARQUET)):
         raise UserError(
-            f"data.test_file is {str(asked.test_file)!r} for {name!r}; expected null: only .npz files have one"
+            f"data.test_file is {str(asked.test_file)!r} for {name!r}; expected null: only .npz and .parquet files "
+            "have one"
         )
-    if groups not in (AUTO, NONE) and not (name.endswith(".npz") or is_group_file(groups)):
+    if groups not in (AUTO, NONE) and not (name.endswith(_NPZ) or is_group_file(groups)):
         raise UserError(
             f"data.groups is {groups!r} for {name!r}; expected auto, none or a .csv file: only .npz files have arrays"
         )
@@ -174,14 +187,16 @@ def _published(asked: _Request) -> PublishedSplits:
         return known(asked.root, asked.download)
     if name.startswith("hf:"):
         return load_huggingface(name.removeprefix("hf:"), image_size=asked.image_size, exif=asked.exif)
-    if name.endswith(".npz"):
+    if name.endswith(_PARQUET):
+        return load_parquet(name, test_file=asked.test_file, image_size=asked.image_size, exif=asked.exif)
+    if name.endswith(_NPZ):
         arrays = NONE if is_group_file(groups) else groups
         return load_npz_parts(name, layout=asked.layout, test_file=asked.test_file, groups=arrays)
     if Path(name).is_dir():
         return load_folder(name, image_size=asked.image_size, exif=asked.exif)
     if _is_code(name):
         return _from_code(name, asked.options or {})
-    valid = [*DATASETS, "FILE.npz", "hf:NAME", "a folder of images", "module:function"]
+    valid = [*DATASETS, "FILE.npz", "FILE.parquet", "hf:NAME", "a folder of images", "module:function"]
     raise UserError(f"no data set is called {name!r}{did_you_mean(name, valid)}")
 
 

@@ -14,6 +14,7 @@ from fairtat.models.cnn import digits_cnn, mnist_cnn
 from fairtat.models.mlp import mlp
 from fairtat.models.normalized import Normalized
 from fairtat.models.preact_resnet import preact_resnet8, preact_resnet18
+from fairtat.models.published import build_published, is_published
 from fairtat.models.timm import build_timm
 from fairtat.models.wide_resnet import wrn28_10, wrn34_10
 
@@ -57,13 +58,16 @@ def build(
 
     Args:
         name: a key of `MODELS`; ``timm:NAME`` for a model of timm, whose ``create_model`` gets the options, for
-            example ``pretrained``; or ``module:function`` of your own, called with
-            ``(num_classes=, in_channels=, image_size=, **options)``, with those of the three that its signature
-            takes. The module is looked up on the import path and in the working directory.
+            example ``pretrained``; ``hf:ORG/MODEL`` (a model of timm on the Hugging Face Hub) or
+            ``robustbench:DATASET/THREAT/NAME``, with their published weights (see `fairtat.models.fetch`); or
+            ``module:function`` of your own, called with ``(num_classes=, in_channels=, image_size=, **options)``, with
+            those of the three that its signature takes. The module is looked up on the import path and in the working
+            directory.
         num_classes, in_channels, image_size: what the data need; image_size is (H, W).
         mean, std: one number for each channel, or one for all: the model then computes with (x - mean) / std.
-        fetch: whether ``pretrained`` weights of timm are fetched; False where others are loaded next.
-        new_head: what ``pretrained`` weights with other classes than num_classes mean: a random last layer to be
+        fetch: whether ``pretrained`` weights of timm are fetched, and published ones are read; False where others are
+            loaded next.
+        new_head: what pretrained weights with other classes than num_classes mean: a random last layer to be
             trained, which a line of the log says, or (False) an error.
         options: further keyword arguments of that function, for example ``width``.
 
@@ -97,7 +101,7 @@ def code_of(name: str, options: Mapping[str, Any]) -> str | None:
 
     A name from a file must not choose what is imported, nor may an option of timm choose a file to unpickle.
     """
-    if name.startswith("timm:"):
+    if name.startswith("timm:") or is_published(name):
         loads = next((key for key in _TIMM_FILES if key in options), None)
         return None if loads is None else f"model {name} would load a file that its option {loads} names"
     return f"model {name} would be imported and run" if names_code(name) else None
@@ -124,9 +128,11 @@ def _built(
     if name.startswith("timm:"):
         timm_name = name.removeprefix("timm:")
         return build_timm(timm_name, num_classes, in_channels, image_size, fetch=fetch, new_head=new_head, **options)
+    if is_published(name):
+        return build_published(name, num_classes, in_channels, image_size, load=fetch, new_head=new_head, **options)
     builder = import_code("model", name) if names_code(name) else MODELS.get(name)
     if builder is None:
-        valid = [*MODELS, "timm:NAME", "module:function"]
+        valid = [*MODELS, "timm:NAME", "hf:ORG/MODEL", "robustbench:NAME", "module:function"]
         raise UserError(f"no model is called {name!r}{did_you_mean(name, valid)}")
     given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     try:

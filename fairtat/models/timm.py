@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from fairtat.errors import UserError, nearest
 from fairtat.models.normalized import Normalized
 from fairtat.optional import optional_import
 
-__all__ = ["build_timm"]
+__all__ = ["build_timm", "refuse_other_classes"]
 
 _LOG = logging.getLogger("fairtat")
 
@@ -25,6 +25,7 @@ def build_timm(
     pretrained: bool = False,
     fetch: bool = True,
     new_head: bool = True,
+    shown: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """``timm.create_model`` for these data; models that are made for one image size are made for this one.
@@ -34,14 +35,16 @@ def build_timm(
     with random weights, for others to be loaded into.
 
     Where the weights have other classes than the data, timm leaves the last layer random without a word:
-    ``new_head`` allows that, and it is logged.
+    ``new_head`` allows that, and it is logged. ``shown`` is what messages call the model; ``name`` may be timm's
+    ``local-dir:FOLDER``.
 
     Raises:
         UserError: timm is not installed, knows no such model, cannot make it with these options, the weights cannot
             be had, or they have other classes and ``new_head`` is false.
     """
-    timm = optional_import("timm", purpose=f"model 'timm:{name}'", extra="vision")
-    if not timm.is_model(name):
+    shown = shown or f"timm:{name}"
+    timm = optional_import("timm", purpose=f"model {shown!r}", extra="vision")
+    if not name.startswith("local-dir:") and not timm.is_model(name):
         found = nearest(name, timm.list_models())
         hint = f"did you mean {found!r}?" if found else "timm.list_models() has the names"
         raise UserError(f"timm {timm.__version__} has no model {name!r}; {hint}")
@@ -52,30 +55,34 @@ def build_timm(
         reason = str(error).partition("\n")[0] or type(error).__name__
         shape = f"{in_channels}x{image_size[0]}x{image_size[1]}"
         raise UserError(
-            f"model 'timm:{name}' cannot be built for {shape} images with options {options}: {reason}"
+            f"model {shown!r} cannot be built for {shape} images with options {options}: {reason}"
         ) from error
     if not pretrained:
         return model
     published: Any = model.pretrained_cfg
-    if fetch:
-        _check_head(name, published.get("num_classes"), num_classes, new_head)
+    if fetch and published.get("num_classes") != num_classes:
+        if not new_head:
+            refuse_other_classes(shown, published.get("num_classes"), num_classes)
+        _LOG.info(
+            "%s: the last layer starts from random weights", _classes(shown, published.get("num_classes"), num_classes)
+        )
     mean, std = published["mean"], published["std"]
     if in_channels != len(mean):  # timm folds the color weights; the average color is what gray means
         mean, std = [sum(mean) / len(mean)] * in_channels, [sum(std) / len(std)] * in_channels
     return Normalized(model, mean, std)
 
 
-def _check_head(name: str, published: int | None, num_classes: int, new_head: bool) -> None:
-    if published == num_classes:
-        return
+def refuse_other_classes(model: str, published: int | None, num_classes: int) -> NoReturn:
+    """Raise the error that a model's pretrained weights do not have the data's classes."""
+    raise UserError(
+        f"{_classes(model, published, num_classes)}: the last layer would be random; expected data with the classes of "
+        "the weights, weights that were trained on these classes, or for training model.new_head true"
+    )
+
+
+def _classes(model: str, published: int | None, num_classes: int) -> str:
     head = f"{published} classes" if published else "no head (0 classes)"
-    found = f"model 'timm:{name}': its pretrained weights have {head}, but the data have {num_classes}"
-    if not new_head:
-        raise UserError(
-            f"{found}: the last layer would be random; expected data with the classes of the weights, or weights that "
-            "were trained on these classes"
-        )
-    _LOG.info("%s: the last layer starts from random weights", found)
+    return f"model {model!r}: its pretrained weights have {head}, but the data have {num_classes}"
 
 
 def _create(timm: Any, name: str, image_size: tuple[int, int], arguments: dict[str, Any]) -> Any:

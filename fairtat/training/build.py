@@ -10,6 +10,7 @@ from fairtat import data, models
 from fairtat.data import Splits, load_splits
 from fairtat.errors import UserError
 from fairtat.extension import names_code
+from fairtat.models.published import TIMM, find_timm_weights
 from fairtat.training.config import DataConfig, ModelConfig, TrainConfig
 
 __all__ = ["Trust", "build_model", "code_named", "load_data", "require_trust"]
@@ -40,11 +41,17 @@ def build_model(
     """The network that the configuration names, with random weights, or (``fetch``) those that it asks for.
 
     ``new_head``: of pretrained weights with other classes, all but the last layer are taken, instead of none.
+    ``weights: timm`` is part of the network, which normalizes images as those weights expect.
 
     Raises:
         UserError: as `fairtat.models.build`.
     """
     channels, height, width = image_shape
+    options = dict(config.options)
+    if config.weights == TIMM:
+        options["pretrained"] = True
+        if fetch:
+            options["pretrained_cfg_overlay"] = {"file": str(find_timm_weights(config.name))}
     return models.build(
         config.name,
         num_classes=num_classes,
@@ -54,7 +61,7 @@ def build_model(
         std=config.std,
         fetch=fetch,
         new_head=new_head,
-        **config.options,
+        **options,
     )
 
 

@@ -10,21 +10,23 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fairtat import models
 from fairtat.data import Splits, batches, check_images, load_extra
 from fairtat.data.augment import make_augment
 from fairtat.data.stream import Data
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.logits import logits_of
+from fairtat.models.published import TIMM
 from fairtat.seeds import derive
 from fairtat.training.build import build_model, load_data
-from fairtat.training.config import TrainConfig, make_fairness
+from fairtat.training.config import ModelConfig, TrainConfig, make_fairness
 from fairtat.training.distributed import World, env_size
 from fairtat.training.objectives import make_objective
 from fairtat.training.precision import settle_amp
 from fairtat.training.pseudo_labels import labeled
 from fairtat.training.trainer import Trainer
-from fairtat.weights import load_weights, weights_file
+from fairtat.weights import load_weights
 
 __all__ = ["choose_device", "make_trainer"]
 
@@ -68,10 +70,7 @@ def make_trainer(
     if augment is not None:
         augment.check(splits.train.image_shape[1:])
     torch.manual_seed(derive(config.seed, "model"))
-    model = build_model(config.model, splits.train.num_classes, splits.train.image_shape)
-    if config.model.weights is not None and not resumed:
-        load_weights(model, weights_file(config.model.weights))
-    model = model.to(device)
+    model = _begun(config.model, splits.train, world, resumed).to(device)
     config = settle_amp(config, device)
     _rehearse(config, model, splits.train)
     if config.sync_batchnorm and world.size > 1:
@@ -100,6 +99,27 @@ def _with_extra(config: TrainConfig, splits: Splits, world: World) -> Splits:
         if world.main and config.data.pseudo_labels is not None:
             extra = labeled(extra, config.data.pseudo_labels, splits)
     return replace(splits, extra=replace(extra, labels=world.share(extra.labels)))
+
+
+def _begun(config: ModelConfig, data: Data, world: World, resumed: bool) -> nn.Module:
+    """The network with the weights that training begins with, or of a resumed run, with any."""
+    with world.together():
+        if world.main and config.download and not resumed:
+            models.fetch(config.name, config.weights)
+    # pretrained: true has always given other classes a new head; weights ask first.
+    new_head = config.new_head or (config.weights is None and config.name.startswith("timm:"))
+    from_file = config.weights is not None and config.weights != TIMM
+    model = build_model(
+        config, data.num_classes, data.image_shape, fetch=not resumed and not from_file, new_head=new_head
+    )
+    if resumed or not from_file:
+        return model
+    assert config.weights is not None
+    file = models.find_weights(config.weights)
+    head = load_weights(model, file, num_classes=data.num_classes, new_head=config.new_head)
+    if head and world.main:
+        _LOG.info("%s: has other classes: %s start from random weights", file, ", ".join(head))
+    return model
 
 
 def _check_sizes(config: TrainConfig, samples: int, device: torch.device, world: World) -> None:

@@ -57,6 +57,31 @@ def test_a_layout_that_cannot_be_told_is_an_option(
     assert fairtat(*arguments, "--data.layout", "nhwc").code == 0
 
 
+def test_the_test_part_of_a_file_is_what_is_judged(fairtat: Command, runs: Path) -> None:
+    """By default, as for the named sets; a file with one part is judged whole."""
+    splits = load_run("runs/at").splits()
+    arrays = {}
+    for part, data in (("train", splits.train), ("test", splits.test)):
+        arrays |= {f"x_{part}": data.floats(data.images).numpy(), f"y_{part}": data.labels.numpy()}
+    np.savez("both.npz", **arrays)
+    np.savez("alone.npz", x_test=arrays["x_test"], y_test=arrays["y_test"])
+    np.savez("plain.npz", images=arrays["x_test"], labels=arrays["y_test"])
+    found = {}
+    for name, split in (("both", "test"), ("alone", "test"), ("plain", "all")):
+        command = ("evaluate", "runs/at", "--data.name", f"{name}.npz", "--attack.steps", 1)
+        assert fairtat(*command, "--sanity", "false").code == 0
+        found[name] = Evaluation.load(f"runs/at/evaluation/{name}/{split}.json")
+        assert found[name].source["split"] == split
+    fairtat("evaluate", "runs/at", "--attack.steps", 1, "--sanity", "false")
+    own = Evaluation.load("runs/at/evaluation/test.json")
+    for evaluation in found.values():
+        assert torch.equal(evaluation.clean.confusion, own.clean.confusion)
+    command = ("evaluate", "runs/at", "--data.name", "both.npz", "--split", "all", "--attack.steps", 1)
+    assert fairtat(*command, "--sanity", "false").code == 0
+    everything = Evaluation.load("runs/at/evaluation/both/all.json")
+    assert everything.clean.total == len(splits.train)
+
+
 @pytest.fixture
 def folder_of_two_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     image = pytest.importorskip("PIL.Image")

@@ -40,7 +40,16 @@ def published(timm: ModuleType, tmp_path: Path) -> tuple[str, ...]:
     save_model(timm.create_model("test_resnet", num_classes=CLASSES), str(tmp_path / "five.safetensors"))
     overlay = {"file": str(tmp_path / "five.safetensors"), "num_classes": CLASSES}
     options = json.dumps({"pretrained": True, "pretrained_cfg_overlay": overlay})
-    return ("--model.name", "timm:test_resnet", "--model.options", options, "--attacks", "pgd-1@0.01")
+    return (
+        "--model.name",
+        "timm:test_resnet",
+        "--model.options",
+        options,
+        "--attacks",
+        "pgd-1@0.01",
+        "--sanity",
+        "false",
+    )
 
 
 def test_pretrained_weights_of_other_classes_are_refused(
@@ -79,3 +88,33 @@ def test_weights_given_beside_pretrained_are_those_that_count(
     command = ("evaluate", *published, "--model.options", options, "--weights", "tuned.safetensors")
     assert fairtat(*command, "--data.name", images[CLASSES + 2]).code == 0
     assert fairtat(*command, "--data.name", images[CLASSES]).code == 2
+
+
+def test_a_model_of_the_hub_is_named_alone(fairtat: Command, images: dict[int, str], timm: ModuleType) -> None:
+    command = ("evaluate", "--model.name", "hf:org/net", "--attacks", "pgd-1@0.01", "--sanity", "false", "--data.name")
+    code, out, err = fairtat(*command, images[CLASSES])
+    assert (code, out) == (2, "")
+    assert "put config.json and model.safetensors of org/net into the folder models/org/net" in err
+    Path("models/org/net").mkdir(parents=True)
+    model = timm.create_model("test_resnet", num_classes=CLASSES)
+    timm.models.save_for_hf(model, "models/org/net", model_config={"num_classes": CLASSES}, safe_serialization=True)
+    code, out, err = fairtat(*command, images[CLASSES])
+    assert (code, err) == (0, "")
+    assert "weights published" in out
+    assert Evaluation.load(f"evaluations/hf-org-net-{CLASSES}/all.json").clean.total == 2 * CLASSES
+    code, _, err = fairtat(*command, images[CLASSES + 2])
+    assert code == 2
+    assert "model 'hf:org/net': its pretrained weights have 5 classes, but the data have 7" in err
+
+
+@pytest.mark.parametrize("download", ["false", "true"])
+def test_only_an_option_goes_to_the_network(
+    fairtat: Command, images: dict[int, str], monkeypatch: pytest.MonkeyPatch, download: str
+) -> None:
+    asked = []
+    monkeypatch.setattr("fairtat.models.fetch", lambda name, weights: asked.append((name, weights)))
+    command = ("evaluate", "--model.name", "mlp", "--weights", "hf:org/net/w.pt", "--model.download", download)
+    code, _, err = fairtat(*command, "--data.name", images[CLASSES], "--attacks", "pgd-1@0.01", "--sanity", "false")
+    assert code == 2
+    assert "put w.pt of org/net into the folder models/org/net" in err
+    assert asked == ([("mlp", "hf:org/net/w.pt")] if download == "true" else [])

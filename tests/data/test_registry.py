@@ -34,7 +34,7 @@ def test_the_help_of_the_command_line_names_them_all() -> None:
         (
             "./no/such/place",
             {},
-            r"no data set is called './no/such/place'; valid: FILE.npz, a folder of images, cifar10",
+            r"no data set is called './no/such/place'; valid: FILE.npz, FILE.parquet, a folder of images, cifar10",
         ),
         ("digits", {"download": True}, "data.download is true for 'digits'; expected false: only cifar10 and cifar100"),
         ("digits", {"layout": "nchw"}, "data.layout is nchw for 'digits'; expected auto: only .npz files"),

@@ -19,7 +19,7 @@ from fairtat.data.stream import Data, free_memory
 from fairtat.data.types import ImageData, Layout, image_data
 from fairtat.errors import UserError
 
-__all__ = ["load_npz", "load_npz_images", "load_npz_parts"]
+__all__ = ["load_npz", "load_npz_images", "load_npz_parts", "load_npz_test"]
 
 
 # What the arrays of each set may be called: ours, those of MedMNIST and of Keras, and of published generated images.
@@ -77,6 +77,22 @@ def load_npz_parts(
     with _opened(test_file) as arrays:
         test = _set(arrays, "test" if arrays.has("test") else "train", layout, groups, like=train)
     return number_parts(PublishedSplits(train, others.get("val"), test))
+
+
+def load_npz_test(path: str | Path, *, layout: Layout = "auto") -> ImageData | None:
+    """The test set of a file, with the ids that `load_npz_parts` gives it; None where the file has none.
+
+    Raises:
+        UserError: as `load_npz_parts`; a training set may be missing.
+    """
+    with _opened(path) as arrays:
+        if not arrays.has("test"):
+            return None
+        if not arrays.has("train"):
+            return _set(arrays, "test", layout, groups=NONE)
+    test = load_npz_parts(path, layout=layout).test
+    assert isinstance(test, ImageData)
+    return test
 
 
 def load_npz_images(path: str | Path, *, like: Data, layout: Layout = "auto") -> ImageData:

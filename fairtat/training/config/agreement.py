@@ -8,6 +8,7 @@ from fairtat.errors import UserError
 from fairtat.extension import names_code
 from fairtat.fairness.weights import FairARD
 from fairtat.models import check_options
+from fairtat.models.published import TIMM
 from fairtat.radius import check_radius
 from fairtat.training.config.optimizing import parameter_groups
 from fairtat.training.config.sections import FairnessConfig
@@ -185,6 +186,8 @@ def check_together(config: TrainConfig) -> None:
     """
     check_options(config.model.options, "model.options")
     check_options(config.distill.options, "distill.options")
+    if config.model.weights == TIMM and not config.model.name.startswith("timm:"):
+        raise UserError(f"model.weights is timm; expected model.name timm:NAME, got {config.model.name}")
     for key, eps in (("attack.eps", config.attack.eps), ("eval.eps", config.eval.eps)):
         if eps is not None:
             check_radius(key, float(eps), config.attack.norm, error=UserError)

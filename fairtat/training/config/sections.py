@@ -38,8 +38,9 @@ class DataConfig:
     name: str = "digits"
     """digits (1,797 images of 1x8x8), mnist5k (5,000 of 1x28x28), cifar10, cifar100, tinyimagenet, hf:NAME (a set of
     Hugging Face `datasets`), a folder with one subfolder of images per class, or a .npz file with the arrays images
-    (uint8, or floats in [0, 1]), labels (whole numbers from 0, or text) and, if you like, class_names; or
-    module:function of your own, which is called with the options and returns the images (see docs/extending.md)."""
+    (uint8, or floats in [0, 1]), labels (whole numbers from 0, or text) and, if you like, class_names; a .parquet file
+    of image bytes and labels, as Hugging Face datasets write it (a shard stands for all); or module:function of your
+    own, which is called with the options and returns the images (see docs/extending.md)."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a module:function, for example {year: 2024}."""
@@ -58,7 +59,7 @@ class DataConfig:
     test set, such as cifar10, use that instead."""
 
     test_file: str | None = None
-    """For a .npz file without a test set: another .npz file that has it."""
+    """For a .npz or .parquet file without a test set: another one that has it."""
 
     groups: str = "auto"
     """Groups of images that must stay on one side of a split, such as the frames of one video: an array of the .npz
@@ -114,15 +115,25 @@ class ModelConfig:
 
     name: str = "digits_cnn"
     """digits_cnn, mnist_cnn, mlp, preact_resnet8, preact_resnet18, wrn28_10, wrn34_10, timm:NAME (any model of
-    timm), or module:function of your own, which is called with num_classes, in_channels, image_size=(H, W) and the
-    options, and returns a torch.nn.Module."""
+    timm), hf:ORG/MODEL (a model of timm on the Hugging Face Hub), robustbench:DATASET/THREAT/NAME (both with their
+    published weights), or module:function of your own, which is called with num_classes, in_channels,
+    image_size=(H, W) and the options, and returns a torch.nn.Module."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for that function, for example {width: 64}."""
 
     weights: str | None = None
-    """Weights to start from, in place of random ones: a .safetensors file, a PyTorch checkpoint, or a run folder, of a
-    model with the same layers. No code in a file is run. A resumed run does not need it."""
+    """Weights to start from, in place of random ones, of a model with the same layers: a .safetensors file, a PyTorch
+    checkpoint, a run folder, hf:ORG/MODEL[/FILE], robustbench:DATASET/THREAT/NAME, or timm for those that timm
+    publishes for timm:NAME. No code in a file is run. A resumed run does not need it."""
+
+    new_head: bool = False
+    """Take weights with other classes than the data: all but the last layer, which starts from random weights. false
+    refuses them."""
+
+    download: bool = False
+    """Fetch hf:, robustbench: and timm's weights from the network where they are not on this machine: below the folder
+    models, or in the Hub's cache."""
 
     mean: list[Number] | None = None
     """Mean of each channel, or one number, by which the model normalizes images itself: it computes with

@@ -11,10 +11,11 @@ from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.extension import names_code
 from fairtat.logits import logits_of
+from fairtat.models import find_weights
 from fairtat.training.build import build_model
 from fairtat.training.config import ModelConfig, TrainConfig
 from fairtat.training.precision import AMP_DTYPES
-from fairtat.weights import load_weights, weights_file
+from fairtat.weights import load_weights
 
 __all__ = ["Teacher"]
 
@@ -45,7 +46,7 @@ class Teacher:
             )
         model = build_model(network, data.num_classes, data.image_shape, fetch=distill.weights is None, new_head=False)
         if distill.weights is not None:
-            load_weights(model, weights_file(distill.weights))
+            load_weights(model, find_weights(distill.weights), num_classes=data.num_classes)
         self.digest = _digest(model.state_dict())
         self._model = model.to(data.device).eval().requires_grad_(False)
         if config.channels_last:

@@ -207,5 +207,7 @@ def test_other_names_are_listed_with_those_expected(tmp_path: Path) -> None:
     expected = "has no images and labels; it holds data, target; expected images and labels, or train_images"
     with pytest.raises(UserError, match=expected):
         load_npz(tmp_path / "mine.npz")
-    with pytest.raises(UserError, match=r"data.test_file is 'x.npz' for 'digits'; expected null: only .npz files"):
+    with pytest.raises(
+        UserError, match=r"data.test_file is 'x.npz' for 'digits'; expected null: only .npz and .parquet"
+    ):
         load_splits("digits", test_file="x.npz")
