@@ -20,8 +20,11 @@ COMMANDS = {
     "report": "saved evaluations as a page: one, or several side by side",
     "compare": "two or more runs side by side: which classes gained and which lost",
     "study": "several ways of training over seeds and radii, compared with intervals",
+    "runs": "the runs in a folder: state, figures, and the settings that differ",
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }
+
+_MODULES = {"runs": "run_list"}  # of commands whose module has another name
 
 KEEP_ANSWERS = ("evaluate", "compare")
 """Commands that resume where they were interrupted when they are given once more."""
@@ -88,7 +91,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(
             f"unknown {kind} {command!r}{did_you_mean(command, (*COMMANDS, '--help', '--version', '--debug'))}"
         )
-    module = importlib.import_module(f"fairtat.cli.{command}")
+    module = importlib.import_module(f"fairtat.cli.{_MODULES.get(command, command)}")
     code: int = module.run(module.parser().parse_args(rest))
     return code
 

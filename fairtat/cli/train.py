@@ -18,19 +18,24 @@ from fairtat.cli.parser import Parser
 from fairtat.cli.processes import one_voice
 from fairtat.cli.train_progress import dry_run_report, observe
 from fairtat.data import code_of
+from fairtat.errors import UserError
+from fairtat.extension import import_code, names_code
 from fairtat.training import Observer, TrainConfig, TrainResult, default_output, dry_run, resume, train
 from fairtat.training.api import stored_config
 from fairtat.training.build import code_named, require_trust
 from fairtat.training.config import from_dict, load_yaml, to_dict
 from fairtat.training.distributed import env_rank, env_size
+from fairtat.training.observers import MLflow, Tee, WeightsAndBiases
 
 __all__ = ["parser", "run"]
 
 # Options beside the fields of TrainConfig.
-_NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model")
+_NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model", "observer")
 
 # Settings that may name code, which is trusted when the user types it.
 _NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights", "--distill.teacher")
+
+_TRACKERS: dict[str, Callable[[], Observer]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
 
 _DESCRIPTION = """Train a robust classifier and watch what each class pays for it. Every key of the YAML file is an
 option too.
@@ -67,6 +72,13 @@ def parser() -> ArgumentParser:
         help="Build everything, decode every image, time a few steps, report what the run would cost and write, and "
         "write nothing.",
     )
+    made.add_argument(
+        "--observer",
+        action="append",
+        metavar="NAME",
+        help="Who else is told of every epoch: wandb (Weights & Biases), mlflow, or module:Class of your own, a "
+        "fairtat.training.Observer. May be given more than once, and in no file.",
+    )
     made.add_trust_model()
     made.add_class_arguments(TrainConfig)
     return made
@@ -94,7 +106,9 @@ def _run(namespace: Namespace) -> int:
         if env_rank() == 0:
             print(dry_run_report(report), flush=True)
         return 0
-    with _stop_signals() as should_stop, _observe() as observer:
+    told = _told(namespace.observer or [])
+    with _stop_signals() as should_stop, _observe() as shown:
+        observer = Tee(shown, *told)
         if namespace.resume is not None:
             result = resume(
                 namespace.resume,
@@ -112,6 +126,26 @@ def _run(namespace: Namespace) -> int:
 
 def _observe() -> Any:
     return observe() if env_rank() == 0 else _silent()
+
+
+def _told(names: Sequence[str]) -> list[Observer]:
+    """The observers of these names, in the process that writes the run.
+
+    Raises:
+        UserError: a package is missing, or no such observer.
+    """
+    return [_observer(name) for name in names] if env_rank() == 0 else []
+
+
+def _observer(name: str) -> Observer:
+    if name in _TRACKERS:
+        return _TRACKERS[name]()
+    if not names_code(name):
+        raise UserError(f"--observer is {name!r}; expected module:Class or {' or '.join(_TRACKERS)}")
+    made = import_code("observer", name)()
+    if not isinstance(made, Observer):
+        raise UserError(f"observer {name!r} is a {type(made).__name__}; expected a fairtat.training.Observer")
+    return made
 
 
 @contextmanager

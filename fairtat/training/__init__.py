@@ -14,6 +14,7 @@ from fairtat.training.events import (
     ClassAccuracy,
     EpochMetrics,
     Observer,
+    RunEnd,
     RunStart,
     StepProgress,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ObjectiveValue",
     "Observer",
     "Run",
+    "RunEnd",
     "RunStart",
     "StepProgress",
     "TrainConfig",

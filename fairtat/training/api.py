@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from fairtat.files import read_checked
 from fairtat.training.build import Trust, require_trust
 from fairtat.training.config import TrainConfig, from_run, leaves, parse_yaml
 from fairtat.training.distributed import World, connect, losing_no_process
-from fairtat.training.events import EpochMetrics, Observer, RunStart
+from fairtat.training.events import EpochMetrics, Observer, RunEnd, RunStart
+from fairtat.training.observers import Tee, TensorBoard
 from fairtat.training.run import RunFolder
 from fairtat.training.run.checkpoint import load_checkpoint
 from fairtat.training.run.environment import describe_environment
 from fairtat.training.run.lock import run_lock
 from fairtat.training.setup import choose_device, make_trainer
-from fairtat.training.tensorboard import Tee, TensorBoard
 from fairtat.training.trainer import Interrupted, Trainer, TrainingDiverged
 
 __all__ = ["CHANGEABLE", "TrainResult", "check_changes", "default_output", "resume", "stored_config", "train"]
@@ -32,6 +32,7 @@ _LOG = logging.getLogger("fairtat")
 CHANGEABLE = frozenset({
     "device", "threads", "compile", "checkpoint_every", "tensorboard", "attack.engine", "attack.engine_check",
     "attack.backend", "data.root", "data.download", "data.placement", "data.workers",
+    "model.download",
 })  # fmt: skip
 
 StopRequest = Callable[[], bool]
@@ -211,7 +212,32 @@ def _observers(observer: Observer | None, config: TrainConfig, world: World) -> 
 def _run(
     trainer: Trainer, folder: RunFolder, world: World, observer: Observer, should_stop: StopRequest | None
 ) -> TrainResult:
-    """Epochs until the last one, each written down before the next begins."""
+    """Epochs until the last one, each written down before the next begins; the observer is told of every end."""
+    saved = _Saved(trainer.epoch)
+    try:
+        result = _epochs(trainer, folder, world, observer, should_stop, saved)
+    except BaseException:
+        # What went wrong is what is to be seen, not that an observer could not cope with it.
+        with suppress(Exception):
+            observer.on_end(RunEnd("failed", saved.epoch))
+        raise
+    observer.on_end(RunEnd("interrupted" if result.interrupted else "finished", result.epoch))
+    return result
+
+
+@dataclass
+class _Saved:
+    epoch: int  # that the last checkpoint holds
+
+
+def _epochs(
+    trainer: Trainer,
+    folder: RunFolder,
+    world: World,
+    observer: Observer,
+    should_stop: StopRequest | None,
+    saved: _Saved,
+) -> TrainResult:
     config, splits = trainer.config, trainer.splits
     observer.on_start(
         RunStart(
@@ -226,25 +252,30 @@ def _run(
             processes=world.size,
         )
     )
-    saved, best = trainer.epoch, folder.best_score() if world.main else None
+    best = folder.best_score() if world.main else None
     last: EpochMetrics | None = None
-    with _losing_no_process(folder, world, lambda: saved):
+    with _losing_no_process(folder, world, lambda: saved.epoch):
         while trainer.epoch < config.epochs:
             try:
                 last = trainer.run_epoch(observer, should_stop)
             except Interrupted:
-                return TrainResult(folder.path, saved, interrupted=True, last=last)
+                return TrainResult(folder.path, saved.epoch, interrupted=True, last=last)
             except TrainingDiverged as error:
-                again = f"another --output ({folder.path} keeps epoch {saved})" if saved else "the same --output"
+                again = (
+                    f"another --output ({folder.path} keeps epoch {saved.epoch})"
+                    if saved.epoch
+                    else "the same --output"
+                )
                 raise TrainingDiverged(f"{error}; start again with {again}") from error
             due = trainer.epoch % config.checkpoint_every == 0 or trainer.epoch == config.epochs
             with world.together():
                 if world.main:
-                    with folder.writing(trainer.epoch, saved):
+                    with folder.writing(trainer.epoch, saved.epoch):
                         best = _write_epoch(trainer, folder, last, best, due)
-            saved = trainer.epoch if due else saved
+            if due:
+                saved.epoch = trainer.epoch
             observer.on_epoch(last)
-    return TrainResult(folder.path, saved, interrupted=False, last=last)
+    return TrainResult(folder.path, saved.epoch, interrupted=False, last=last)
 
 
 def _write_epoch(

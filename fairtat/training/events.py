@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,16 @@ from torch import Tensor
 from fairtat.fairness import ClassStats
 from fairtat.training.config import TrainConfig
 
-__all__ = ["AveragedAccuracy", "ClassAccuracy", "EpochMetrics", "Observer", "RunStart", "StepProgress", "numbers"]
+__all__ = [
+    "AveragedAccuracy",
+    "ClassAccuracy",
+    "EpochMetrics",
+    "Observer",
+    "RunEnd",
+    "RunStart",
+    "StepProgress",
+    "numbers",
+]
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,38 @@ class StepProgress:
     """Counts of the running epoch in this process, on the device: reading them waits for it, so read seldom."""
 
 
+@dataclass(frozen=True)
+class RunEnd:
+    """Nothing more will be told."""
+
+    state: Literal["finished", "interrupted", "failed"]
+    """failed: an exception ends the run, such as a loss that is not finite, a full disk or one of an observer."""
+
+    epoch: int  # finished epochs that the checkpoint holds
+
+
 class Observer:
-    """Receives events in the trainer's process; override what you need."""
+    """What a trainer tells while it trains; override what you need.
 
-    def on_start(self, start: RunStart) -> None: ...
+    A run calls ``on_start`` once, then for each epoch ``on_step`` after each step and ``on_epoch`` when the epoch's
+    files are written, and ``on_end`` once, however it ends. A resumed run starts once more, with ``RunStart.epoch``
+    above 0. All calls come from the thread that trains, one after the other, so a slow observer makes a slow run: in
+    ``on_step`` read nothing from the device. An exception in an observer ends the run; the last checkpoint stays.
 
-    def on_step(self, progress: StepProgress) -> None: ...
+    In a job of several processes each tells its own observer; on the command line only the first one has any.
+    """
 
-    def on_epoch(self, metrics: EpochMetrics) -> None: ...
+    def on_start(self, start: RunStart) -> None:
+        """Data, model and folder are there; the first epoch begins."""
+
+    def on_step(self, progress: StepProgress) -> None:
+        """A step was issued."""
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """An epoch is over, and metrics.jsonl has its line."""
+
+    def on_end(self, end: RunEnd) -> None:
+        """The run is over: close what was opened. Called after ``on_start`` has been, also where that failed."""
 
 
 def numbers(values: Tensor) -> list[Any]:

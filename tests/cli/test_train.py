@@ -254,3 +254,60 @@ def test_the_handlers_of_the_caller_come_back(fairtat: Command) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert fairtat("train", "--config", "small.yaml", "--output", "out").code == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+OBSERVER = """
+from fairtat.training import Observer
+
+heard = []
+
+
+class Own(Observer):
+    def on_epoch(self, metrics):
+        heard.append((metrics.epoch, metrics.val_robust.average))
+
+
+class Other:
+    pass
+"""
+
+
+def test_an_observer_is_named_on_the_command_line(
+    fairtat: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own_observer.py").write_text(OBSERVER)
+    monkeypatch.delitem(sys.modules, "own_observer", raising=False)
+    code, out, err = fairtat("train", "--config", "small.yaml", "--observer", "own_observer:Own", "--output", "a")
+    assert (code, err) == (0, "")
+    assert "epoch 1/1" in out  # the lines are printed as ever
+    metrics = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
+    assert sys.modules["own_observer"].heard == [(1, metrics[0]["val_robust"]["average"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tensorbord", "--observer is 'tensorbord'; expected module:Class or wandb or mlflow"),
+        ("own_observer:Other", "observer 'own_observer:Other' is a Other; expected a fairtat.training.Observer"),
+        ("own_observer:Nobody", "module 'own_observer' has no function 'Nobody'"),
+        ("nowhere:Own", "observer 'nowhere:Own': cannot import module 'nowhere'"),
+    ],
+)
+def test_an_observer_that_is_none_is_a_line(
+    fairtat: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (folder / "own_observer.py").write_text(OBSERVER)
+    monkeypatch.delitem(sys.modules, "own_observer", raising=False)
+    code, out, err = fairtat("train", "--config", "small.yaml", "--observer", name, "--output", "a")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("a").exists()
+
+
+def test_no_file_names_an_observer(fairtat: Command, folder: Path) -> None:
+    (folder / "own_observer.py").write_text("raise SystemExit('it was imported')")
+    (folder / "bad.yaml").write_text(yaml.safe_dump({**SMALL, "observer": ["own_observer:Own"]}))
+    code, _, err = fairtat("train", "--config", "bad.yaml", "--trust-model", "--output", "a")
+    assert code == 2
+    assert "observer" in err
+    assert not Path("a").exists()

@@ -18,9 +18,9 @@ from torch import Tensor
 from fairtat.errors import UserError
 from fairtat.files import DamagedFile, append_json_line, json_lines, parse_json, sealed_json, sealed_text, write_atomic
 from fairtat.training.config import TrainConfig, to_yaml
+from fairtat.training.observers.tensorboard import FOLDER
 from fairtat.training.run.checkpoint import BEST_KEYS, load_checkpoint, save_checkpoint, save_weights
 from fairtat.training.run.lock import LOCK_NAME
-from fairtat.training.tensorboard import FOLDER
 
 __all__ = ["RunFolder"]
 

@@ -7,13 +7,14 @@ import fcntl
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from fairtat.errors import UserError
 from fairtat.files import open_own
 
-__all__ = ["LOCK_NAME", "run_lock"]
+__all__ = ["LOCK_NAME", "lock_owner", "run_lock"]
 
 LOCK_NAME = "run.lock"
 
@@ -44,6 +45,28 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         _held.discard(path)
         path.unlink(missing_ok=True)  # while it is still held: no other process can have taken it
+        os.close(descriptor)
+
+
+def lock_owner(folder: Path) -> str | None:
+    """Which process is writing in this folder, in words, or None; the lock is looked at, never taken.
+
+    Raises:
+        OSError: the lock file cannot be read.
+    """
+    path = folder.resolve() / LOCK_NAME
+    if path in _held:
+        return f"process {os.getpid()} on {socket.gethostname()}"
+    try:
+        descriptor = open_own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        # struct flock of Linux: type, whence, start, length, process. What is asked for is the lock of `_acquire`.
+        wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))
+        return None if found[0] == fcntl.F_UNLCK else _owner(descriptor)
+    finally:
         os.close(descriptor)
 
 

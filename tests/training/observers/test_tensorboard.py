@@ -8,7 +8,9 @@ import pytest
 
 from fairtat.errors import UserError
 from fairtat.training import EpochMetrics, Observer, TrainConfig, resume, train
-from fairtat.training.tensorboard import FOLDER, Tee, TensorBoard, _tags
+from fairtat.training.observers import Tee, TensorBoard
+from fairtat.training.observers.figures import class_tags
+from fairtat.training.observers.tensorboard import FOLDER
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 pytest.importorskip("sklearn")
@@ -85,7 +87,7 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_class_names_become_distinct_tags() -> None:
-    assert _tags(["cat", "hot dog", "hot/dog", ""]) == ["cat", "hot_dog_1", "hot_dog_2", "_"]
+    assert class_tags(["cat", "hot dog", "hot/dog", ""]) == ["cat", "hot_dog_1", "hot_dog_2", "_"]
 
 
 def test_the_configuration_asks_for_it(tiny: Tiny) -> None:
