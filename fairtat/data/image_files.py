@@ -13,7 +13,7 @@ from torch import Tensor
 from fairtat.errors import UserError
 from fairtat.optional import optional_import
 
-__all__ = ["Exif", "FileSource", "ImageSource", "open_image"]
+__all__ = ["Exif", "FileSource", "ImageSource", "TableSource", "open_image"]
 
 Exif = Literal["apply", "ignore"]
 
@@ -174,6 +174,21 @@ class ImageSource:
             raise UserError(f"{self.name(row)}: cannot be read as an image ({_reason(error)})") from error
         self._check_size(pixels.shape[0], pixels.shape[1], row)
         return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+class TableSource(ImageSource):
+    """Images in the rows of a table, which is called ``name``."""
+
+    def __init__(self, rows: Any, name: str, *, channels: int | None, image_size: int | None, exif: Exif) -> None:
+        self._rows = rows
+        self._name = name
+        super().__init__(channels=channels, image_size=image_size, exif=exif)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, row: int) -> str:
+        return f"{self._name}, row {row}"
 
 
 class FileSource(ImageSource):

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
+from fairtat.models import build
 from fairtat.training import from_dict
 from fairtat.training.distributed import World
 from fairtat.training.setup import make_trainer
@@ -42,8 +44,15 @@ def recipes() -> list[Any]:
 
 
 @pytest.mark.parametrize("values", recipes(), ids=str)
-def test_recipes_train(values: dict[str, Any]) -> None:
-    small = {"data": {"name": "digits", "val": 0.05, "test": 0.8}, "model": {"options": {"width": 4}}, "device": "cpu"}
+def test_recipes_train(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = {"options": {"width": 4}} | values.get("model", {})
+    if "weights" in model:  # of a run on other classes
+        Path(model["weights"]).mkdir(parents=True)
+        other = build(model["name"], 7, 1, (8, 8), width=4)
+        save_file(other.state_dict(), Path(model["weights"]) / "model.safetensors")
+    values = {**values, "model": model}
+    small = {"data": {"name": "digits", "val": 0.05, "test": 0.8}, "device": "cpu"}
     attack = {"eps": 0.1, "step_size": 0.05, "steps": 2} | values.get("attack", {})
     config = from_dict({**small, **values, "attack": attack})
     trainer = make_trainer(config, torch.device("cpu"), World())

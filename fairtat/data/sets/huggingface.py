@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from fairtat.data.image_files import Exif, ImageSource, open_image
+from fairtat.data.image_files import Exif, TableSource, open_image
 from fairtat.data.labels import read_labels
 from fairtat.data.splits import PublishedSplits, number_parts
 from fairtat.data.stream import StreamData, stream_data
@@ -20,27 +20,20 @@ _VAL_NAMES = ("validation", "valid", "val")
 _LABELS = ("label", "labels")
 
 
-class _ColumnSource(ImageSource):
+class _ColumnSource(TableSource):
     """The images of one split."""
 
     def __init__(
         self, table: Any, column: str, name: str, *, channels: int | None, image_size: int | None, exif: Exif
     ) -> None:
         self._feature = table.features[column]
-        # Undecoded: the library would read the pixels to show a header, and apply the EXIF orientation.
-        self._table = table.select_columns([column]).cast_column(column, replace(self._feature, decode=False))
         self._column = column
-        self._name = name
-        super().__init__(channels=channels, image_size=image_size, exif=exif)
-
-    def name(self, row: int) -> str:
-        return f"{self._name}, row {row}"
-
-    def __len__(self) -> int:
-        return len(self._table)
+        # Undecoded: the library would read the pixels to show a header, and apply the EXIF orientation.
+        rows = table.select_columns([column]).cast_column(column, replace(self._feature, decode=False))
+        super().__init__(rows, name, channels=channels, image_size=image_size, exif=exif)
 
     def open(self, row: int) -> Any:
-        stored = self._table[row][self._column]
+        stored = self._rows[row][self._column]
         if stored is None:
             raise UserError(f"{self.name(row)}: holds no image")
         if stored["bytes"] is not None:

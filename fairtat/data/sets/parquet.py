@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairtat.data.image_files import Exif, ImageSource, open_image
+from fairtat.data.image_files import Exif, TableSource, open_image
 from fairtat.data.labels import read_labels
 from fairtat.data.splits import PublishedSplits, check_fits, number_parts
 from fairtat.data.stream import StreamData, free_memory, stream_data
@@ -51,22 +51,11 @@ def load_parquet(
     return number_parts(PublishedSplits(train, None, test))
 
 
-class _BytesSource(ImageSource):
+class _BytesSource(TableSource):
     """The encoded images of a column."""
 
-    def __init__(self, column: Any, name: str, *, channels: int | None, image_size: int | None, exif: Exif) -> None:
-        self._column = column
-        self._name = name
-        super().__init__(channels=channels, image_size=image_size, exif=exif)
-
-    def name(self, row: int) -> str:
-        return f"{self._name}, row {row}"
-
-    def __len__(self) -> int:
-        return len(self._column)
-
     def open(self, row: int) -> Any:
-        content = self._column[row].as_py()
+        content = self._rows[row].as_py()
         if content is None:
             raise UserError(f"{self.name(row)}: holds no bytes of an image; expected the images in the file itself")
         return open_image(BytesIO(content), self.name(row))
