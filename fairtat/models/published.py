@@ -34,8 +34,14 @@ _CONFIG, _WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 
 
 def is_published(name: str) -> bool:
-    """Whether ``name`` is a ``hf:`` or ``robustbench:`` name. ``robustbench:load_model`` is a ``module:function``."""
-    return name.startswith((*_HUB, _ROBUSTBENCH)) and name != f"{_ROBUSTBENCH}load_model"
+    """Whether ``name`` is a ``hf:ORG/MODEL`` or ``robustbench:`` name, and no ``module:function`` of modules so called.
+
+    What RobustBench calls its models begins with a capital letter; its functions, such as ``load_model``, do not.
+    """
+    prefix, _, rest = name.partition(":")
+    if f"{prefix}:" in _HUB:
+        return "/" in rest
+    return f"{prefix}:" == _ROBUSTBENCH and ("/" in rest or rest[:1].isupper())
 
 
 def find_weights(name: str | Path) -> Path:

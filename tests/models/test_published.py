@@ -107,7 +107,7 @@ def test_what_is_not_here_says_where_to_put_it(hub: Path) -> None:
         fetch("hf:org/net")
 
 
-@pytest.mark.parametrize("name", ["hf:net", "hf:org/../net", "hf:../net", "hf:/org/net", "hf:org/net/../../x", "hf:"])
+@pytest.mark.parametrize("name", ["hf:org/", "hf:org/../net", "hf:../net", "hf:/org/net", "hf:org/net/../../x"])
 def test_names_that_are_no_repository(name: str) -> None:
     with pytest.raises(UserError, match="expected hf:ORG/MODEL"):
         find_weights(name)
@@ -231,7 +231,7 @@ def test_models_of_robustbench_that_cannot_be_had(zoo: _Zoo) -> None:
         build("robustbench:Some2020Name", 7)
     with pytest.raises(UserError, match=r"its options are \{'width': 3\}; expected none"):
         build("robustbench:Some2020Name", 10, width=3)
-    for name in ("robustbench:mnist/Linf/X", "robustbench:cifar10/Linf/..", "robustbench:cifar10/X", "robustbench:"):
+    for name in ("robustbench:mnist/Linf/X", "robustbench:cifar10/Linf/..", "robustbench:cifar10/X", "robustbench:X/"):
         with pytest.raises(UserError, match="expected robustbench:DATASET/THREAT/NAME"):
             build(name, 10)
 
@@ -248,4 +248,6 @@ def test_published_names_are_no_code_but_options_that_name_files_are() -> None:
     assert code_of("hf:org/net", {}) is None
     assert code_of("robustbench:Some2020Name", {}) is None
     assert code_of("robustbench:load_model", {}) is not None
+    assert code_of("hf:net", {}) is not None  # of a module hf
+    assert find_weights("hf:net") == Path("hf:net")
     assert code_of("hf:org/net", {"checkpoint_path": "x.pt"}) is not None
