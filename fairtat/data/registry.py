@@ -163,8 +163,8 @@ def _published(asked: _Request) -> PublishedSplits:
         )
     if asked.image_size is not None and (known is not None or name.endswith(_NPZ)):
         raise UserError(
-            f"data.image_size is {asked.image_size} for {name!r}; expected null: only folders, hf: sets and .parquet files "
-            "are scaled"
+            f"data.image_size is {asked.image_size} for {name!r}; expected null: only folders, hf: sets and "
+            ".parquet files are scaled"
         )
     if asked.layout != "auto" and not name.endswith(_NPZ):
         raise UserError(
