@@ -150,8 +150,12 @@ def fast_targeted_pgd(
             the model, the last few shapes for each set of options, and are freed with it. What cannot be captured
             (hooks, random numbers, decisions that read from the device, callables that are not modules, SyncBatchNorm
             in train mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
-            "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size;
-            otherwise "eager". It never warns.
+            "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size. On a
+            CPU, "eager" until passes of one size with the same options have taken four times as long as a build is
+            expected to take, then "compiled", unless that turns out no faster; the log says so. An attack is one
+            engine's from beginning to end, but a later call may differ from an earlier one by rounding: name an engine
+            where the same call must give the same bits, or call ``torch.use_deterministic_algorithms(True)``, which
+            keeps "auto" eager. It never warns.
         engine_check: When an engine's program or graph is compared with the model before its result counts. The
             model is compared with what the program was made from before every call (0.2 ms for a ResNet-18): layers,
             shapes, each module's attributes with all that they hold (containers, objects, functions) and the code of

@@ -98,6 +98,9 @@ class Engine(ABC, Generic[S, P]):
         if self._reason is not None and self._requested:
             warn_once(self.name, self.model, self._reason)
 
+    def ran_eagerly(self, spans: Sequence[Span], seconds: float) -> None:
+        """The eager engine has attacked these spans, which this one left to it, in so many seconds."""
+
     def size_for(self, n: int, family: Family[P]) -> int | None:
         """The size of the program that serves n samples; None: this batch is not worth one."""
         size = family.size_for(n, wait=not self._requested)

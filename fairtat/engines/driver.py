@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairtat.engines import patient
 from fairtat.engines.base import Engine
 from fairtat.engines.compiled.engine import Compiled
 from fairtat.engines.graph import runtime
 from fairtat.engines.graph.engine import Graph
 from fairtat.engines.model.network import InputWritten
+from fairtat.engines.patient import Patient
 from fairtat.engines.samples import Results, Span
 from fairtat.engines.steps import S, Steps, run_eagerly
 
@@ -51,20 +53,29 @@ def run(
 def _engine(name: str, steps: Steps[S], check: str, *, chunked: bool) -> Engine[S, Any] | None:
     """The engine of this name; None is the eager one.
 
-    "auto": graphs where they are a gain for sure, on a GPU, without early stopping and chunks.
+    "auto": graphs where they are a gain for sure, on a GPU, without early stopping and chunks; on a CPU, what `patient`
+    says.
     """
     if name == "compiled":
         return Compiled(steps, check)
     if name == "graph":
         return Graph(steps, check)
-    if name == "auto" and not (steps.stops_early or chunked) and runtime.runtime_for(steps.x.device) is not None:
-        return Graph(steps, check, requested=False) if isinstance(steps.network.model, nn.Module) else None
-    return None
+    if name != "auto":
+        return None
+    if runtime.runtime_for(steps.x.device) is None:
+        return Patient(steps, check) if Patient.suits(steps) else None
+    if steps.stops_early or chunked or not isinstance(steps.network.model, nn.Module):
+        return None
+    return Graph(steps, check, requested=False)
 
 
 def _serve(steps: Steps[S], engine: Engine[S, Any] | None, spans: Sequence[Span], results: Results) -> None:
-    if engine is None or not engine.serve(spans, results):
+    if engine is None:
         run_eagerly(steps, spans, results)
+    elif not engine.serve(spans, results):
+        begin = patient.clock()
+        run_eagerly(steps, spans, results)
+        engine.ran_eagerly(spans, patient.clock() - begin)
 
 
 def _folded(results: Results, n: int, restarts: int, chunk_size: int | None) -> Iterator[Sequence[Span]]:

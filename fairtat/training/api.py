@@ -189,6 +189,8 @@ def check_changes(stored: TrainConfig, wanted: TrainConfig, *, source: Path) -> 
         wanted = replace(wanted, amp=stored.amp)
     if wanted.channels_last == "auto":
         wanted = replace(wanted, channels_last=stored.channels_last)
+    if wanted.attack.engine == "auto":
+        wanted = replace(wanted, attack=replace(wanted.attack, engine=stored.attack.engine))
     before, after = dict(leaves(stored)), dict(leaves(wanted))
     changed = [key for key in before if before[key] != after[key] and key not in CHANGEABLE | {"output"}]
     if "epochs" in changed and wanted.optim.schedule == "constant":

@@ -22,8 +22,9 @@ from fairtat.seeds import derive
 from fairtat.training.build import build_model, load_data
 from fairtat.training.config import ModelConfig, TrainConfig, make_fairness
 from fairtat.training.distributed import World, env_size
+from fairtat.training.engine import settle_engine
 from fairtat.training.objectives import make_objective
-from fairtat.training.precision import settle_amp
+from fairtat.training.precision import settle_amp, settle_format
 from fairtat.training.pseudo_labels import labeled
 from fairtat.training.trainer import Trainer
 from fairtat.weights import load_weights
@@ -73,6 +74,7 @@ def make_trainer(
     model = _begun(config.model, splits.train, world, resumed).to(device)
     config = settle_amp(config, device)
     _rehearse(config, model, splits.train)
+    config = settle_engine(settle_format(config, model, splits.train, world), model, splits.train, world)
     if config.sync_batchnorm and world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Trainer(config, splits, model, world=world)

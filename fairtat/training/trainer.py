@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fairtat.data import Splits, batches, joined, num_batches
 from fairtat.data.augment import make_augment
 from fairtat.data.batches import Batches, Order
 from fairtat.data.stream import Data
+from fairtat.engines.patient import settled
 from fairtat.errors import UserError
 from fairtat.fairness import ClassStats, WeightRule
 from fairtat.seeds import derive
@@ -53,7 +55,8 @@ class Trainer:
     model's own draw from PyTorch's global generator, which each epoch seeds again.
 
     Args:
-        config: what to do; the trainer's own has ``auto`` in amp and channels_last replaced.
+        config: what to do; the trainer's own has ``auto`` in amp and channels_last replaced, and in attack.engine, on a
+            CPU, by eager: `train` asks the clock before.
         splits: the data; the training pass sees ``splits.train``, validation ``splits.val``, nothing sees
             ``splits.test``.
         model: maps (N, C_in, H, W) in [0, 1] to logits; trained in place.
@@ -75,6 +78,9 @@ class Trainer:
         self._world = world or World()
         self._device = splits.train.device
         config = settle_format(settle_amp(config, self._device), model, splits.train, self._world)
+        # A run keeps to one engine: see `fairtat.training.engine`.
+        engine = settled(config.attack.engine, self._device)
+        config = replace(config, attack=replace(config.attack, engine=engine))  # type: ignore[arg-type]
         self.config = config
         self.splits = splits
         self.model = model

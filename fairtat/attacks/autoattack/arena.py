@@ -19,6 +19,7 @@ from fairtat.checks import check_choice
 from fairtat.engines.model.network import InputWritten, Network
 from fairtat.engines.model.random_numbers import own_random_numbers
 from fairtat.engines.model.state import Model, frozen
+from fairtat.engines.patient import settled
 from fairtat.engines.steps import Steps
 from fairtat.ops import pgd_init
 from fairtat.ops.pgd_init import NORMS
@@ -165,7 +166,7 @@ def arena(
             norm=norm,
             seed=seed,
             amp=amp,
-            engine="eager" if gradient == "ste" else engine,
+            engine="eager" if gradient == "ste" else settled(engine, images.device),
             engine_check=engine_check,
             chunk_size=size,
             logits=logits,

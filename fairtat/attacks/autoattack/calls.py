@@ -109,8 +109,8 @@ def apgd(
         amp: torch.bfloat16 or torch.float16 around the model while it searches.
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
-        engine: "auto", "eager", "compiled" or "graph". The last two keep the batch at ``chunk_size`` (a half or a
-            fourth of it at the end), so that few programs serve.
+        engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two keep the batch at
+            ``chunk_size`` (a half or a fourth of it at the end), so that few programs serve.
         chunk_size: Images in one pass of the model; default all.
 
     Returns:

@@ -78,7 +78,7 @@ def _round(arena: Arena, work: Run, columns: Columns) -> Columns:
 
 def _size(arena: Arena, n: int) -> int:
     """How many rows to run: as many as there are, or as a program has been built for."""
-    if arena.engine == "eager" or (arena.engine == "auto" and arena.x.device.type != "cuda"):
+    if arena.engine == "eager":
         return n
     sizes = [arena.chunk_size, -(-arena.chunk_size // SHRINK), -(-arena.chunk_size // SHRINK**2)]
     return min(size for size in sizes if size >= n)

@@ -193,7 +193,8 @@ class AttackConfig:
     engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
     """How the attack's steps run, in training and validation: compiled makes a graph of them for the first batch, which
     takes seconds for a small network and half a minute for a ResNet, and is faster from then on; graph replays CUDA
-    graphs; auto is graph on a GPU and eager elsewhere."""
+    graphs. auto is graph on a GPU; on a CPU it is settled before the first step, for the whole run: compiled where the
+    run is long enough to pay for a build and compiled attacks are faster on a batch, else eager."""
 
     engine_check: Literal["first", "always", "off"] = "first"
     """Compare a compiled program's or graph's first pass with the model's: once after it was built, in every step (for
