@@ -150,6 +150,11 @@ def read_csv(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
+# Follow no link, wait for no reader of a pipe, hand nothing to children, translate no line end (the last two: Windows).
+_NAMES = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOINHERIT", "O_BINARY")
+_AS_IT_IS = sum(getattr(os, name, 0) for name in _NAMES)
+
+
 def open_own(path: Path, flags: int) -> int:
     """A descriptor of a plain file that has this name alone: a folder from elsewhere cannot have another one written.
 
@@ -159,8 +164,9 @@ def open_own(path: Path, flags: int) -> int:
     """
     refused = UserError(f"{path}: is a link or not a plain file, so it is not written; remove it")
     try:
-        # Not blocking, or a pipe would wait for a reader.
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+            raise refused
+        descriptor = os.open(path, flags | _AS_IT_IS, 0o666)
     except OSError as error:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise refused from error

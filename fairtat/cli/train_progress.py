@@ -193,7 +193,7 @@ def dry_run_report(report: DryRun) -> str:
             f"the first one {duration(report.first_step)}",
             f"an epoch    {duration(report.epoch)}: {steps} steps, then {duration(report.validation)} of validation",
             f"the run     about {duration(report.total)} for {config.epochs} epochs",
-            f"{memory:<11} {_size(report.memory)} at most",
+            f"{memory:<11} " + ("not counted here" if report.memory is None else f"{_size(report.memory)} at most"),
             f"disk        about {_size(sum(report.files.values()))} in {config.output}: {names}",
             "nothing was written",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -40,7 +39,7 @@ class DryRun:
     first_step: float  # with what happens once, such as compiling
     step: float  # median of the others
     validation: float  # of an epoch
-    memory: int  # peak: of the GPU, or of the process on a CPU
+    memory: int | None  # peak: of the GPU, or of the process on a CPU; None: Windows keeps no count of it
     files: dict[str, int]  # name in the run folder -> size; those that do not grow with the epochs
 
     @property
@@ -121,9 +120,13 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

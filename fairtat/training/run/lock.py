@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from fairtat.errors import UserError
 from fairtat.files import open_own
@@ -17,6 +17,13 @@ from fairtat.files import open_own
 __all__ = ["LOCK_NAME", "lock_owner", "run_lock"]
 
 LOCK_NAME = "run.lock"
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+_LOCKED_BYTE = 1 << 30  # on Windows, which lets nobody read what is locked: far behind the owner's name
 
 _held: set[Path] = set()  # by this process, which the operating system would let lock a file twice
 
@@ -44,8 +51,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(path)
-        path.unlink(missing_ok=True)  # while it is still held: no other process can have taken it
-        os.close(descriptor)
+        if fcntl is None:  # an open file cannot be removed there, and one that the next process has opened stays
+            os.close(descriptor)
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
+        else:
+            path.unlink(missing_ok=True)  # while it is still held: no other process can have taken it
+            os.close(descriptor)
 
 
 def lock_owner(folder: Path) -> str | None:
@@ -74,7 +86,7 @@ def _acquire(folder: Path, path: Path) -> int:
     while True:
         descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except (BlockingIOError, PermissionError):
             owner = _owner(descriptor)
             os.close(descriptor)
@@ -87,6 +99,24 @@ def _acquire(folder: Path, path: Path) -> int:
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 - beside fstat
                 return descriptor
         os.close(descriptor)  # its last owner removed it between our open and our lock
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file for this process, without waiting; the operating system lets go with the process.
+
+    Raises:
+        BlockingIOError, PermissionError: another process holds it.
+    """
+    if fcntl is not None:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _owner(descriptor: int) -> str:
