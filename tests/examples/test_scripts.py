@@ -64,6 +64,14 @@ def test_your_own_loop_needs_ten_lines(run: Run) -> None:
     assert [int(number) for number in re.findall(r"# (\d+)$", text, re.MULTILINE)] == list(range(1, 11))
 
 
+def test_the_loop_of_accelerate_learns(run: Run) -> None:
+    pytest.importorskip("accelerate")
+    epochs = run("accelerate_loop.py").splitlines()
+    assert len(epochs) == 4
+    first, *_, last = [percentages(line)[0] for line in epochs]
+    assert 10 < first < last  # chance, and what an epoch has taught
+
+
 def test_evaluate_timm(run: Run) -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("timm")
