@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from fairtat import engines
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.entry import check_call
+from fairtat.attacks.entry import check_call, check_may_stop_early
 from fairtat.attacks.options import (
     ForEither,
     ForImages,
@@ -318,6 +318,8 @@ def attack(
     direction = targeted if isinstance(targeted, bool) else None
     options = PGDOptions.named(changes, targeted=direction) if base is None else base.updated(changes)
     batch = make_batch(x, goal, options, targeted=targeted, y=y, clean_logits=clean_logits, sample_ids=sample_ids)
+    if options.early_stop:
+        check_may_stop_early(model)
     seed = _next_seed() if options.seed is None else options.seed
     # Batch statistics of no images do not exist.
     bn_mode = options.bn_mode if len(batch.x) else "eval"

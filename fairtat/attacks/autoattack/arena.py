@@ -13,7 +13,7 @@ from torch import Tensor
 from fairtat import engines
 from fairtat.attacks.autoattack.straight_through import straight_through
 from fairtat.attacks.batch import make_batch
-from fairtat.attacks.entry import check_call
+from fairtat.attacks.entry import check_call, check_may_stop_early
 from fairtat.attacks.options import PerChannel, PGDOptions
 from fairtat.checks import check_choice
 from fairtat.engines.model.network import InputWritten, Network
@@ -123,6 +123,7 @@ def arena(
         ValueError, TypeError, RuntimeError: as :func:`fairtat.fast_pgd`.
     """
     check_call(model)
+    check_may_stop_early(model)
     check_choice("gradient", gradient, GRADIENTS)
     check_choice("norm", norm, NORMS)
     options = PGDOptions.named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairtat.engines.model.glance import Glance, Unclear
+from fairtat.engines.model.structure import observes
 from fairtat.engines.model.turns import taking_turns
 
 Model = Callable[..., Any]
@@ -94,6 +96,7 @@ def frozen(model: Model, bn_mode: str, *, lazy: bool = False) -> Iterator[ModelS
     ``eval``: every module in eval mode. ``train`` and ``train_frozen_stats``: BatchNorm in train mode and all
     else in eval mode, so dropout stays off. A BatchNorm layer in eval mode inside a model in train mode was
     frozen on purpose and stays frozen. ``train_frozen_stats`` normalizes by the batch and writes no buffer.
+    Observers of fake quantization are off in every mode.
     Of a callable that is not a module nothing is known, and nothing is touched.
 
     ``lazy``: not before `Network` calls the model, which a replay does not do.
@@ -145,6 +148,10 @@ def _survey(modules: list[nn.Module], bn_mode: str) -> ModelState:
             state.mixes_samples = True
         if bn_mode != "eval" and isinstance(module, torch.jit.ScriptModule):
             _refuse_batch_statistics(module, bn_mode)
+        if isinstance(module, torch.fx.GraphModule):
+            _refuse_exported(module, bn_mode)
+        if observes(module):  # an attack's images are none to choose a range by
+            assignments.append((_Observer(module), "enabled", False))
         if getattr(module, "training", train) != train:  # what torch.jit.freeze made has no mode any more
             assignments.append((module, "training", train))
         if train and module.track_running_stats:
@@ -206,6 +213,38 @@ def _remember(
     kept = (state.dtype, state.device, state.mixes_samples, state.settings)
     known = _KNOWN[modules[0]][state.bn_mode] = _Known(things, glance, misses, kept, tracking)
     return known.looks
+
+
+@dataclass
+class _Observer:
+    """The switch of a FakeQuantize's observer, a number in a buffer."""
+
+    module: nn.Module
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.module._buffers["observer_enabled"].any())  # type: ignore[union-attr]
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.module._buffers["observer_enabled"].fill_(value)  # type: ignore[union-attr]
+
+
+def _refuse_exported(module: torch.fx.GraphModule, bn_mode: str) -> None:
+    """Raise ValueError where `torch.export` has written another mode into a graph's BatchNorm than is asked for."""
+    for node in module.graph.nodes:
+        if node.op != "call_function" or not re.match(r"aten\.\w*batch_norm\w*\.", str(node.target)):
+            continue
+        if len(node.args) > 5 and node.args[5] is True:
+            raise ValueError(
+                f"bn_mode={bn_mode!r} cannot reach BatchNorm inside what torch.export made of a module in train mode; "
+                "export the module in eval mode, or attack the module itself"
+            )
+        if bn_mode != "eval":
+            raise ValueError(
+                f"bn_mode={bn_mode!r} cannot reach BatchNorm inside what torch.export made; use bn_mode='eval', or the "
+                "module that was exported"
+            )
 
 
 def _refuse_batch_statistics(module: torch.jit.ScriptModule, bn_mode: str) -> None:

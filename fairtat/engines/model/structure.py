@@ -89,6 +89,8 @@ class ModelStructure:
         for name, module in self.modules.items():
             if isinstance(module, torch.jit.ScriptModule):
                 return f"{name or 'the model'} is TorchScript, which runs in an interpreter of its own"
+            if observes(module):
+                return f"the observer of {name or 'the model'} is off during an attack, which a replay would not see to"
             if (
                 module._forward_hooks
                 or module._forward_pre_hooks
@@ -137,3 +139,11 @@ class ModelStructure:
             for attribute, value in vars(module).items()
             if attribute not in OF_EVERY_MODULE and not isinstance(value, Tensor)
         }
+
+
+_FAKE_QUANTIZE = {"observer_enabled", "fake_quant_enabled"}  # the switches of a torch.ao.quantization.FakeQuantize
+
+
+def observes(module: nn.Module) -> bool:
+    """Whether this is a FakeQuantize of torch.ao, which may take note of the images that it is called with."""
+    return module._buffers.keys() >= _FAKE_QUANTIZE
