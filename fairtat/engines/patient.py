@@ -3,8 +3,8 @@
 Whether to rent or to buy, without knowing for how long (ski rental): a build takes B seconds and saves a share of the
 time from then on, about a quarter. So it pays once as many seconds as 4 B lie ahead, and whoever builds after 4 B
 have passed spends at most twice what the best choice in hindsight would have cost beyond the passes themselves. Both
-sides are measured where the attack runs: the eager passes by the clock, and then the program's own, which goes unused
-if it is no faster.
+sides are measured where the attack runs, in processor time of its thread: the eager passes, and then the program's
+own, which goes unused if it is no faster.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_ACCOUNTS = 32  # of a model: settings and batch sizes
 BUILD_SECONDS = 10.0
 BUILD_SECONDS_PER_LAYER = 1.0
 
-clock = time.perf_counter
+clock = time.thread_time  # seconds that other programs do not lengthen
 
 
 @dataclass

@@ -36,6 +36,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return times[engine]
 
     monkeypatch.setattr(choice, "_seconds", look_up)
+    monkeypatch.setattr(choice, "_flops", lambda *args: times["eager"] * choice._FLOPS * torch.get_num_threads())
     return times
 
 
@@ -91,6 +92,14 @@ def test_trying_engines_leaves_model_and_random_numbers_alone(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_count_of_operations(tiny: Tiny, splits: Splits) -> None:
+    config = tiny(attack={"steps": 3}, fairness={"targets": "none"})
+    part = splits.train.take(torch.arange(10))
+    macs = 10 * (64 * 32 + 32 * 10)
+    # Forward and backward to the input; the last layer's weights and the first layer's both take part in each.
+    assert choice._flops(config, model_of(config, splits), part) == 3 * 2 * 2 * macs
 
 
 @pytest.mark.usefixtures("compiles")
