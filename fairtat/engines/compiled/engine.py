@@ -49,10 +49,7 @@ class Compiled(Engine[S, "CompiledSteps"]):
             _LOG.debug("engine 'compiled' cannot serve this model", exc_info=True)
             reason = str(error).strip().partition("\n")[0]
             raise Unsupported(f"the model cannot be traced and compiled ({type(error).__name__}: {reason})") from error
-        _LOG.info(
-            "engine 'compiled': built in %.1f s; %d operations a step, %d steps a graph",
-            program.seconds, program.nodes, program.steps_per_run,
-        )  # fmt: skip
+        _LOG.info("engine 'compiled': built in %.1f s", program.seconds)
         return program
 
     def start(self, program: CompiledSteps, size: int, spans: Sequence[Span], results: Results) -> S:

@@ -9,6 +9,7 @@ graph are put behind one another, and the result goes to inductor.
 
 from __future__ import annotations
 
+import logging
 import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,11 +26,14 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fairtat.engines.check import Probe, probe
 from fairtat.engines.compiled import normalization, winograd
+from fairtat.engines.compiled.compiler import knows_instruction_sets
 from fairtat.engines.compiled.constants import aten, hoist
 from fairtat.engines.compiled.convolution import convolution_input_gradient
 from fairtat.engines.compiled.linear import product_and_bias
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.steps import S, Steps
+
+_LOG = logging.getLogger("fairtat")
 
 # Steps in one graph save calls between them, up to a tenth of the time of a small MLP, a few percent of a small CNN's,
 # and cost compile time with every node: ten steps of a small CNN take 1.7 times as long to build as two.
@@ -50,7 +54,6 @@ class CompiledSteps:
 
     steps_per_run: int
     classes: int
-    nodes: int  # of one step: operations that it makes, before a compiler joins them
     seconds: float  # that it took to build
     _hoisted: fx.GraphModule
     _run: Callable[..., Sequence[Tensor]]
@@ -71,6 +74,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[.
         "fallback_random": True,
         # Elements for each thread: below that, waiting for the other threads takes longer than the work.
         "cpp.min_chunk_size": 16384,
+        "cpp.vec_isa_ok": knows_instruction_sets(),
     }
     # Inductor's cache of whole graphs serves only those that come with an environment of symbolic shapes, even of none.
     mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -128,13 +132,17 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
         nodes = sum(node.op == "call_function" and node.target is not operator.getitem for node in rest.graph.nodes)
         together = steps_in_one(steps.number, nodes)
         arguments = [*inputs.values(), *hoisted(*named[len(inputs) :])]
+        _LOG.info(
+            "engine 'compiled': traced %d operations a step in %.1f s; compiling a graph of %d steps",
+            nodes, time.perf_counter() - begin, together,
+        )  # fmt: skip
 
         def several(*values: Tensor) -> object:
             first, *_ = [rest(*values) for _ in range(together)]
             return first
 
         run = compile_graph(make_fx(several, tracing_mode="fake")(*arguments) if together > 1 else rest, arguments)
-    return CompiledSteps(together, classes, nodes, time.perf_counter() - begin, hoisted, run)
+    return CompiledSteps(together, classes, time.perf_counter() - begin, hoisted, run)
 
 
 def steps_in_one(steps: int, nodes: int) -> int:
