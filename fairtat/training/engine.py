@@ -75,7 +75,8 @@ def _faster(config: TrainConfig, model: nn.Module, data: Data, world: World) -> 
 
 def _flops(config: TrainConfig, model: nn.Module, data: Data) -> int:
     """Floating-point operations of an attack on these images, in convolutions and products of matrices."""
-    with _Flops() as count:
+    count = _Flops()
+    with count:
         _seconds(config, model, data, "eager", rounds=1)
     return count.total
 
