@@ -5,6 +5,7 @@ Source: Ding et al. 2019, arXiv:1902.07623.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,23 +17,33 @@ from fairtat.integrations.peer import attack, obstacle
 __all__ = ["LinfPGDAttack"]
 
 
+def _bound(name: str, value: float | Tensor) -> float:
+    if not isinstance(value, Tensor):
+        return value
+    least, most = torch.stack(torch.aminmax(value)).tolist()
+    if least != most:
+        raise ValueError(f"{name} must be the same for all pixels, got values from {least} to {most}")
+    return float(least)
+
+
 class LinfPGDAttack:
     """`advertorch.attacks.LinfPGDAttack`: its arguments, ``perturb(x, y)`` and a call of the same.
 
     Args:
         predict: Images to logits; a module is in eval mode.
-        loss_fn: None or `torch.nn.CrossEntropyLoss()`: the cross-entropy.
+        loss_fn: None or `torch.nn.CrossEntropyLoss()`: the cross-entropy. Any other function of logits (N, C) and y
+            (N,) to a sum or mean over samples, or to (N,), on the eager engine.
         eps: Radius, a number or (N,).
         nb_iter: Steps.
         eps_iter: Step size, a number or (N,).
         rand_init: Whether to start uniformly in [-eps, eps], from PyTorch's generator as advertorch does.
-        clip_min, clip_max: Bounds of a pixel.
+        clip_min, clip_max: Bounds of a pixel: a number, or a tensor that holds one number.
         targeted: Whether y are targets to move towards.
         **options: Other options of :func:`fairtat.fast_pgd`, such as ``engine="compiled"``.
 
     Raises:
-        ValueError: ``loss_fn`` is another loss; in ``perturb``, the model is in train mode, images are outside the
-            bounds, ``eps`` is over their range, or ``y`` is missing for a targeted attack.
+        ValueError: in ``perturb``, the model is in train mode, images are outside the bounds, which differ between
+            pixels, ``eps`` is over their range, or ``y`` is missing for a targeted attack.
 
     Source: Madry et al. 2018, arXiv:1706.06083.
     """
@@ -40,20 +51,18 @@ class LinfPGDAttack:
     def __init__(
         self,
         predict: Model,
-        loss_fn: nn.Module | None = None,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
         eps: float | Tensor = 0.3,
         nb_iter: int = 40,
         eps_iter: float | Tensor = 0.01,
         rand_init: bool = True,
-        clip_min: float = 0.0,
-        clip_max: float = 1.0,
+        clip_min: float | Tensor = 0.0,
+        clip_max: float | Tensor = 1.0,
         targeted: bool = False,
         **options: Any,
     ) -> None:
-        plain = isinstance(loss_fn, nn.CrossEntropyLoss) and loss_fn.weight is None and not loss_fn.label_smoothing
-        if loss_fn is not None and not plain:
-            raise ValueError(f"loss_fn must be None or a plain torch.nn.CrossEntropyLoss, got {loss_fn}")
         self.predict = predict
+        self.loss_fn = loss_fn
         self.eps = eps
         self.nb_iter = nb_iter
         self.eps_iter = eps_iter
@@ -65,7 +74,8 @@ class LinfPGDAttack:
 
     def perturb(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x_adv for images (N, ...) and labels or targets (N,); the model's predictions stand for missing labels."""
-        if (reason := obstacle(self.predict, x, eps=self.eps, bounds=(self.clip_min, self.clip_max))) is not None:
+        bounds = _bound("clip_min", self.clip_min), _bound("clip_max", self.clip_max)
+        if (reason := obstacle(self.predict, x, eps=self.eps, bounds=bounds)) is not None:
             raise ValueError(f"{type(self).__name__}: {reason}")
         if y is None:
             if self.targeted:
@@ -75,7 +85,7 @@ class LinfPGDAttack:
         start = None
         if self.rand_init:
             eps = self.eps.view(-1, *[1] * (x.ndim - 1)) if isinstance(self.eps, Tensor) else self.eps
-            start = (x + eps * torch.empty_like(x).uniform_(-1, 1)).clamp(self.clip_min, self.clip_max)
+            start = (x + eps * torch.empty_like(x).uniform_(-1, 1)).clamp(*bounds)
         return attack(
             self.predict,
             x.detach(),
@@ -85,9 +95,25 @@ class LinfPGDAttack:
             eps=self.eps,
             step_size=self.eps_iter,
             steps=self.nb_iter,
-            bounds=(self.clip_min, self.clip_max),
+            bounds=bounds,
+            **({} if self._plain() else {"loss": self._loss}),
             **self.options,
         )
+
+    def _plain(self) -> bool:
+        loss = self.loss_fn
+        return loss is None or (
+            isinstance(loss, nn.CrossEntropyLoss)
+            and loss.weight is None
+            and not loss.label_smoothing
+            and loss.ignore_index < 0
+        )
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """(N,) losses with the sum that ``loss_fn`` has: steps in Linf take nothing else from it than signs."""
+        assert self.loss_fn is not None
+        loss = self.loss_fn(logits, y)
+        return loss if loss.ndim else loss.expand(len(logits)) / len(logits)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.perturb(x, y)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fairtat.integrations.advertorch import LinfPGDAttack
 from fairtat.integrations.peer import PeerLoop
@@ -74,14 +75,14 @@ def test_wrong_arguments_get_the_peers_errors(problem):
         ours.projected_gradient_descent(problem.model, problem.x, 0.1, 0.02, 2, 3)
 
 
-def advertorch_by_hand(model, x, y, eps, step, steps, targeted):
+def advertorch_by_hand(model, x, y, eps, step, steps, targeted, loss_fn=F.cross_entropy):
     """The published loop: x + delta, both clamps, the loss summed."""
     per_sample = eps.view(-1, 1, 1, 1)
     torch.manual_seed(6)
     delta = (x + per_sample * torch.empty_like(x).uniform_(-1, 1)).clamp(0, 1) - x
     for _ in range(steps):
         delta = delta.detach().requires_grad_()
-        loss = nn.functional.cross_entropy(model(x + delta), y, reduction="sum")
+        loss = loss_fn(model(x + delta), y).sum()
         (grad,) = torch.autograd.grad(-loss if targeted else loss, delta)
         delta = (delta + step * grad.sign()).clamp(-per_sample, per_sample)
         delta = (x + delta).clamp(0, 1) - x
@@ -96,9 +97,32 @@ def test_advertorch_with_a_radius_for_each_sample(problem, targeted):
     problem.agrees(mine, advertorch_by_hand(problem.model, problem.x, goal, eps, 0.02, 6, targeted), 0.02)
 
 
+def margin(logits, y):
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(label_smoothing=0.3), nn.MultiMarginLoss(), margin])
+def test_advertorch_with_another_loss(problem, loss_fn, targeted):
+    goal, eps = (problem.target if targeted else problem.y), torch.full((13,), 0.1)
+    attack = LinfPGDAttack(problem.model, loss_fn, 0.1, 6, 0.02, targeted=targeted)
+    mine = seeded(attack, problem.x, goal)
+    problem.agrees(mine, advertorch_by_hand(problem.model, problem.x, goal, eps, 0.02, 6, targeted, loss_fn), 0.02)
+    assert not torch.equal(
+        mine, seeded(LinfPGDAttack(problem.model, None, 0.1, 6, 0.02, targeted=targeted), problem.x, goal)
+    )
+
+
+def test_advertorch_with_bounds_as_tensors(problem):
+    numbers = seeded(LinfPGDAttack(problem.model, clip_min=0.0, clip_max=1.0), problem.x, problem.y)
+    bounds = {"clip_min": torch.zeros_like(problem.x), "clip_max": torch.ones(())}
+    assert torch.equal(seeded(LinfPGDAttack(problem.model, **bounds), problem.x, problem.y), numbers)
+    with pytest.raises(ValueError, match=r"clip_max must be the same for all pixels, got values from 0\.5"):
+        LinfPGDAttack(problem.model, clip_max=torch.tensor([0.5, 1.0])).perturb(problem.x)
+
+
 def test_advertorch_says_what_it_does_not_take(problem):
-    with pytest.raises(ValueError, match="loss_fn must be None or a plain"):
-        LinfPGDAttack(problem.model, nn.MSELoss())
     with pytest.raises(ValueError, match="y must be the targets"):
         LinfPGDAttack(problem.model, targeted=True).perturb(problem.x)
     with pytest.raises(ValueError, match=r"LinfPGDAttack: images are outside \[0.4, 1.0\]"):
