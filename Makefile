@@ -6,6 +6,7 @@
 # make fuzz    10,000 hostile inputs to the ops, core against reference (minutes; others in every run)
 # make sanitize  builds the core with AddressSanitizer and UBSan, and runs the ops' tests and the fuzz on it
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
+# make wheels  sdist and wheel in dist/, the wheel repaired where auditwheel is, then tried beside PyTorch alone
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/ and saved in .benchmarks/
 # make bench-compare  the benchmarks again, beside the last saved run; fails if a median is more than COMPARE=10% slower
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
@@ -26,7 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench bench-compare docs gpu-check clean
+.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench bench-compare docs wheels gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -114,6 +115,19 @@ $(VENV)/.docs: $(VENV)/.dev
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/docs
 	@echo "build/docs/index.html"
+
+# A wheel for this machine, without CUDA; [tool.cibuildwheel] in pyproject.toml makes those of a release. PyTorch brings
+# libgomp, of which a process must load one copy alone, so no wheel has its own.
+WHEELS ?= dist
+
+wheels: $(VENV)/.dev
+	rm -rf $(WHEELS)
+	FAIRTAT_NATIVE=1 FAIRTAT_CUDA=0 $(BIN)/python -m build --no-isolation --outdir $(WHEELS)
+	if $(BIN)/python -c "import auditwheel, patchelf" 2> /dev/null; then \
+		$(BIN)/python -m auditwheel repair --exclude 'libgomp.so*' --wheel-dir $(WHEELS)/repaired $(WHEELS)/*.whl && \
+		mv $(WHEELS)/repaired/*.whl $(WHEELS)/ && rm -f $(WHEELS)/*-linux_*.whl && rmdir $(WHEELS)/repaired; \
+	else echo "auditwheel and patchelf are not installed: the wheel serves machines like this one"; fi
+	$(BIN)/python tests/check_wheel.py $(WHEELS)/*.whl
 
 # No .venv and no network: the interpreter's own environment has PyTorch for the GPU. GPU_CHECK passes options.
 gpu-check:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from check_wheel import check
 from op_files import OWN_FILES, SHARED_FILES, contributors_list, forgotten, kernels_of_the_core, public_modules
 
 import fairtat
@@ -117,6 +118,18 @@ def test_the_sdist_builds_and_its_core_works(sdist: Path, tmp_path: Path) -> Non
     path, equal = ask(site, program).split()
     assert Path(path).is_relative_to(site)
     assert equal == "True"
+
+
+@pytest.mark.slow
+def test_a_wheel_serves_beside_pytorch_alone(sdist: Path, tmp_path: Path) -> None:
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(sdist)),
+        cwd=tmp_path,
+        FAIRTAT_NATIVE="1",
+        FAIRTAT_CUDA="0",
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert check(wheel).endswith("core and reference agree")
 
 
 @pytest.mark.slow

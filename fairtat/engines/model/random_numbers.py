@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -87,10 +87,17 @@ def own_random_numbers(model: object, bn_mode: str, settings: Hashable, x: Tenso
             states += [generator.get_state() for generator in generators]
         with _DrawDetector(borrow) if looks and not borrowed else nullcontext():
             yield
-        # By way of numpy: states are in the host's memory, so nothing asks the device.
-        now = [generator.get_state().numpy() for generator in generators]
-        moved = any((ours != before.numpy()).any() for ours, before in zip(now, states, strict=True))
+        now = [generator.get_state() for generator in generators]
+        moved = any(_differ(ours, before) for ours, before in zip(now, states, strict=True))
         history.learn(looks, borrowed, moved)
+
+
+def _differ(ours: Tensor, before: Tensor) -> bool:
+    """Whether two states of a generator, in the host's memory, differ: by way of numpy, which no mode looks at."""
+    try:
+        return bool((ours.numpy() != before.numpy()).any())
+    except RuntimeError:  # numpy is not installed
+        return not torch.equal(ours, before)
 
 
 @contextmanager
@@ -146,12 +153,16 @@ def draws_on_the_host(function: Callable[[], object]) -> list[str]:
 
 def host_states() -> dict[str, Any]:
     """The states of Python's and numpy's generators, by module."""
-    return {"random": random.getstate(), "numpy.random": np.random.get_state(legacy=False)}  # noqa: NPY002
+    states: dict[str, Any] = {"random": random.getstate()}
+    if (numpy := sys.modules.get("numpy")) is not None:
+        states["numpy.random"] = numpy.random.get_state(legacy=False)
+    return states
 
 
 def restore_host_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["random"])
-    np.random.set_state(states["numpy.random"])  # noqa: NPY002
+    if "numpy.random" in states:
+        sys.modules["numpy"].random.set_state(states["numpy.random"])
 
 
 class _DrawDetector(TorchDispatchMode):

@@ -7,6 +7,7 @@ import functools
 import logging
 import numbers
 import re
+import sys
 import types
 import weakref
 from collections import deque
@@ -14,7 +15,6 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import PurePath
 from typing import Any, Generic, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OperatorBase, OpOverloadPacket
@@ -196,6 +196,10 @@ class _Kinds(dict[type, "Look | None"]):
     def __missing__(self, kind: type) -> Look | None:
         if len(self) > 1000:  # classes that are made and dropped
             self.clear()
+        numpy = sys.modules.get("numpy")  # which may not be installed, and has no values then
+        if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic, numpy.dtype)):
+            look = self[kind] = Inspection._array if issubclass(kind, numpy.ndarray) else None
+            return look
         # PyTorch's inner objects lead to all of a compiler, and have no settings of a model.
         other = Inspection._identity if kind.__module__.startswith("torch._") else Inspection._object
         found = self[kind] = next((look for bases, look in _LOOKS if issubclass(kind, bases)), other)
@@ -204,13 +208,12 @@ class _Kinds(dict[type, "Look | None"]):
 
 _LOOKS: tuple[tuple[tuple[type, ...], Look | None], ...] = (
     ((enum.Enum, fx.Graph, logging.Logger, types.ModuleType, OperatorBase, OpOverloadPacket), Inspection._identity),
-    ((bool, numbers.Number, str, bytes, type(None), torch.Size, np.generic, PurePath, re.Pattern, range), None),
-    ((torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, types.CodeType), None),
+    ((bool, numbers.Number, str, bytes, type(None), torch.Size, PurePath, re.Pattern, range), None),
+    ((torch.dtype, torch.device, torch.layout, torch.memory_format, types.CodeType), None),
     ((types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType, type(...)), None),
     ((types.GetSetDescriptorType, types.MemberDescriptorType), Inspection._nothing),
     ((type,), Inspection._class),
     ((Tensor,), Inspection._tensor),
-    ((np.ndarray,), Inspection._array),
     ((tuple,), Inspection._items),
     ((list, deque), Inspection._list),
     ((set, frozenset), Inspection._set),
