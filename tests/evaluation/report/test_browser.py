@@ -242,6 +242,20 @@ def test_a_mosaic_tells_both_classes_under_the_pointer_and_by_the_keyboard(opene
     assert readout.inner_text() == ""
 
 
+def test_a_click_or_a_tap_stays_and_the_keys_go_on_from_there(opened: Open, record: Record) -> None:
+    report = signs(record, 1)
+    page = opened(report, width=1280)
+    run = report.records[0]
+    order = order_by_confusion([run.evaluation.robust])
+    figure = page.locator("figure.matrix").nth(1)
+    unit = figure.locator(".mosaic svg").bounding_box()["width"] / 43
+    figure.locator(".mosaic svg").click(position={"x": 12.5 * unit, "y": 7.5 * unit})
+    page.mouse.move(0, 0)
+    assert figure.locator(".readout").inner_text() == told(run, order[7], order[12])
+    page.keyboard.press("ArrowRight")
+    assert figure.locator(".readout").inner_text() == told(run, order[7], order[13])
+
+
 def test_a_small_map_tells_its_cells_too(opened: Open, report: Report) -> None:
     page = opened(report, width=1280)
     run = report.records[0]

@@ -92,17 +92,24 @@ for (const figure of document.querySelectorAll("figure.matrix")) {
   const at = { row: 0, column: 0 };
   const rest = () => (document.activeElement === box ? show(at.row, at.column) : show(null));
 
-  box.addEventListener("pointermove", event => {
+  const under = event => {
     if (drawing) {
       const area = drawing.getBoundingClientRect();
       const row = Math.floor((event.clientY - area.top) / area.height * rows.length);
       const column = Math.floor((event.clientX - area.left) / area.width * columns.length);
-      if (row in rows && column in columns) show(row, column);
-    } else {
-      const cell = event.target.closest("td");
-      if (cell) show(cell.parentNode.sectionRowIndex, cell.cellIndex - 1);
+      return row in rows && column in columns ? { row, column } : null;
     }
-  });
+    const cell = event.target.closest("td");
+    return cell && { row: cell.parentNode.sectionRowIndex, column: cell.cellIndex - 1 };
+  };
+  for (const kind of ["pointermove", "pointerdown"]) {
+    box.addEventListener(kind, event => {
+      const found = under(event);
+      if (!found) return;
+      if (kind === "pointerdown") Object.assign(at, found); // a tap stays, and arrow keys go on from there
+      show(found.row, found.column);
+    });
+  }
   box.addEventListener("pointerleave", rest);
   box.addEventListener("focus", rest);
   box.addEventListener("blur", rest);
