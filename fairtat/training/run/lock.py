@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +62,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def lock_owner(folder: Path) -> str | None:
-    """Which process is writing in this folder, in words, or None; the lock is looked at, never taken.
+    """Which process is writing in this folder, in words, or None.
+
+    On Linux the lock is looked at, never taken; elsewhere it is taken for a moment.
 
     Raises:
         OSError: the lock file cannot be read.
@@ -69,17 +72,29 @@ def lock_owner(folder: Path) -> str | None:
     path = folder.resolve() / LOCK_NAME
     if path in _held:
         return f"process {os.getpid()} on {socket.gethostname()}"
+    looks = fcntl is not None and sys.platform == "linux"
     try:
-        descriptor = open_own(path, os.O_RDONLY)
+        descriptor = open_own(path, os.O_RDONLY if looks else os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
-        # struct flock of Linux: type, whence, start, length, process. What is asked for is the lock of `_acquire`.
-        wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        found = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))
-        return None if found[0] == fcntl.F_UNLCK else _owner(descriptor)
+        return _owner(descriptor) if _is_locked(descriptor) else None
     finally:
         os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether another process holds the lock of `_acquire`."""
+    if fcntl is not None and sys.platform == "linux":
+        # struct flock there: type, whence, start, length, process.
+        wanted = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))
+        return bool(found[0] != fcntl.F_UNLCK)
+    try:
+        _lock(descriptor)
+    except (BlockingIOError, PermissionError):
+        return True
+    return False
 
 
 def _acquire(folder: Path, path: Path) -> int:

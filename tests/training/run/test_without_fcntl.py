@@ -36,7 +36,7 @@ from pathlib import Path
 from tiny_run import make_tiny
 from fairtat.errors import UserError
 from fairtat.training import dry_run, resume, train
-from fairtat.training.run.lock import LOCK_NAME, run_lock
+from fairtat.training.run.lock import LOCK_NAME, lock_owner, run_lock
 
 folder = Path(sys.argv[1])
 config = make_tiny(output=str(folder), epochs=1)
@@ -47,6 +47,9 @@ assert resume(folder).epoch == 1
 with run_lock(folder):
     other = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", os.environ["LOCK"], str(folder)])
     assert other == 3, other
+(folder / LOCK_NAME).touch()  # left behind by a process that has died
+assert lock_owner(folder) is None
+(folder / LOCK_NAME).unlink()
 link = folder / "elsewhere"
 link.symlink_to("/dev/null")
 from fairtat.files import open_own
@@ -61,7 +64,8 @@ else:
 LOCK = """
 from pathlib import Path
 from fairtat.errors import UserError
-from fairtat.training.run.lock import run_lock
+from fairtat.training.run.lock import lock_owner, run_lock
+assert lock_owner(Path(sys.argv[1])).startswith(f"process {os.getppid()} on")
 try:
     run_lock(Path(sys.argv[1])).__enter__()
 except UserError as error:
