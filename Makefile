@@ -51,6 +51,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fairtat evaluate $(DEMO)/at
 	$(BIN)/fairtat evaluate $(DEMO)/fairtat
 	$(BIN)/fairtat compare $(DEMO)/at $(DEMO)/fairtat --output $(DEMO)/comparison
+	$(BIN)/fairtat report $(DEMO)/at/evaluation/test.json $(DEMO)/fairtat/evaluation/test.json --output $(DEMO)/report.html
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

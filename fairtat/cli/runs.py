@@ -262,7 +262,7 @@ def shortened(names: Sequence[str]) -> str:
 def examine(
     job: Job,
     defaults: Defaults,
-    options: Namespace,
+    options: Namespace | EvaluationOptions,
     *,
     world: World = ALONE,
     on_work: Callable[[], object] | None = None,

@@ -187,9 +187,9 @@ class Steps(ABC, Generic[S]):
     def logit_gradient(self, logits: Tensor, samples: S) -> Tensor:
         """``dlogits`` of the score in plain PyTorch operations, which can be traced."""
 
-    @abstractmethod
     def reached(self, logits: Tensor, samples: S) -> Tensor:
-        """(N,) bool: the score's ``reached`` in plain PyTorch operations."""
+        """(N,) bool: the score's ``reached`` in plain PyTorch operations. Steps that stop early have it."""
+        raise NotImplementedError
 
     @abstractmethod
     def rebound(self, network: Network, mean: Tensor | None, std: Tensor | None, *, traceable: bool = False) -> Self:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.cli.runs import AttackArguments, Job, examine
+from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, examine
 from fairtat.data import image_data
 from fairtat.errors import UserError
 from fairtat.training import Number
 
 N = 12
+OPTIONS = EvaluationOptions(batch_size=5)
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def job(tmp_path: Path) -> Job:
 def test_published_corrupted_images_are_those_that_are_judged(job: Job, tmp_path: Path) -> None:
     assert job.has_corrupted_files
     defaults = AttackArguments().defaults(job)
-    evaluation = examine(job, defaults, 5, attacks=[], corruptions=["fog"], severities=[2], corrupted=job.corrupted)
+    evaluation = examine(
+        job, defaults, OPTIONS, attacks=[], corruptions=["fog"], severities=[2], corrupted=job.corrupted
+    )
     stored = np.load(tmp_path / "CIFAR-10-C" / "fog.npy")[N : 2 * N].transpose(0, 3, 1, 2)
     with torch.no_grad():
         expected = job.model(torch.from_numpy(stored.copy()).float() / 255).argmax(1)
@@ -60,12 +63,14 @@ def test_corrupted_images_of_other_labels_are_refused(job: Job, tmp_path: Path) 
 
 def test_what_an_attack_leaves_open_comes_from_the_training(job: Job) -> None:
     assert AttackArguments().defaults(job)[:4] == (0.1, "linf", 20, None)
-    given = AttackArguments(eps=Number("8/255"), step_size=Number("1/255"), norm="l2", steps=5, restarts=2, seed=3)
-    assert given.defaults(job, active_set=False) == (8 / 255, "l2", 5, 1 / 255, 2, 3, False)
+    given = AttackArguments(
+        eps=Number("8/255"), step_size=Number("1/255"), norm="l2", steps=5, restarts=2, seed=3, amp="bf16"
+    )
+    assert given.defaults(job, active_set=False) == (8 / 255, "l2", 5, 1 / 255, 2, 3, False, "bf16")
 
 
 def test_work_is_announced_once_and_only_where_there_is_some(job: Job) -> None:
     calls: list[int] = []
     for _ in range(2):
-        examine(job, AttackArguments(steps=1).defaults(job), 5, on_work=lambda: calls.append(1), attacks=["pgd"])
+        examine(job, AttackArguments(steps=1).defaults(job), OPTIONS, on_work=lambda: calls.append(1), attacks=["pgd"])
     assert calls == [1]

@@ -17,7 +17,7 @@ import yaml
 from fairtat.cli.main import main
 from fairtat.data import load
 from fairtat.errors import UserError
-from fairtat.evaluation import Evaluation
+from fairtat.evaluation import Samples
 from fairtat.training import TrainConfig, load_run, resume
 from fairtat.training.config import to_yaml
 from fairtat.training.run.checkpoint import load_checkpoint, save_checkpoint
@@ -205,9 +205,8 @@ def test_a_pickle_in_the_place_of_arrays_runs_nothing(tmp_path: Path, ran: Calla
     with pytest.raises(UserError):
         load(str(tmp_path / "data.npz"))
     np.savez(tmp_path / "test.npz", conditions=np.array(["clean"]), primary=evil, sample_ids=evil)
-    (tmp_path / "test.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no per-sample outcomes"):
-        Evaluation.load(tmp_path / "test.json")
+        Samples.from_npz(tmp_path / "test.npz")
     assert not ran()
 
 

@@ -15,6 +15,7 @@ from torch import nn
 import fairtat.training.engine as choice
 from fairtat.attacks import EngineFallback
 from fairtat.data import Splits
+from fairtat.engines.compiled.engine import Compiled
 from fairtat.engines.patient import EAGER_PER_BUILD, build_seconds
 from fairtat.training import TrainConfig, Trainer, resume, train
 from fairtat.training.api import stored_config
@@ -103,13 +104,14 @@ def test_the_count_of_operations(tiny: Tiny, splits: Splits) -> None:
 
 
 @pytest.mark.usefixtures("compiles")
-def test_early_stopping_is_left_to_the_eager_engine(
+def test_what_cannot_be_compiled_is_left_to_the_eager_engine_with_the_reason(
     tiny: Tiny, splits: Splits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choice, "build_seconds", lambda model: 0.0)
+    monkeypatch.setattr(Compiled, "unsupported_options", lambda self: "these options are beyond it")
     caplog.set_level(logging.INFO, "fairtat")
     assert settled(tiny(objective={"name": "fat"}), splits) == "eager"
-    assert "early_stop" in caplog.text
+    assert "these options are beyond it" in caplog.text
 
 
 def test_a_trainer_of_ones_own_keeps_to_eager(tiny: Tiny, splits: Splits) -> None:

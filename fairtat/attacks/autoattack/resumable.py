@@ -120,9 +120,6 @@ class Resumable(Steps[PausedSamples]):
     def check_classes(self, classes: int) -> None:
         """The arena has checked them."""
 
-    def reached(self, logits: Tensor, samples: PausedSamples) -> Tensor:
-        return samples.wrong
-
     def stop(self, samples: PausedSamples, reached: Tensor) -> None:
         raise AssertionError("samples leave between runs, not between steps")
 

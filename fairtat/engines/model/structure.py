@@ -146,4 +146,4 @@ _FAKE_QUANTIZE = {"observer_enabled", "fake_quant_enabled"}  # the switches of a
 
 def observes(module: nn.Module) -> bool:
     """Whether this is a FakeQuantize of torch.ao, which may take note of the images that it is called with."""
-    return module._buffers.keys() >= _FAKE_QUANTIZE
+    return _FAKE_QUANTIZE.issubset(module._buffers.keys())
