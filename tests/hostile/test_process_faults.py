@@ -45,7 +45,7 @@ PHASES = {
     "before the folder is made": ("run/folder.py", "make", 1),
     "before the first checkpoint": ("checkpoint.py", "save_checkpoint", 1),
     "within the first checkpoint": ("files.py", "write_atomic", 3),
-    "in the first epoch": ("pgd.py", "_run", 3),
+    "in the first epoch": ("pgd.py", "attack", 3),
     "before the best checkpoint": ("run/folder.py", "save_best", 1),
     "in an attack": ("pgd_steps.py", "step", 25),
     "between two steps": ("averaging.py", "after_step", 13),
