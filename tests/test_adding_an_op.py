@@ -173,6 +173,6 @@ def test_what_the_text_alone_does_not_show_fails_a_test(tree: Path, file: str, i
     whole = path.read_text()
     path.write_text("".join(line for line in whole.splitlines(keepends=True) if inserted not in line))
     try:
-        assert run_tests(tree, "-k", ABOUT_ALL_OPS, test).returncode == 1
+        assert run_tests(tree, "-k", ABOUT_ALL_OPS, test).returncode in (1, 2)  # 2: already the import fails
     finally:
         path.write_text(whole)
