@@ -49,6 +49,11 @@ def signature(*rules: str) -> Fits:
         fits: Fits = native.core().signature((torch.Tensor, torch.nn.Parameter), exchange, parsed)
     except RuntimeError:  # an exchange of another version
         return _no
+    except KeyError as error:  # an editable installation whose sources have moved on
+        raise ImportError(
+            f"fairtat's compiled core was built from other sources than this package (it has no {error}); build it "
+            "again with pip install -e ."
+        ) from error
     return fits
 
 

@@ -24,7 +24,7 @@ def parser() -> jsonargparse.ArgumentParser:
     """Arguments and help of the subcommand."""
     parser = Parser(
         "report",
-        "Make a page of evaluations that `fairtat evaluate` has saved, whoever trained the models: every class with\n"
+        "Make a page of evaluations that `fairtat evaluate` has saved, even without the models: every class with\n"
         "its interval, which classes are taken for which, findings and settings. Several evaluations stand side by\n"
         "side; differences are against the first one, image by image. Nothing is computed anew, no model is read.",
         "  fairtat report evaluations/wrn-cifar10/test.json --output wrn.html\n"
@@ -90,7 +90,7 @@ def run(options: jsonargparse.Namespace) -> int:
 
 
 def _check(path: Path, output: Path) -> None:
-    """Refuse what is no evaluation's file, and an output in whose place an evaluation lies."""
+    """Refuse a file that is not an evaluation's, and an output in whose place an evaluation lies."""
     if path.is_dir():
         found = next((each for pattern in PLACES for each in sorted(path.glob(pattern))), None)
         raise UserError(

@@ -83,7 +83,7 @@ def settled(engine: str, device: torch.device) -> str:
 
 
 class Patient(Compiled[S]):
-    """The compiled engine for who did not ask for it: it builds late, never warns, and gives way if it is slower."""
+    """The compiled engine where it was not asked for: it builds late, never warns, and gives way if it is slower."""
 
     @classmethod
     def suits(cls, steps: Steps[S]) -> bool:

@@ -155,7 +155,7 @@ def _by_id(source: str, given: Sequence[str], values: Sequence[str], ids: np.nda
     try:
         group_of = {int(text): value for text, value in zip(given, values, strict=True)}
     except ValueError as error:
-        raise UserError(f"{source}: a sample id is no whole number ({error})") from error
+        raise UserError(f"{source}: a sample id is not a whole number ({error})") from error
     missing = [number for number in ids.tolist() if number not in group_of]
     if missing:
         raise UserError(f"{source}: has no row for the image with id {missing[0]}; expected one for each image")

@@ -27,7 +27,7 @@ FORMAT = 2
 CLEAN, WORST = "clean", "worst"
 KINDS = ("clean", "attack", "sweep", "corruption", "worst")
 _FIELDS = {"class_names", "conditions", "primary"}
-"""A file with none of them is no damaged evaluation but another kind of file."""
+"""A file with none of them is another kind of file, not a damaged evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +310,7 @@ class Evaluation:
                 source=dict(values["source"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            # RuntimeError: torch, of numbers that are no counts; the others: of any other value in a field's place.
+            # RuntimeError: torch, of numbers that are not counts; the others: of any other value in a field's place.
             raise ValueError(f"evaluation lacks or misnames a field ({_first_line(error)})") from error
 
     def save(self, path: str | Path) -> None:

@@ -41,7 +41,7 @@ class Op:
     """An op that is registered: called, it takes the kernel's arguments, which Python has checked, and the backend.
 
     `usual` and `direct` are the short way for the usual call, in which neither PyTorch's dispatcher nor a check in
-    Python has anything to do. A backend that cannot serve the call is no usual one: the checks refuse it, in their
+    Python has anything to do. A backend that cannot serve the call is not a usual one: the checks refuse it, in their
     order::
 
         if chosen := op.usual(backend, tensor, *arguments):

@@ -27,7 +27,7 @@ MARGIN = 1.0
 
 @dataclass(frozen=True, eq=False)
 class RunSets:
-    """Evaluated runs as the models of a study that nobody has written down.
+    """Evaluated runs as the models of a study without a file.
 
     Attributes:
         study: an arm for each set, the baseline first, and the contrasts.

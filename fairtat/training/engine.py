@@ -28,9 +28,8 @@ from fairtat.training.objectives import make_objective
 __all__ = ["settle_engine"]
 
 _LOG = logging.getLogger("fairtat")
-_FLOPS = (
-    30e9  # a second on a thread, in float32 by convolutions: a third of what ResNets get, several times small nets'
-)
+# Floating-point operations per second and thread, in float32: a third of what ResNets get, several times small nets'.
+_FLOPS = 30e9
 _ROUNDS = 3  # of both engines, of which the first one builds or warms up
 _GAIN = 0.9  # share of the eager engine's time, from which a program is worth it: luck should not tell equals apart
 

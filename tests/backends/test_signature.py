@@ -243,3 +243,14 @@ def test_without_the_exchange_or_the_core_nothing_fits(monkeypatch: pytest.Monke
     assert signature()() == NO
     monkeypatch.setattr(backends.native, "MISSING", "not installed")
     assert signature(*LABELS)(*labels()) == NO
+
+
+def test_a_core_of_other_sources_is_named_as_such(monkeypatch):
+    class Core:
+        def signature(self, *_):
+            raise KeyError("sizes")
+
+    monkeypatch.setattr(native, "MISSING", None)
+    monkeypatch.setattr(native, "core", Core)
+    with pytest.raises(ImportError, match=r"built from other sources.*'sizes'.*pip install -e"):
+        signature(*LABELS)

@@ -88,7 +88,7 @@ def test_figures_of_groups_are_counted_and_images_of_none_left_out(make_evaluati
     [
         ("g\na\nb\n", r"has 2 rows; expected 7, one for each image, or a column id with sample ids, or class"),
         ("id,g\n100,a\n", "has no row for the image with id 101"),
-        ("id,g\nx,a\n", "a sample id is no whole number"),
+        ("id,g\nx,a\n", "a sample id is not a whole number"),
         ("class,g\ncat,a\n", "has no group for class 'dog'"),
         ("id\n100\n", "has no column with groups, only id"),
         ("g,g\n" + "a,b\n" * 7, "has the columns g, g; expected different names"),

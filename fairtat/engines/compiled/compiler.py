@@ -18,7 +18,7 @@ import sys
 def knows_instruction_sets() -> bool | None:
     """True where the compiler takes the flags of all the processor's instruction sets; None: inductor has to ask.
 
-    A kernel that did not build all the same would fail where it is compiled, and the eager engine would serve.
+    If a kernel then fails to build, it fails where it is compiled, and the eager engine serves.
     """
     from torch._inductor import config, cpp_builder, cpu_vec_isa
 

@@ -24,7 +24,7 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-_LOCKED_BYTE = 1 << 30  # on Windows, which lets nobody read what is locked: far behind the owner's name
+_LOCKED_BYTE = 1 << 30  # on Windows, where a locked byte cannot be read: far behind the owner's name
 
 _held: set[Path] = set()  # by this process, which the operating system would let lock a file twice
 

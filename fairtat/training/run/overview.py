@@ -90,7 +90,7 @@ def differing(configs: Sequence[TrainConfig]) -> list[str]:
 
 
 def _last_epoch(file: Path) -> tuple[int, tuple[float, float] | None, tuple[float, float] | None]:
-    """The last line that is whole; a line that is being written is no damage."""
+    """The last line that is whole; a line that is being written is not damage."""
     if not file.is_file():
         return 0, None, None  # no epoch was over
     lines = [value for _, value in json_lines(file.read_bytes(), file.name) if isinstance(value, dict)]
