@@ -145,7 +145,7 @@ def drive(backend: str) -> int:
     if not state.available:
         print(state.reason)
         return SKIP
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "shared"))
     op_calls = importlib.import_module("op_calls")
     device = "cuda" if backend in GPU_BACKENDS else "cpu"
     calls = {name: call for make in op_calls.CALLS.values() for name, call in make().items()}

@@ -92,7 +92,7 @@ def triton_kernels(arch: int) -> list[sass.Kernel]:
     if not folder.exists():
         unfinished = folder.with_suffix(f".{os.getpid()}")
         unfinished.mkdir(parents=True)
-        environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT / "tests")}
+        environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT / "tests" / "shared")}
         calls = ",".join(variant.kernel for variant in variants.TRITON)
         command = [sys.executable, str(script), f"cuda:{arch}", "--exactly", calls, "--cubins", str(unfinished)]
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)

@@ -164,7 +164,7 @@ def test_its_benchmark_runs(built: Path) -> None:
     ("file", "inserted", "test"),
     [
         # Where the files that name every op do so in more than one place.
-        ("tests/op_calls.py", '"toy_scale": (lambda', "tests/ops/torch_library/test_registration.py"),
+        ("tests/shared/op_calls.py", '"toy_scale": (lambda', "tests/ops/torch_library/test_registration.py"),
         ("fairtat/reference/__init__.py", "    Definition(toy_scale", "tests/test_packaging.py"),
     ],
 )

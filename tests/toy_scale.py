@@ -243,7 +243,7 @@ EDITED: dict[str, list[tuple[str | None, str]]] = {
         ),
         ('"pgd_init": _pgd_init,', '"toy_scale": _toy_scale,\n    '),
     ],
-    "tests/op_calls.py": [
+    "tests/shared/op_calls.py": [
         ("CALLS: dict[str", 'def toy_scale() -> Calls:\n    return {"toy_scale": (numbers(0), 0.75)}\n\n\n'),
         ("pgd_init, pgd_step, logit_loss, sample_targets", "toy_scale, "),
         (

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is also run as a script, one process of several
+# This file is also run as a script, as one process of several.
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 from jobs import started
 from torchvision_beside_cpu import make_importable
 

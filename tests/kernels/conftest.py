@@ -23,7 +23,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
         pytest.skip("needs Triton: pip install triton")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     # For what all tests share; what is there already names the tree under test.
-    paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[1] / "shared"), environment.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment |= {"OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
 

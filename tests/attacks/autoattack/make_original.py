@@ -1,6 +1,6 @@
 """Writes original.npz: what the authors' code finds on a small network, for test_original.py.
 
-    PYTHONPATH=tests python tests/attacks/autoattack/make_original.py CLONE     # of github.com/fra31/auto-attack
+    PYTHONPATH=tests/shared python tests/attacks/autoattack/make_original.py CLONE     # of github.com/fra31/auto-attack
 
 The file holds the network's weights, the images, and for each attack and norm the verdicts of the original with two
 seeds; and the commit of the clone. Of the original itself it holds nothing.

@@ -77,7 +77,7 @@ except UserError as error:
 def test_a_run_is_trained_locked_and_resumed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PREPARE + TRAIN, str(tmp_path / "run")],
-        env={"LOCK": PREPARE + LOCK, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={"LOCK": PREPARE + LOCK, "PYTHONPATH": str(Path(__file__).parents[2] / "shared"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ SHARED_FILES = {
     "fairtat/backends/triton.py": "\ndef {kernel}(",
     "fairtat/ops/__init__.py": '"{kernel}"',
     "fairtat/cli/selftest.py": '"{op}": ',
-    "tests/op_calls.py": "\ndef {op}(",
+    "tests/shared/op_calls.py": "\ndef {op}(",
     "tests/hostile/test_fuzz_ops.py": "\ndef test_{op}(",
     "docs/api/ops.md": "::: fairtat.ops.{kernel}\n",
 }
