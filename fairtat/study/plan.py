@@ -16,7 +16,7 @@ from fairtat.evaluation import Defaults, named_attacks
 from fairtat.evaluation.attacks.settings import AMP
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.training.api import CHANGEABLE
-from fairtat.training.config import Number, TrainConfig, from_dict, leaves, load_yaml
+from fairtat.training.config import Number, TrainConfig, from_dict, leaves, load_yaml, stacked
 
 __all__ = ["EQUAL", "Arm", "Cell", "Contrast", "Judge", "Study", "load_study", "settings_of"]
 
@@ -207,16 +207,6 @@ def _layers(file: Path, prefix: str, values: Mapping[str, Any]) -> list[dict[str
     return [*layers, settings]
 
 
-def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            before = result.get(key)
-            both = isinstance(before, dict) and isinstance(value, dict)
-            result[key] = _merged([before, value]) if both else value  # type: ignore[list-item]
-    return result
-
-
 def _seeds(file: Path, value: object) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return tuple(range(value))
@@ -234,7 +224,7 @@ def _arm(file: Path, name: str, value: object, base: list[dict[str, Any]], seed:
         raise UserError(f"{file}: arms.{name} is {value!r}; expected keys and values")
     prefix = f"arms.{name}."
     _known(file, prefix, values, ("title", "configs", "settings", "eps_factors"))
-    merged = _merged([*base, *_layers(file, prefix, values)])
+    merged = stacked([*base, *_layers(file, prefix, values)])
     config = from_dict({**merged, "seed": seed}, source=f"{file}, arm {name}")
     factors = values.get("eps_factors", [1])
     if not isinstance(factors, list) or not factors:

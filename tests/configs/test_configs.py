@@ -20,7 +20,7 @@ from fairtat import models
 from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
 from fairtat.training import TrainConfig, load_run, resume, train
-from fairtat.training.config import from_dict, leaves, to_dict
+from fairtat.training.config import from_dict, leaves, load_yaml, stacked, to_dict
 from fairtat.training.optim.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2] / "configs"
@@ -42,17 +42,23 @@ EXPERIMENTS = {
 }
 
 
+# The command line takes its time: each file once, the methods on one data set after another.
+ON_THE_COMMAND_LINE = [
+    name
+    for name, files in EXPERIMENTS.items()
+    if len(files) == 1 or "methods/" not in files[1] or files[0] == DATA[METHODS.index(Path(files[1]).name) % len(DATA)]
+]
+
+
 @cache
-def parser() -> ArgumentParser:
-    return train_command.parser()
+def layer(name: str) -> dict[str, Any]:
+    return load_yaml(ROOT / f"{name}.yaml")
 
 
 @cache  # frozen; nobody writes into its lists
 def load(*names: str) -> TrainConfig:
-    """As the command line reads these files, one on top of the other."""
-    words = [word for name in names for word in ("--config", str(ROOT / f"{name}.yaml"))]
-    parsed = parser().parse_args(words).as_dict()
-    return from_dict({key: value for key, value in parsed.items() if key in TrainConfig.__dataclass_fields__})
+    """These files, one on top of the other."""
+    return from_dict(stacked(map(layer, names)))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -60,6 +66,19 @@ def test_loads(name: str) -> None:
     config = load(*EXPERIMENTS[name])
     assert config.data.name in DATASETS
     assert config.model.name in models.MODELS or config.model.name.startswith("timm:")
+
+
+@pytest.fixture(scope="module")
+def parser() -> ArgumentParser:
+    return train_command.parser()
+
+
+@pytest.mark.parametrize("name", ON_THE_COMMAND_LINE)
+def test_the_command_line_stacks_files_alike(name: str, parser: ArgumentParser) -> None:
+    words = [word for file in EXPERIMENTS[name] for word in ("--config", str(ROOT / f"{file}.yaml"))]
+    parsed = parser.parse_args(words).as_dict()
+    asked = from_dict({key: value for key, value in parsed.items() if key in TrainConfig.__dataclass_fields__})
+    assert asked == load(*EXPERIMENTS[name])
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: file.stem)

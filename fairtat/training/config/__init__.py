@@ -2,7 +2,16 @@
 
 from fairtat.training.config import optimizing, sections
 from fairtat.training.config.experiment import TrainConfig, leaves, make_fairness
-from fairtat.training.config.io import from_dict, from_run, load_yaml, parse_yaml, to_dict, to_yaml, unknown_key
+from fairtat.training.config.io import (
+    from_dict,
+    from_run,
+    load_yaml,
+    parse_yaml,
+    stacked,
+    to_dict,
+    to_yaml,
+    unknown_key,
+)
 from fairtat.training.config.optimizing import *  # noqa: F403 - the sections, listed where they are
 from fairtat.training.config.sections import *  # noqa: F403
 from fairtat.training.config.values import Number
@@ -16,6 +25,7 @@ __all__ = [
     "load_yaml",
     "make_fairness",
     "parse_yaml",
+    "stacked",
     "to_dict",
     "to_yaml",
     "unknown_key",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from fairtat.errors import UserError, nearest
 from fairtat.training.config.experiment import TrainConfig
 from fairtat.training.config.values import Number
 
-__all__ = ["from_dict", "from_run", "load_yaml", "parse_yaml", "to_dict", "to_yaml", "unknown_key"]
+__all__ = ["from_dict", "from_run", "load_yaml", "parse_yaml", "stacked", "to_dict", "to_yaml", "unknown_key"]
 
 
 def from_dict(values: Mapping[str, Any], *, source: str = "config") -> TrainConfig:
@@ -68,6 +68,17 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     return parse_yaml(content, path)
+
+
+def stacked(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One mapping of several, as the command line stacks ``--config`` files: a later value replaces an earlier one."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            before = result.get(key)
+            both = isinstance(before, dict) and isinstance(value, dict)
+            result[key] = stacked([before, value]) if both else value  # type: ignore[list-item]
+    return result
 
 
 def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
