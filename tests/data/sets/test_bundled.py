@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
+from fairtat.data.sets import bundled
 from fairtat.data.sets.bundled import load_digits, load_mnist5k
 
 
-def test_values_are_those_of_sklearn() -> None:
+@pytest.fixture
+def loaded_anew() -> Iterator[None]:
+    load_digits.cache_clear()
+    yield
+    load_digits.cache_clear()
+
+
+@pytest.mark.usefixtures("loaded_anew")
+@pytest.mark.parametrize("found", [True, False], ids=["the file", "the library"])
+def test_values_are_those_of_sklearn(monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+    if not found:
+        monkeypatch.setattr(bundled, "find_spec", lambda name: None)
     data = load_digits()
     bunch = sklearn_digits()
     assert data.images.dtype == torch.uint8
