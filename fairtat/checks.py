@@ -148,6 +148,8 @@ def amount(
     name: str, value: object, dtype: torch.dtype = torch.float64, *, expected: str = "a number or a tensor (N,)"
 ) -> float:
     """A radius or step for all samples: a number of at least 0 that is finite in ``dtype``."""
+    if not isinstance(value, (int, float)) and isinstance(value, numbers.Real):
+        value = float(value)  # NumPy's, or a fraction
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     if not 0.0 <= value <= LARGEST[dtype]:
@@ -199,7 +201,7 @@ def check_count(name: str, value: object, least: int) -> None:
 
 def check_seed(seed: int, stream: int) -> int:
     """The seed as the signed 64-bit integer that an op schema can hold."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must lie in [-2**63, 2**64), got {shown(seed)}")
@@ -207,7 +209,7 @@ def check_seed(seed: int, stream: int) -> int:
         raise TypeError(f"stream must be an int, got {type(stream).__name__}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must lie in [0, 2**32), got {shown(stream)}")
-    return seed - 2**64 if seed >= 2**63 else seed
+    return int(seed) - 2**64 if seed >= 2**63 else int(seed)
 
 
 def check_apart(names: Sequence[str], tensors: Sequence[Tensor | None], written: Collection[str]) -> None:

@@ -115,8 +115,10 @@ class PGDOptions:
     return_info: bool = False
 
     def __post_init__(self) -> None:
-        _check_number("eps", self.eps)
-        _check_number("step_size", self.step_size)
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor):  # which is checked with the batch
+                object.__setattr__(self, name, amount(name, value))
         check_count("steps", self.steps, 0)
         if self.step_schedule is not None:
             _check_schedule(self.step_schedule, self.steps)
@@ -151,6 +153,7 @@ class PGDOptions:
             check_radius("eps", self.eps, self.norm, bounds)
         if self.seed is not None:
             check_seed(self.seed, 0)
+            object.__setattr__(self, "seed", int(self.seed))
         if self.amp is not None and self.amp not in AMP_DTYPES:
             error = ValueError if isinstance(self.amp, torch.dtype) else TypeError
             raise error(f"amp must be None, torch.bfloat16 or torch.float16, got {self.amp!r}")
@@ -191,12 +194,6 @@ shows_pgd_options = shows_options((field.name, field.default, field.type) for fi
 def _check_names(options: Mapping[str, Any]) -> None:
     for name in options.keys() - _NAMES:
         raise TypeError(f"{name!r} is not an option of the attack{did_you_mean(name, _NAMES)}")
-
-
-def _check_number(name: str, value: object) -> None:
-    """A finite number that is not negative, or a tensor, which is checked with the batch."""
-    if not isinstance(value, Tensor):
-        amount(name, value)
 
 
 def _check_name(name: str, value: object, choices: Sequence[str], otherwise: str = "") -> None:

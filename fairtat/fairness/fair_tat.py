@@ -148,7 +148,7 @@ class FairTAT(ByClass):
         self.weight_rule = make_weights(weights, self.num_classes, weight_options, device=self.device)
         self.weights = UNWEIGHTED if self.weight_rule is None else self.weight_rule.name
         check_seed(seed, stream=0)
-        self.seed = seed
+        self.seed = int(seed)
         self.epoch = 0
         self._next_sample_id = 0
         self._needs_target = any(name.startswith("T-") for name in self.margins)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -77,12 +78,22 @@ def test_the_untargeted_attack_lists_kl_among_its_losses(h):
         fast_pgd(h.cnn(), x, y, loss="klx")
 
 
-def test_numbers_of_other_kinds_are_taken(h):
+@pytest.mark.parametrize(
+    ("eps", "step_size", "seed"),
+    [
+        (np.float64(0.125), torch.tensor(0.02), np.int64(5)),
+        (np.float32(0.125), np.float64(0.02), np.uint8(5)),
+        (Fraction(1, 8), 0.02, np.uint64(5)),
+        (torch.tensor(0.125), 0.02, 5),
+    ],
+)
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_numbers_of_other_kinds_are_taken(h, eps, step_size, seed, engine):
     model, (x, _, target) = h.cnn(), h.images(3)
-    x_adv = fast_targeted_pgd(
-        model, x, target, eps=np.float64(0.1), step_size=torch.tensor(0.02), steps=np.int64(2), seed=0
-    )
-    assert torch.equal(x_adv, fast_targeted_pgd(model, x, target, eps=0.1, step_size=0.02, steps=2, seed=0))
+    common = {"init": "uniform", "engine": engine}
+    x_adv = fast_targeted_pgd(model, x, target, eps=eps, step_size=step_size, steps=np.int64(2), seed=seed, **common)
+    plain = fast_targeted_pgd(model, x, target, eps=0.125, step_size=0.02, steps=2, seed=5, **common)
+    assert torch.equal(x_adv, plain)
 
 
 def test_open_bounds(h):
