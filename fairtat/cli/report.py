@@ -99,6 +99,8 @@ def _check(path: Path, output: Path) -> None:
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the .json file that `fairtat evaluate` writes")
+    if path.suffix != ".json":
+        raise UserError(f"{path}: is not a .json file; expected the one that `fairtat evaluate` writes")
     if output.with_suffix(".json").resolve() == path.resolve():
         raise UserError(f"--output {output} would write its figures over {path}; choose another name")
 

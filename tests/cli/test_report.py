@@ -187,6 +187,7 @@ def test_any_other_value_in_a_fields_place_is_one_line(fairtat: Command, judged:
             ["runs/at"],
             "runs/at: is a folder; expected an evaluation's .json file, such as runs/at/evaluation/test.json",
         ),
+        (["runs/at/config.yaml"], "config.yaml: is not a .json file; expected the one that `fairtat evaluate` writes"),
         ([AT, AT], "the same file is given twice"),
         ([AT, "--output", "page.pdf"], "ends in .html or .json, got page.pdf"),
         ([AT, FAIR, "--names", "one"], "--names is 'one'; expected 2 different names"),
