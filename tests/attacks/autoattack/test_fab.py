@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pairwise import pairwise
 from torch import nn
 
 from fairtat.attacks import fab
@@ -51,9 +52,7 @@ def textbook_fab(evaluate, x, *, norm, n_iter, alpha_max=0.1, eta=1.05, beta=0.9
     return nearest, distance
 
 
-@pytest.mark.parametrize("engine", ["eager", "compiled", "graph"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("nearest_class", [False, True])
+@pairwise(engine=["eager", "compiled", "graph"], norm=["linf", "l2"], nearest_class=[False, True])
 def test_every_step_is_that_of_the_paper(h, compiles, stub, open_arena, engine, norm, nearest_class):
     model, (x, _, _) = h.cnn(DTYPE).eval(), h.images(6, DTYPE)
     with torch.no_grad():

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PREPARE = """
 import fcntl, os, sys, types
 import torch, torch._dynamo  # which may use what is taken away below
@@ -74,6 +76,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_locked_and_resumed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PREPARE + TRAIN, str(tmp_path / "run")],
