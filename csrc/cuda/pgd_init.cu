@@ -98,10 +98,11 @@ __global__ void linf_vector_kernel(PgdInitArgs a, uint32_t groups, uint32_t bloc
   float normals[4] = {};
   if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
   if (kInit == Init::normal) normals_of(a, group, id, normals);
-  reinterpret_cast<float4*>(a.out)[at] = {start_of<kInit>(a, x.x, words.w[0], normals[0], eps),
-                                          start_of<kInit>(a, x.y, words.w[1], normals[1], eps),
-                                          start_of<kInit>(a, x.z, words.w[2], normals[2], eps),
-                                          start_of<kInit>(a, x.w, words.w[3], normals[3], eps)};
+  const float4 start = {start_of<kInit>(a, x.x, words.w[0], normals[0], eps),
+                        start_of<kInit>(a, x.y, words.w[1], normals[1], eps),
+                        start_of<kInit>(a, x.z, words.w[2], normals[2], eps),
+                        start_of<kInit>(a, x.w, words.w[3], normals[3], eps)};
+  reinterpret_cast<float4*>(a.out)[at] = start;
 }
 
 bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0; }

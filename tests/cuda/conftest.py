@@ -1,72 +1,29 @@
-"""The CUDA kernels' own source, compiled for the CPU with an emulated runtime: their logic is proved without a GPU."""
+"""Cores whose CUDA device is the CPU."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import subprocess
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
-import pybind11
 import pytest
 import torch
-
-from fairtat.backends import native
-
-ROOT = Path(__file__).resolve().parents[2]
-EMULATOR = Path(__file__).parent / "emulator"
-CPU_SOURCES = sorted({path.stem for path in (ROOT / "csrc" / "cpu").glob("*.cpp")} - {"dispatch"})
-
-# kernel<Types><<<grid, threads, shared, stream>>>(a);  ->  emulator::launch([=] { kernel<Types>(a); }, grid, ...);
-LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)<<<(.*?)>>>\((.*?)\);", re.DOTALL)
-DYNAMIC_SHARED = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
-
-
-def as_cpp(source: str) -> str:
-    """A .cu file without the two pieces of syntax that a C++ compiler does not know."""
-    source = LAUNCH.sub(r"emulator::launch([=] { \1(\3); }, \2);", source)
-    return DYNAMIC_SHARED.sub(r"\1* \2 = emulator::dynamic_shared<\1>();", source)
+from emulated_cuda import build, use
 
 
 @pytest.fixture(scope="session")
 def emulated_core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """A build of fairtat._C whose CUDA device is the CPU: device pointers are ordinary pointers."""
-    folder = tmp_path_factory.mktemp("emulated")
-    sources = [ROOT / "csrc" / name for name in ("bindings.cpp", "signature.cpp", "cpu/dispatch.cpp")]
-    sources += [ROOT / "csrc" / "cpu" / f"{name}.cpp" for name in CPU_SOURCES]
-    for kernel in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        translated = folder / f"{kernel.stem}_cuda.cpp"
-        translated.write_text(as_cpp(kernel.read_text()))
-        sources.append(translated)
-    flags = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
-    flags += [f"-I{path}" for path in (EMULATOR, ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include"))]
-    flags += ['-DFAIRTAT_VERSION="0"', "-DFAIRTAT_CUDA=1"]
-    objects = []
-    for source in sources:
-        # The CPU kernels are the baseline's; the CUDA sources keep their own namespace.
-        isa = ["-DFAIRTAT_ISA=baseline"] if source.parent.name == "cpu" and source.stem in CPU_SOURCES else []
-        objects.append(folder / f"{source.stem}_{source.parent.name}.o")
-        command = ["g++", *flags, *isa, "-c", str(source), "-o", str(objects[-1])]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-    library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run(["g++", "-shared", "-o", str(library), *map(str, objects)], check=True)
-    spec = importlib.util.spec_from_file_location("_C", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return build(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(scope="session")
+def recorded_core(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The same, and every access to memory is written down."""
+    return build(tmp_path_factory.mktemp("recorded"), record=True)
 
 
 @pytest.fixture
 def emulated(emulated_core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """backends.kernel(op, "cuda") runs the emulated kernels on CPU tensors."""
-    monkeypatch.setattr(native, "_core", emulated_core)
-    monkeypatch.setattr(native, "_place", lambda t: (0, 0))
+    use(emulated_core, monkeypatch)
     generator_state = torch.get_rng_state()
     yield
     torch.set_rng_state(generator_state)

@@ -42,6 +42,7 @@ struct Fiber {
   std::vector<char> stack = std::vector<char>(kStack);
   State state = State::done;
   uint64_t slot = 0;
+  unsigned barriers = 0, shuffles = 0;  // that it has waited at
 };
 
 struct Machine {
@@ -50,6 +51,8 @@ struct Machine {
   std::function<void()> body;
   std::vector<char> shared;
   bool failed = false;
+  bool running = false;   // a kernel's code, not the host's
+  unsigned launches = 0;  // before this one
 };
 
 inline Machine machine;
@@ -59,6 +62,7 @@ inline Fiber& self() { return machine.fibers[threadIdx.x]; }
 inline void wait(State state) {
   const unsigned me = threadIdx.x;
   machine.fibers[me].state = state;
+  ++(state == State::at_barrier ? machine.fibers[me].barriers : machine.fibers[me].shuffles);
   swapcontext(&machine.fibers[me].context, &machine.scheduler);
   threadIdx.x = me;
 }
@@ -104,6 +108,7 @@ inline void run_block(unsigned threads) {
     fiber.context.uc_link = &machine.scheduler;
     makecontext(&fiber.context, enter, 0);
     fiber.state = State::ready;
+    fiber.barriers = fiber.shuffles = 0;
   }
   do {
     for (unsigned t = 0; t < threads; ++t) {
@@ -122,6 +127,7 @@ void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared = 0, void*
   machine.body = kernel;
   gridDim = grid;
   blockDim = dim3(threads);
+  machine.running = true;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -130,6 +136,8 @@ void launch(Kernel kernel, dim3 grid, unsigned threads, size_t shared = 0, void*
       }
     }
   }
+  machine.running = false;
+  ++machine.launches;
   if (machine.failed) throw std::runtime_error("threads of a block or warp diverged at a barrier or shuffle");
 }
 
@@ -173,16 +181,20 @@ T __shfl_down_sync(unsigned, T value, int lanes) {
   return emulator::exchange(value, lane < emulator::kWarpSize ? threadIdx.x + static_cast<unsigned>(lanes) : threadIdx.x);
 }
 
-inline unsigned atomicAdd(unsigned* to, unsigned value) {
-  const unsigned found = *to;
+namespace emulator {
+#ifdef FAIRTAT_RECORD
+void note_add(const void* at, uint32_t bytes);
+#else
+inline void note_add(const void*, uint32_t) {}
+#endif
+}  // namespace emulator
+
+template <typename T>
+__attribute__((no_sanitize("thread"))) T atomicAdd(T* to, T value) {
+  emulator::note_add(to, sizeof(T));
+  const T found = *to;
   *to += value;
   return found;
-}
-
-inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long value) {
-  const unsigned long long before = *to;
-  *to += value;
-  return before;
 }
 
 // The hardware's exp2 as far from the value as it may be, to either side.
