@@ -12,6 +12,9 @@ MODULES = (
     "fairtat.attacks.mixed",
     "fairtat.attacks.autoattack.calls",
     "fairtat.attacks.autoattack.suite",
+    "fairtat.attacks.carlini_wagner",
+    "fairtat.attacks.deep_fool",
+    "fairtat.attacks.multi_targeted",
 )
 
 

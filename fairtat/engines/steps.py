@@ -62,6 +62,7 @@ class Steps(ABC, Generic[S]):
     shrinks: bool  # whether a sample that has stopped leaves the batch
     signs_only: bool  # whether a step uses nothing of the gradient but its signs
     eager_only: str | None = None  # why only plain PyTorch passes can make the steps
+    several: bool = False  # whether a pass gives several gradients, so that its graph is kept until it is left
     draws: int = 1  # of a model that draws random numbers, whose mean gradient a step goes along
     x: Tensor  # (N, ...) the images
     mean: Tensor | None  # (C,) of the image, where the model's input is normalized
@@ -129,7 +130,7 @@ class Steps(ABC, Generic[S]):
         scaled = self.network.float16 or logits.dtype == torch.float16
         if scaled:
             dlogits = (dlogits * FLOAT16_SCALE).to(logits.dtype)
-        (grad,) = torch.autograd.grad(logits, leaf, dlogits)
+        (grad,) = torch.autograd.grad(logits, leaf, dlogits, retain_graph=self.several)
         if not self.signs_only:
             if scaled:
                 grad = grad.float() / FLOAT16_SCALE

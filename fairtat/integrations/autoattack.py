@@ -76,6 +76,7 @@ class AutoAttack:
             n_iter=targeted.n_iter, n_restarts=1, n_target_classes=targeted.n_target_classes, rho=targeted.rho
         )
         fab = stages.get("fab", FAB())
+        assert isinstance(fab, FAB)
         self.fab = SimpleNamespace(n_iter=100, n_restarts=fab.n_restarts, n_target_classes=9)
         self.square = SimpleNamespace(n_queries=5000, n_restarts=1, p_init=0.8, resc_schedule=False)
 

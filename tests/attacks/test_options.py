@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairtat import autoattack, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
-from fairtat.attacks import apgd, fab, square
+from fairtat.attacks import apgd, deepfool, fab, multi_targeted_pgd, square
 from fairtat.attacks.autoattack.calls import CallKeywords
 from fairtat.attacks.options import OPTIONS, PGDKeywords
 
@@ -110,7 +110,7 @@ def test_the_keywords_are_the_options():
     assert list(options.items()) == list(keywords.items())
 
 
-@pytest.mark.parametrize("call", [apgd, fab, square, autoattack])
+@pytest.mark.parametrize("call", [apgd, fab, square, autoattack, deepfool, multi_targeted_pgd])
 def test_a_signature_of_autoattack_names_every_option_with_its_type(call):
     parameters = inspect.signature(call).parameters
     assert {"eps", "norm", *CallKeywords.__annotations__} <= parameters.keys()

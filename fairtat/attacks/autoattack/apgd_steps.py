@@ -20,19 +20,21 @@ from torch import Tensor
 
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.resumable import (
+    TINY,
     Columns,
     PausedSamples,
     Resumable,
+    before_looking,
     choose,
     lengths,
     per_image,
     project,
+    steepest,
 )
 from fairtat.attacks.logit_gradient import logit_gradient
 from fairtat.engines.samples import Score
 
 MOMENTUM = 0.75  # weight of the step; the rest is that of the last movement
-_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,7 @@ class APGDSteps(Resumable):
         samples.zero_grad += (size == 0) & (samples.step <= self.n_iter)
         x_now, grad = self._note(samples, grad)
         arena, x, eps = self.arena, samples.x, samples.eps
-        direction = grad.sign() if arena.norm == "linf" else grad / (per_image(lengths(grad, "l2"), grad) + _TINY)
-        z = project(x_now + per_image(samples.step_size, x) * direction, x, eps, arena)
+        z = project(x_now + per_image(samples.step_size, x) * steepest(grad, arena.norm), x, eps, arena)
         share = per_image(torch.where(samples.step == 0, 1.0, MOMENTUM).to(x.dtype), x)
         moved = x_now + (z - x_now) * share + (x_now - samples.x_old) * (1 - share)
         samples.x_old.copy_(x_now)
@@ -132,19 +133,17 @@ class APGDSteps(Resumable):
 
 def start(arena: Arena, rows: Tensor, goal: Tensor, stream: int, n_iter: int) -> Columns:
     """Where the samples begin: Linf: x + eps u / max|u|, u uniform; L2: on the sphere; within the bounds."""
-    x, eps, y = arena.x[rows], arena.eps[rows], arena.y[rows]
+    x, eps = arena.x[rows], arena.eps[rows]
     noise = arena.noise(x, arena.ids[rows], stream, "uniform" if arena.norm == "linf" else "normal")
     noise = noise / per_image(lengths(noise, arena.norm).clamp_min(1e-30), x)
     x_adv = project(x + per_image(eps, x) * noise, x, eps, arena)
-    count = torch.zeros_like(y)
-    number = torch.zeros_like(eps, dtype=torch.float64 if arena.logits.dtype == torch.float64 else torch.float32)
-    no = torch.zeros_like(y, dtype=torch.bool)
+    columns = before_looking(arena, rows, goal, x_adv)
+    count, number, no = columns["step"], columns["loss"], columns["found"]
     return {
-        "x": x, "y": y, "goal": goal, "eps": eps, "step": count, "loss": number, "wrong": no, "found": no.clone(),
-        "x_adv": x_adv, "x_found": x_adv.clone(), "x_best": x_adv.clone(), "x_old": x_adv.clone(),
+        **columns, "x_found": x_adv.clone(), "x_best": x_adv.clone(), "x_old": x_adv.clone(),
         "grad_best": torch.zeros_like(x_adv), "best_loss": number.clone(), "last_loss": number.clone(),
         "loss_at_check": number.clone(), "step_size": 2 * eps,
-        "period": torch.full_like(y, Schedule.of(n_iter).first), "since": count.clone(), "rises": count.clone(),
+        "period": torch.full_like(count, Schedule.of(n_iter).first), "since": count.clone(), "rises": count.clone(),
         "halved": torch.ones_like(no), "zero_grad": count.clone(),
     }  # fmt: skip
 
@@ -171,6 +170,6 @@ def _loss(z: Tensor, against: Tensor, kind: str, label: Tensor | None) -> Tensor
         return other - own
     top = z.sort(1, descending=True).values
     if label is None:
-        return (other - own) / (top[:, 0] - top[:, 2] + _TINY)
+        return (other - own) / (top[:, 0] - top[:, 2] + TINY)
     low = 0.5 * (top[:, 2] + top[:, 3])
-    return (z.gather(1, label[:, None])[:, 0] - own) / (top[:, 0] - low + _TINY)
+    return (z.gather(1, label[:, None])[:, 0] - own) / (top[:, 0] - low + TINY)

@@ -21,7 +21,7 @@ from fairtat.engines.model.random_numbers import own_random_numbers
 from fairtat.engines.model.state import Model, frozen
 from fairtat.engines.patient import settled
 from fairtat.engines.steps import Steps
-from fairtat.ops import pgd_init
+from fairtat.ops import logit_loss, pgd_init
 from fairtat.ops.pgd_init import NORMS
 
 GRADIENTS = ("autograd", "ste")
@@ -63,6 +63,11 @@ class Arena:
         """(n,) bool: these logits are at the attack's goal."""
         pred = logits.argmax(1)
         return pred != self.y[rows] if self.target is None else pred == self.target[rows]
+
+    def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(n,) how far these logits are beyond the boundary to the goal, below 0 before it."""
+        loss = logit_loss(logits, self.goal[rows], kind="margin").loss
+        return loss if self.target is None else -loss
 
     def judge(self, x: Tensor) -> Tensor:
         """Logits (n, C) of the model as it is: plain passes, in the dtype of its own."""

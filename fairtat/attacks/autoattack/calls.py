@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ def apgd(
     Source: Croce and Hein 2020, arXiv:2003.01690.
     """
     stage = APGD(loss, n_iter, n_restarts, n_target_classes, eot_iter, rho)
-    return _attack(stage, model, x, y, eps, norm, options, return_info, engine="eager" if eot_iter > 1 else None)
+    return run_stage(stage, model, x, y, eps, norm, options, return_info, engine="eager" if eot_iter > 1 else None)
 
 
 @shows_call_options
@@ -168,7 +169,7 @@ def fab(
     Source: Croce and Hein 2020, arXiv:1907.02044.
     """
     stage = FAB(targeted, n_iter, n_restarts, n_target_classes, Rates(alpha_max, eta, beta))
-    return _attack(stage, model, x, y, eps, norm, options, return_info)
+    return run_stage(stage, model, x, y, eps, norm, options, return_info)
 
 
 @shows_call_options
@@ -210,24 +211,27 @@ def square(
     Source: Andriushchenko et al. 2020, arXiv:1912.00049.
     """
     stage = Square(n_queries, n_restarts, p_init, resc_schedule)
-    return _attack(stage, model, x, y, eps, norm, options, return_info)
+    return run_stage(stage, model, x, y, eps, norm, options, return_info)
 
 
-def _attack(
+def run_stage(
     stage: Stage,
     model: Model,
     x: Tensor,
     y: Tensor,
-    eps: float | Tensor,
+    eps: float | Tensor | None,
     norm: str,
     options: CallKeywords,
     return_info: bool,
     engine: str | None = None,
 ) -> Tensor | AttackResult:
+    """One attack on its own; ``eps`` None: at any distance."""
     given = named(options)
     if engine is not None:
         given["engine"] = engine
-    with arena(model, x, y, eps=eps, norm=norm, **given) as here:
+    with arena(model, x, y, eps=0.0 if eps is None else eps, norm=norm, **given) as here:
+        if eps is None:
+            here = replace(here, eps=torch.full_like(here.eps, torch.inf))
         outcome = Outcome(here)
         stage.attack(here, outcome)
     if not return_info:

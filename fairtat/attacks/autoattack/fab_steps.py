@@ -21,9 +21,16 @@ from torch import Tensor
 
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.projection import project_on_plane
-from fairtat.attacks.autoattack.resumable import Columns, PausedSamples, Resumable, choose, lengths, per_image
-
-_TINY = 1e-12
+from fairtat.attacks.autoattack.resumable import (
+    TINY,
+    Columns,
+    PausedSamples,
+    Resumable,
+    before_looking,
+    choose,
+    lengths,
+    per_image,
+)
 
 
 class Rates(NamedTuple):
@@ -43,47 +50,60 @@ class FABSamples(PausedSamples):
     over: Tensor  # (N,) bool: the last one has been
 
 
-class FABSteps(Resumable):
+class LogitDifference(Resumable):
+    """Steps along the gradient of ``f = z_goal - z_y``, the difference of two logits."""
+
+    def losses(self, logits: Tensor, samples: Any) -> tuple[Tensor, Tensor]:
+        """f, and its gradient to the logits."""
+        return difference(logits, samples.y, samples.goal)
+
+
+class TowardsNearest(LogitDifference):
+    """The same towards the class, of some, whose boundary is nearest: ``|f| / ||grad f||`` is least, in the dual norm.
+
+    That takes a backward pass for each of these classes.
+    """
+
+    def others(self, samples: Any) -> Tensor | None:
+        """The classes (N, T), none of them a sample's label; None: each sample's goal is the only one."""
+        raise NotImplementedError
+
+    def input_gradient(self, logits: Tensor, dlogits: Tensor, leaf: Tensor) -> Tensor:
+        s = self.looked_at
+        others = self.others(s)
+        if others is None:
+            return super().input_gradient(logits, dlogits, leaf)
+        z = logits.detach()
+        nearest = s.loss.new_full(s.loss.shape, torch.inf)
+        f, gradient = torch.zeros_like(nearest), torch.zeros_like(leaf, dtype=self.x.dtype)
+        for k in others.unbind(1):
+            df, seed = difference(z, s.y, k)
+            grad = super().input_gradient(logits, seed.to(logits.dtype), leaf).to(gradient.dtype)
+            away = df.abs() / (dual_length(grad, self.arena.norm) + TINY)
+            nearer = away < nearest
+            nearest = torch.where(nearer, away, nearest)
+            f = torch.where(nearer, df, f)
+            gradient = choose(nearer, grad, gradient)
+        s.loss.copy_(f)
+        return gradient
+
+
+class FABSteps(TowardsNearest):
     samples_type = FABSamples
 
     def __init__(
         self, arena: Arena, columns: Columns, number: int, *, n_iter: int, rates: Rates, nearest_class: bool
     ) -> None:
         super().__init__(arena, columns, number)
-        self.n_iter, self.rates, self.nearest_class = n_iter, rates, nearest_class
+        self.n_iter, self.rates, self.several = n_iter, rates, nearest_class
 
-    def losses(self, logits: Tensor, samples: Any) -> tuple[Tensor, Tensor]:
-        """The difference of the goal's and the label's logit; ``input_gradient`` may choose another goal."""
-        z = logits if logits.dtype == torch.float64 else logits.float()
-        classes = torch.arange(z.shape[1], device=z.device)
-        label, goal = (classes == each[:, None] for each in (samples.y, samples.goal))
-        return _pick(z, samples.goal) - _pick(z, samples.y), goal.to(logits.dtype) - label.to(logits.dtype)
-
-    def input_gradient(self, logits: Tensor, dlogits: Tensor, leaf: Tensor) -> Tensor:
-        if not self.nearest_class:
-            return super().input_gradient(logits, dlogits, leaf)
-        return self._towards_nearest(logits, leaf)
-
-    def _towards_nearest(self, logits: Tensor, leaf: Tensor) -> Tensor:
-        """The gradient of the difference whose plane is nearest, by one backward pass for each class."""
-        y, z = self.looked_at.y, logits.detach()
-        z = z if z.dtype == torch.float64 else z.float()
-        classes = torch.arange(z.shape[1], device=z.device)
-        label = (classes == y[:, None]).to(logits.dtype)
-        best = torch.full_like(z[:, 0], torch.inf)
-        difference, gradient = torch.zeros_like(best), torch.zeros_like(leaf, dtype=self.x.dtype)
-        for k in range(logits.shape[1]):
-            seed = (classes == k).to(logits.dtype) - label
-            grad = _input_gradient(self, logits, seed, leaf).to(gradient.dtype)
-            size = lengths(grad, "l2") if self.arena.norm == "l2" else grad.abs().sum(tuple(range(1, grad.ndim)))
-            df = z[:, k] - _pick(z, y)
-            away = torch.where(y == k, torch.inf, df.abs() / (size + _TINY))
-            nearer = away < best
-            best = torch.where(nearer, away, best)
-            difference = torch.where(nearer, df, difference)
-            gradient = choose(nearer, grad, gradient)
-        self.looked_at.loss.copy_(difference)
-        return gradient
+    def others(self, samples: Any) -> Tensor | None:
+        if not self.several:
+            return None
+        y = samples.y[:, None]
+        k = torch.arange(self.arena.classes - 1, device=y.device)
+        rest: Tensor = k + (k >= y)
+        return rest
 
     def move(self, samples: Any, grad: Tensor) -> Tensor:
         s, arena = samples, self.arena
@@ -114,15 +134,20 @@ class FABSteps(Resumable):
         return torch.clamp(moved, arena.lo, arena.hi).view(s.x.shape)
 
     def settings(self) -> Hashable:
-        return super().settings(), self.n_iter, self.rates, self.nearest_class
+        return super().settings(), self.n_iter, self.rates, self.several
 
 
-def _input_gradient(steps: FABSteps, logits: Tensor, dlogits: Tensor, leaf: Tensor) -> Tensor:
-    """As the base class has it, with the graph kept for the next class."""
-    (grad,) = torch.autograd.grad(logits, leaf, dlogits, retain_graph=True)
-    if steps.std is not None:
-        grad = grad / steps.std.view(-1, *[1] * (grad.ndim - 2))
-    return grad
+def difference(logits: Tensor, y: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """``z_goal - z_y`` (N,) in float32 or float64, and its gradient to the logits (N, C)."""
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    classes = torch.arange(z.shape[1], device=z.device)
+    label, towards = ((classes == each[:, None]).to(logits.dtype) for each in (y, goal))
+    return _pick(z, goal) - _pick(z, y), towards - label
+
+
+def dual_length(grad: Tensor, norm: str) -> Tensor:
+    """(N,) the norm of a gradient by which a perturbation, measured in ``norm``, changes the function most."""
+    return lengths(grad, "l2") if norm == "l2" else grad.abs().sum(tuple(range(1, grad.ndim)))
 
 
 def _pick(z: Tensor, index: Tensor) -> Tensor:
@@ -131,17 +156,15 @@ def _pick(z: Tensor, index: Tensor) -> Tensor:
 
 def start(arena: Arena, rows: Tensor, goal: Tensor, stream: int, *, at_random: bool) -> Columns:
     """Where the samples begin: the image itself; at random: half of the radius away, in the norm."""
-    x, eps, y = arena.x[rows], arena.eps[rows], arena.y[rows]
+    x, eps = arena.x[rows], arena.eps[rows]
     x_adv = torch.empty_like(x).copy_(x)
     if at_random:
         noise = arena.noise(x, arena.ids[rows], stream, "uniform" if arena.norm == "linf" else "normal")
         noise = noise / per_image(lengths(noise, arena.norm).clamp_min(1e-30), x)
         x_adv = (x + per_image(eps / 2, x) * noise).clamp(arena.lo, arena.hi)
-    count = torch.zeros_like(y)
-    no = torch.zeros_like(y, dtype=torch.bool)
-    number = torch.zeros_like(eps, dtype=torch.float64 if arena.logits.dtype == torch.float64 else torch.float32)
+    columns = before_looking(arena, rows, goal, x_adv)
+    no = columns["found"]
     return {
-        "x": x, "y": y, "goal": goal, "eps": eps, "step": count, "loss": number, "wrong": no, "found": no.clone(),
-        "x_adv": x_adv, "x_found": x_adv.clone(), "distance": torch.full_like(eps, torch.inf),
-        "iteration": count.clone(), "fresh": no.clone(), "over": no.clone(),
+        **columns, "x_found": x_adv.clone(), "distance": torch.full_like(eps, torch.inf),
+        "iteration": columns["step"].clone(), "fresh": no.clone(), "over": no.clone(),
     }  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.autoattack.arena import Arena
-from fairtat.attacks.autoattack.resumable import Columns, Resumable
+from fairtat.attacks.autoattack.resumable import Columns, Resumable, lengths
 from fairtat.engines.samples import empty_rows, take
 
 SHRINK = 2  # a compiled batch shrinks by this factor, twice at most: as many sizes as an engine keeps
@@ -30,7 +30,9 @@ class Run:
     looks: int  # at most so many points are looked at
     adversarial: str  # the column of the point that ``found`` speaks of
     finished: Callable[[Columns], Tensor] | None = None  # (n,) bool: nothing more to do; default: all looks are taken
-    stops: bool = True  # whether a sample leaves once its point is confirmed
+    stops: bool = True  # whether a sample leaves once its point is confirmed; else nearer ones may follow
+    once: bool = False  # whether only the last point found is judged, at the end
+    keeps_best: bool = False  # whether ``adversarial`` is worth keeping where nothing was found
 
 
 class Outcome:
@@ -46,6 +48,11 @@ class Outcome:
     def left(self) -> Tensor:
         """Rows of the images that are not at the goal."""
         return (~self.reached).nonzero()[:, 0]
+
+    def distance(self, arena: Arena, rows: Tensor) -> Tensor:
+        """(n,) how far away what has been found is; infinitely, where nothing has."""
+        away = lengths(self.x_adv[rows] - arena.x[rows], arena.norm)
+        return torch.where(self.reached[rows], away, torch.inf)
 
 
 def run(arena: Arena, work: Run, outcome: Outcome) -> None:
@@ -87,19 +94,28 @@ def _size(arena: Arena, n: int) -> int:
 def _settle(arena: Arena, work: Run, outcome: Outcome, live: Tensor, columns: Columns) -> Tensor:
     """Confirm what was found, write what is done, and return the index of those that stay."""
     finished = columns["step"] >= work.looks if work.finished is None else work.finished(columns)
-    # Without stopping, the last point counts.
-    hits = (columns["found"] if work.stops else columns["found"] & finished).nonzero()[:, 0]
+    shown = columns["found"] & finished if work.once else columns["found"]
+    shown = (shown | finished if work.keeps_best else shown).nonzero()[:, 0]
     done = finished.clone()
-    if len(hits):
-        at = live[hits]
-        points = take(columns[work.adversarial], hits)
+    if len(shown):
+        at = live[shown]
+        points = take(columns[work.adversarial], shown)
         logits = arena.judge(points)
         sure = arena.reached(logits, at)
-        at, points, logits = at[sure], points[sure], logits[sure]
-        outcome.x_adv[at], outcome.logits[at], outcome.reached[at] = points, logits, True
+        kept = sure
+        if work.keeps_best:
+            kept = sure | (arena.margin(logits, at) > arena.margin(outcome.logits[at], at))
+        outcome.x_adv[at[kept]], outcome.logits[at[kept]] = points[kept], logits[kept]
+        outcome.reached[at[sure]] = True
         # What only low precision or another engine's rounding took for adversarial goes on.
-        columns["found"][hits[~sure]] = False
-        done[hits[sure]] = True
+        taken_for = shown[~sure]
+        columns["found"][taken_for] = False
+        if "distance" in columns:
+            columns["distance"][taken_for] = outcome.distance(arena, at[~sure])
+        if work.stops:
+            done[shown[sure]] = True
+        else:
+            columns["found"][shown] = False
     gone = done.nonzero()[:, 0]
     if len(gone):
         at = live[gone]

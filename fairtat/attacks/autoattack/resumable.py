@@ -22,6 +22,7 @@ from fairtat.engines.samples import Samples, Score, Span, copy_rows, count, empt
 from fairtat.engines.steps import Steps
 
 Columns = dict[str, Tensor]
+TINY = 1e-12
 
 
 @dataclass(kw_only=True)
@@ -152,6 +153,22 @@ class Resumable(Steps[PausedSamples]):
         return type(self).__name__, self.number, fixed, layouts
 
 
+def before_looking(arena: Arena, rows: Tensor, goal: Tensor, x_adv: Tensor) -> Columns:
+    """The columns of `PausedSamples` for these rows of the batch, at the points (n, ...) where they begin."""
+    y = arena.y[rows]
+    precise = torch.float64 if arena.logits.dtype == torch.float64 else torch.float32
+    no = torch.zeros_like(y, dtype=torch.bool)
+    return {
+        "x": arena.x[rows], "y": y, "goal": goal, "eps": arena.eps[rows], "x_adv": x_adv, "step": torch.zeros_like(y),
+        "loss": torch.zeros_like(y, dtype=precise), "wrong": no, "found": no.clone(),
+    }  # fmt: skip
+
+
+def over(columns: Columns) -> Tensor:
+    """(n,) bool: which samples have said themselves that they are done."""
+    return columns["over"]
+
+
 def per_image(t: Tensor, like: Tensor) -> Tensor:
     """(N,) as (N, 1, ...), to go with images."""
     return t.view(-1, *[1] * (like.ndim - 1))
@@ -166,6 +183,11 @@ def lengths(delta: Tensor, norm: str) -> Tensor:
     """(N,) the norm of each perturbation."""
     dims = tuple(range(1, delta.ndim))
     return delta.abs().amax(dims) if norm == "linf" else delta.square().sum(dims).sqrt()
+
+
+def steepest(grad: Tensor, norm: str) -> Tensor:
+    """The perturbation of length 1 along which a function with this gradient rises most."""
+    return grad.sign() if norm == "linf" else grad / (per_image(lengths(grad, "l2"), grad) + TINY)
 
 
 def project(z: Tensor, x: Tensor, eps: Tensor, arena: Arena) -> Tensor:

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from fairtat.attacks.autoattack.arena import Arena
-from fairtat.attacks.autoattack.resumable import Columns, PausedSamples, Resumable, choose, lengths, per_image
+from fairtat.attacks.autoattack.resumable import (
+    Columns,
+    PausedSamples,
+    Resumable,
+    before_looking,
+    choose,
+    lengths,
+    per_image,
+)
 from fairtat.reference.philox import philox4x32
 
 # Of the queries; after each, the share of the image that a square covers is halved again.
@@ -231,7 +239,7 @@ def query_words(arena: Arena, ids: Tensor, queries: Tensor, number: int, stream:
 
 def start(arena: Arena, rows: Tensor, stream: int) -> Columns:
     """Where the search begins: Linf: stripes of +-eps, one sign per column and channel; L2: tiles of patterns."""
-    x, eps, y, ids = arena.x[rows], arena.eps[rows], arena.y[rows], arena.ids[rows]
+    x, eps, ids = arena.x[rows], arena.eps[rows], arena.ids[rows]
     n, channels, _, w = x.shape
     if arena.norm == "linf":
         # As numbers for an image of one row, so that what a sample gets depends on no layout.
@@ -242,14 +250,9 @@ def start(arena: Arena, rows: Tensor, stream: int) -> Columns:
         delta = _tiles(arena, x, ids, stream)
         delta = delta * per_image(eps / (lengths(delta, "l2") + _TINY), x)
         x_adv = (x + delta).clamp(arena.lo, arena.hi)
-    count = torch.zeros_like(y)
-    number = torch.zeros_like(eps, dtype=torch.float64 if arena.logits.dtype == torch.float64 else torch.float32)
-    no = torch.zeros_like(y, dtype=torch.bool)
     x_start = torch.empty_like(x).copy_(x_adv)
-    return {
-        "x": x, "y": y, "goal": arena.goal[rows], "eps": eps, "step": count, "loss": number, "wrong": no,
-        "found": no.clone(), "x_adv": x_start, "x_best": x_start.clone(), "best_loss": number.clone(), "ids": ids,
-    }  # fmt: skip
+    columns = before_looking(arena, rows, arena.goal[rows], x_start)
+    return {**columns, "x_best": x_start.clone(), "best_loss": columns["loss"].clone(), "ids": ids}
 
 
 def _tiles(arena: Arena, x: Tensor, ids: Tensor, stream: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,35 +13,38 @@ from torch import Tensor
 from fairtat.attacks.autoattack import apgd_steps, fab_steps, square_steps
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.pool import Outcome, Run, run, steps_per_round
-from fairtat.attacks.autoattack.resumable import Columns
+from fairtat.attacks.autoattack.resumable import Columns, over
 from fairtat.checks import check_choice, check_count, real
 
 LOSSES = ("ce", "dlr", "dlr-targeted", "margin", "margin-targeted")
 MAX_RESTARTS = 1 << 16
 # Which attack a random number is for, in the high bits of its stream; targets and restarts are in the others.
-_STREAMS = {name: k << 28 for k, name in enumerate((*LOSSES, "fab", "fab-t", "square", "square-start"), 1)}
+_STREAMS = {name: k << 28 for k, name in enumerate((*LOSSES, "fab", "fab-t", "square", "square-start", "mt"), 1)}
 
 
-def _stream(name: str, target: int, restart: int) -> int:
+def stream_of(name: str, target: int, restart: int) -> int:
     return _STREAMS[name] + target % (1 << 12) * MAX_RESTARTS + restart
 
 
-def _check_restarts(n_restarts: int) -> None:
+def check_restarts(n_restarts: int) -> None:
     check_count("n_restarts", n_restarts, 1)
     if n_restarts >= MAX_RESTARTS:
         raise ValueError(f"n_restarts must be less than {MAX_RESTARTS}, got {n_restarts}")
 
 
-def _goals(arena: Arena, targeted: bool, n_target_classes: int) -> Iterator[tuple[int, Tensor]]:
+def goals(arena: Arena, targeted: bool, n_target_classes: int) -> Iterator[tuple[int, Tensor]]:
     """(number, (N,) classes): the given target; else the other classes in the order of the image's own logits."""
     if arena.target is not None or not targeted:
         yield 0, arena.goal
         return
-    others = (
-        arena.logits.float().scatter(1, arena.y[:, None], torch.inf).sort(dim=1, descending=True, stable=True).indices
-    )
-    for k in range(1, 1 + min(n_target_classes, arena.classes - 1)):
-        yield k, others[:, k].contiguous()
+    for k, goal in enumerate(likely_others(arena, n_target_classes).unbind(1), 1):
+        yield k, goal.contiguous()
+
+
+def likely_others(arena: Arena, most: int) -> Tensor:
+    """(N, T) at most so many classes other than the label, in the order of the image's own logits."""
+    label_first = arena.logits.float().scatter(1, arena.y[:, None], torch.inf)
+    return label_first.sort(dim=1, descending=True, stable=True).indices[:, 1 : 1 + most]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class APGD:
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LOSSES)
-        _check_restarts(self.n_restarts)
+        check_restarts(self.n_restarts)
         for name in ("n_iter", "n_target_classes", "eot_iter"):
             check_count(name, getattr(self, name), 1)
         real("rho", self.rho, low=0.0, high=1.0)
@@ -73,14 +77,14 @@ class APGD:
         if self.loss_for(classes, target_given=target_given) != self.loss:
             yield f"{classes} classes are too few for the loss {self.loss!r}: the margin took its place"
         if self.loss.endswith("-targeted") and not target_given:
-            yield from _fewer_targets(self.n_target_classes, classes)
+            yield from fewer_targets(self.n_target_classes, classes)
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         loss = self.loss_for(arena.classes, target_given=arena.target is not None)
         looks = self.n_iter + 1
-        for k, goal in _goals(arena, loss.endswith("-targeted"), self.n_target_classes):
+        for k, goal in goals(arena, loss.endswith("-targeted"), self.n_target_classes):
             for restart in range(self.n_restarts):
-                self._run(arena, outcome, loss, goal, _stream(loss, k, restart), looks)
+                self._run(arena, outcome, loss, goal, stream_of(loss, k, restart), looks)
 
     def _run(self, arena: Arena, outcome: Outcome, loss: str, goal: Tensor, stream: int, looks: int) -> None:
         def start(rows: Tensor) -> Columns:
@@ -90,7 +94,7 @@ class APGD:
             apgd_steps.APGDSteps, arena, loss=loss, n_iter=self.n_iter, rho=self.rho, eot_iter=self.eot_iter
         )
         # A model that draws random numbers is judged once, at the end, or it would be tried until it fails.
-        work = Run(start, steps, steps_per_round(looks, 5, 10), looks, "x_found", stops=self.eot_iter == 1)
+        work = Run(start, steps, steps_per_round(looks, 5, 10), looks, "x_found", once=self.eot_iter > 1)
         run(arena, work, outcome)
 
 
@@ -105,7 +109,7 @@ class FAB:
     rates: fab_steps.Rates = field(default_factory=fab_steps.Rates)
 
     def __post_init__(self) -> None:
-        _check_restarts(self.n_restarts)
+        check_restarts(self.n_restarts)
         for name in ("n_iter", "n_target_classes"):
             check_count(name, getattr(self, name), 1)
         for name, value, high in zip(("alpha_max", "eta", "beta"), self.rates, (1.0, torch.inf, 1.0), strict=True):
@@ -114,25 +118,21 @@ class FAB:
     def notes(self, classes: int, *, target_given: bool) -> Iterator[str]:
         """What is not as in the papers, for a model of few classes."""
         if self.targeted and not target_given:
-            yield from _fewer_targets(self.n_target_classes, classes)
+            yield from fewer_targets(self.n_target_classes, classes)
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         looks = 2 * self.n_iter + 1
         nearest = not self.targeted and arena.target is None
-        for k, goal in _goals(arena, self.targeted, self.n_target_classes):
+        for k, goal in goals(arena, self.targeted, self.n_target_classes):
             for restart in range(self.n_restarts):
-                stream = _stream("fab-t" if self.targeted else "fab", k, restart)
+                stream = stream_of("fab-t" if self.targeted else "fab", k, restart)
 
                 def start(rows: Tensor, goal: Tensor = goal, restart: int = restart, stream: int = stream) -> Columns:
                     return fab_steps.start(arena, rows, goal[rows], stream, at_random=restart > 0)
 
                 steps = partial(fab_steps.FABSteps, arena, n_iter=self.n_iter, rates=self.rates, nearest_class=nearest)
-                work = Run(start, steps, steps_per_round(looks, 5, 10), looks, "x_found", _over)
+                work = Run(start, steps, steps_per_round(looks, 5, 10), looks, "x_found", over)
                 run(arena, work, outcome)
-
-
-def _over(columns: Columns) -> Tensor:
-    return columns["over"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Square:
     resc_schedule: bool = False
 
     def __post_init__(self) -> None:
-        _check_restarts(self.n_restarts)
+        check_restarts(self.n_restarts)
         check_count("n_queries", self.n_queries, 1)
         if self.n_queries >= 1 << 26:
             raise ValueError(f"n_queries must be less than {1 << 26}, got {self.n_queries}")
@@ -166,12 +166,12 @@ class Square:
         for restart in range(self.n_restarts):
 
             def start(rows: Tensor, restart: int = restart) -> Columns:
-                return square_steps.start(arena, rows, _stream("square-start", 0, restart))
+                return square_steps.start(arena, rows, stream_of("square-start", 0, restart))
 
             def steps(columns: Columns, number: int, restart: int = restart) -> square_steps.SquareSteps:
                 queries = columns["step"]
                 words = square_steps.query_words(
-                    arena, columns["ids"], queries, number, _stream("square", 0, restart), channels
+                    arena, columns["ids"], queries, number, stream_of("square", 0, restart), channels
                 )
                 given = {**columns, "words": words, "drawn_at": queries.clone()}
                 del given["ids"]
@@ -180,9 +180,18 @@ class Square:
             run(arena, Run(start, steps, steps_per_round(looks, 20, 30), looks, "x_best"), outcome)
 
 
-def _fewer_targets(wanted: int, classes: int) -> Iterator[str]:
+def fewer_targets(wanted: int, classes: int) -> Iterator[str]:
     if wanted > classes - 1:
         yield f"{classes} classes have {classes - 1} targets, not {wanted}"
 
 
-Stage = APGD | FAB | Square
+class Stage(Protocol):
+    """An attack with its options."""
+
+    def notes(self, classes: int, *, target_given: bool) -> Iterator[str]:
+        """What is not as in the papers, for a model of few classes."""
+        ...
+
+    def attack(self, arena: Arena, outcome: Outcome) -> None:
+        """Attack the images that are left."""
+        ...

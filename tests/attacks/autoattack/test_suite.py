@@ -1,4 +1,4 @@
-"""The suite, its flags, and what all its attacks promise."""
+"""The suite, its flags, and what all attacks promise whose steps pause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fairtat
-from fairtat.attacks import apgd, fab, square
+from fairtat.attacks import apgd, cw_l2, deepfool, fab, multi_targeted_pgd, square
 from fairtat.attacks.autoattack import APGD, FAB, Square, autoattack
 from fairtat.attacks.autoattack.suite import STAGES, _stages
 from fairtat.integrations.autoattack import AutoAttack
@@ -28,7 +28,10 @@ CALLS = [
     lambda model, x, y, **options: autoattack(
         model, x, y, version="custom", attacks=[("square", Square(n_queries=3))], **options
     )[0],
+    lambda model, x, y, **options: deepfool(model, x, y, **{"norm": "linf", "n_iter": 3, **options}),
+    lambda model, x, y, **options: multi_targeted_pgd(model, x, y, n_iter=3, n_target_classes=2, **options),
 ]
+CW = pytest.param(lambda *data, **options: cw_l2(*data, n_iter=4, binary_search_steps=2, **options), id="cw_l2")
 
 
 def test_the_versions_are_those_of_the_authors():
@@ -117,7 +120,7 @@ def test_random_models_are_judged_once_per_run():
     assert 0 < flags.robust_accuracy < flags.accuracy[0]
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, CW])
 def test_the_model_is_left_as_it_was_found(h, call):
     model, (x, y, _) = h.cnn(), h.images(6)
     before, generator = h.snapshot(model), torch.get_rng_state()
@@ -127,7 +130,7 @@ def test_the_model_is_left_as_it_was_found(h, call):
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, CW])
 def test_it_is_left_so_after_an_exception(h, call):
     model, x = h.cnn(), h.images(6)[0]
     y = h.cnn().eval()(x).argmax(1)
@@ -145,13 +148,13 @@ def test_it_is_left_so_after_an_exception(h, call):
     assert h.same(h.snapshot(model), before)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, CW])
 def test_no_images_are_no_trouble(h, call):
     model, (x, y, _) = h.cnn(), h.images(6)
     assert call(model, x[:0], y[:0]).shape == (0, 3, 6, 6)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, CW])
 @pytest.mark.parametrize("memory_format", [torch.channels_last])
 def test_any_layout_of_the_images_serves(h, call, memory_format):
     model, (x, y, _) = h.cnn(torch.float64).eval(), h.images(6, torch.float64)
@@ -160,7 +163,7 @@ def test_any_layout_of_the_images_serves(h, call, memory_format):
     torch.testing.assert_close(found.contiguous(), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [*CALLS, CW])
 def test_a_model_that_overwrites_its_input_is_given_copies(h, call):
     (x, y, _) = h.images(6)
     inside = h.cnn().eval()
@@ -299,7 +302,7 @@ def test_the_adapter_refuses_what_there_is_not(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(6))
 def test_what_inductor_makes_of_them_finds_the_same(trained, fallbacks_are_errors, number, norm):
     model, (x, y) = trained[0], (each[:48] for each in trained[1:])
     attack = [
@@ -307,6 +310,8 @@ def test_what_inductor_makes_of_them_finds_the_same(trained, fallbacks_are_error
         lambda **options: fab(model, x, y, targeted=True, n_target_classes=1, n_iter=10, **options),
         lambda **options: fab(model, x, y, n_iter=5, **options),
         lambda **options: square(model, x, y, n_queries=75, **options),
+        lambda **options: deepfool(model, x, y, n_iter=10, nb_candidates=3, **options),
+        lambda **options: multi_targeted_pgd(model, x, y, n_target_classes=1, **options),
     ][number]
     options = {"norm": norm, "eps": {"linf": 0.2, "l2": 1.2}[norm], "return_info": True}
     eager, compiled = attack(**options), attack(engine="compiled", **options)
@@ -315,7 +320,7 @@ def test_what_inductor_makes_of_them_finds_the_same(trained, fallbacks_are_error
     assert (eager.reached != compiled.reached).sum() <= 1
 
 
-@pytest.mark.parametrize("attack", [autoattack, apgd, fab, square])
+@pytest.mark.parametrize("attack", [autoattack, apgd, fab, square, deepfool, multi_targeted_pgd])
 def test_a_norm_that_is_not_there_is_refused_by_name(attack: Any) -> None:
     model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"norm must be one of 'linf', 'l2', got 'l1'"):
