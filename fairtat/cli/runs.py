@@ -98,9 +98,9 @@ class EvaluationOptions:
     """What `evaluate` and `compare` share."""
 
     attacks: str = "pgd"
-    """Attacks, separated by commas; the first is the main one. fgsm, pgd-20, cw-20, noise-20, and AutoAttack's apgd-ce,
-    apgd-dlr, apgd-t, fab, fab-t, square, autoattack. cw-20+square is the worst of both; pgd-50x5 has 5 restarts;
-    pgd-20@4/255 and pgd-20:l2@0.5 state their own radius."""
+    """Attacks, separated by commas; the first is the main one. fgsm, pgd-20, cw-20, mt-20, noise-20, deepfool,
+    cw-l2@0.5, and AutoAttack's apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, autoattack. cw-20+square is the worst of
+    both; pgd-50x5 has 5 restarts; pgd-20@4/255 and pgd-20:l2@0.5 state their own radius."""
 
     attack: AttackArguments = field(default_factory=AttackArguments)
     """What the attacks' names do not say."""

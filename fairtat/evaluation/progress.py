@@ -19,7 +19,13 @@ Progress = Callable[[str, int, int], None]
 """Told (condition, images done, images to do) after each batch."""
 
 TARGETS = 9
-"""Classes that AutoAttack's targeted attacks aim at."""
+"""Classes that targeted attacks aim at in turn."""
+
+CANDIDATES = 10
+"""Classes that DeepFool looks at, the image's own among them."""
+
+SEARCHES = 9
+"""Of CW-L2, each with a constant of its own."""
 
 BACKWARD = 3
 """What a pass forward and back costs, in passes forward."""
@@ -64,10 +70,13 @@ def passes(settings: AttackSettings, classes: int) -> float:
     """
     kind = ATTACKS[settings.attack]
     steps = max(1, settings.steps) * settings.restarts
-    if settings.attack == "fab":
-        return steps * (1 + (BACKWARD - 1) * classes)
+    if settings.attack in ("fab", "deepfool"):  # a pass back for each class
+        looked_at = classes if settings.attack == "fab" else min(CANDIDATES, classes)
+        return steps * (1 + (BACKWARD - 1) * (looked_at - 1))
+    if settings.attack == "cw-l2":
+        steps *= SEARCHES
     per_step = float(BACKWARD if kind.gradient else 1)
-    if settings.attack in ("apgd-t", "fab-t"):
+    if kind.targets:
         return steps * per_step * min(TARGETS, classes - 1)
     return steps * per_step
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fairtat.errors import UserError
-from fairtat.evaluation.attacks.autoattack import few_class_notes
 from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
+from fairtat.evaluation.attacks.pooled import few_class_notes
 from fairtat.evaluation.attacks.settings import SUITE, AttackSettings, at_eps, radius, stages_of, suite
 from fairtat.evaluation.budget import strongest_first
 from fairtat.evaluation.checks.finding import Finding

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
-from fairtat.evaluation.attacks.autoattack import autoattack_result
 from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.pooled import pooled_result
 from fairtat.evaluation.attacks.settings import AMP, AttackSettings
 from fairtat.evaluation.cache.fingerprint import fingerprint
 from fairtat.evaluation.samples import NONE
@@ -61,15 +61,15 @@ class Classifier:
 
     def attack(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> BatchPredictions:
         """The predictions on adversarial images. The result for an image does not depend on its batch."""
-        if ATTACKS[settings.attack].of_autoattack:
+        if ATTACKS[settings.attack].pooled:
             result = self.fooled(x, y, ids, settings)
         else:
             result = self.adversarial(x, y, ids, settings)
         return _of_attack(result, y)
 
     def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
-        """What one of AutoAttack's attacks finds; where it finds nothing, the image itself."""
-        return autoattack_result(
+        """What an attack finds that leaves fooled images alone; where it finds nothing, the image itself, but of mt."""
+        return pooled_result(
             self.model,
             x,
             y,

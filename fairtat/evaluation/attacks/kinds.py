@@ -19,12 +19,15 @@ class AttackKind:
     Attributes:
         title: the name in the literature.
         steps: the usual number of gradient steps (square: queries, noise: draws).
-        loss: what the attack raises: cross-entropy, the margin or the difference of logits ratio. FAB has none: it
-            looks for the nearest point beyond the decision boundary.
+        loss: what the attack raises: cross-entropy, the margin or the difference of logits ratio. FAB and DeepFool
+            have none: they look for the nearest point beyond the decision boundary.
         options: which of the user's defaults apply if the name does not say; "target" if it can be aimed at a class.
         gradient: whether it depends on the model's gradients.
         least_steps, most_steps: the numbers of steps that make sense.
-        of_autoattack: whether it is one of AutoAttack's, which leave an image alone once it is fooled.
+        pooled: whether it always leaves an image alone once it is fooled, as AutoAttack's do.
+        norm: the only one that it works in; None: linf and l2.
+        draws: whether it begins at random points, so that restarts find more.
+        targets: whether it tries several classes in turn.
         counted: whether a name carries the number of steps even if it is the usual one.
     """
 
@@ -35,7 +38,10 @@ class AttackKind:
     gradient: bool = True
     least_steps: int = 1
     most_steps: int | None = None
-    of_autoattack: bool = False
+    pooled: bool = False
+    norm: str | None = None
+    draws: bool = True
+    targets: bool = False
     counted: bool = False
 
     @property
@@ -53,15 +59,21 @@ ATTACKS: dict[str, AttackKind] = {
     "pgd": AttackKind("PGD", 20, "ce", _PGD_OPTIONS, least_steps=0, counted=True),
     "cw": AttackKind("CW", 20, "margin", _PGD_OPTIONS, counted=True),
     "noise": AttackKind("noise", 20, "margin", gradient=False, counted=True),
-    "apgd-ce": AttackKind("APGD-CE", 100, "ce", of_autoattack=True),
-    "apgd-dlr": AttackKind("APGD-DLR", 100, "dlr", of_autoattack=True),
-    "apgd-t": AttackKind("APGD-T", 100, "dlr", of_autoattack=True),
-    "fab": AttackKind("FAB", 100, "none", of_autoattack=True),
-    "fab-t": AttackKind("FAB-T", 100, "none", of_autoattack=True),
-    "square": AttackKind("Square", 5000, "margin", gradient=False, of_autoattack=True),
+    "apgd-ce": AttackKind("APGD-CE", 100, "ce", pooled=True),
+    "apgd-dlr": AttackKind("APGD-DLR", 100, "dlr", pooled=True),
+    "apgd-t": AttackKind("APGD-T", 100, "dlr", pooled=True, targets=True),
+    "fab": AttackKind("FAB", 100, "none", pooled=True),
+    "fab-t": AttackKind("FAB-T", 100, "none", pooled=True, targets=True),
+    "mt": AttackKind(
+        "MT", 20, "margin", frozenset(("steps", "step_size", "restarts")), pooled=True, counted=True, targets=True
+    ),
+    "cw-l2": AttackKind("CW-L2", 1000, "margin", pooled=True, norm="l2", draws=False),
+    "deepfool": AttackKind("DeepFool", 50, "none", pooled=True, draws=False),
+    "square": AttackKind("Square", 5000, "margin", gradient=False, pooled=True),
 }
 """fgsm, pgd (cross-entropy), cw (PGD on the Carlini-Wagner margin) and noise (uniform points of the ball) are variants
-of one loop; the others are AutoAttack's."""
+of one loop; mt is multi-targeted PGD, cw-l2 and deepfool look for the nearest adversarial point, and the others are
+AutoAttack's."""
 
 
 def attacks_with(option: Option) -> str:

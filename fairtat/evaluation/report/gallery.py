@@ -96,7 +96,7 @@ def make_gallery(
         raise ValueError(f"data must be the {first.clean.total} images that were evaluated, got {len(images)}")
     settings = first.attack
     kind = ATTACKS.get(settings.attack)  # None of a suite
-    exact = kind is not None and kind.gradient and not kind.of_autoattack
+    exact = kind is not None and kind.gradient and not kind.pooled
     shown = settings if exact else _stand_in(settings)
 
     bounds, _ = check_images(images)

@@ -23,6 +23,10 @@ DEFAULTS = Defaults(eps=8 / 255)
         ("apgd-ce", {"attack": "apgd-ce", "steps": 100, "step_size": None}),
         ("apgd-t-9", {"attack": "apgd-t", "steps": 9}),
         ("square-100", {"attack": "square", "steps": 100}),
+        ("mt-7x2@4/255", {"attack": "mt", "steps": 7, "step_size": 1 / 255, "restarts": 2}),
+        ("deepfool", {"attack": "deepfool", "steps": 50, "step_size": None, "norm": "linf"}),
+        ("cw-l2@0.5", {"attack": "cw-l2", "steps": 1000, "norm": "l2", "eps": 0.5}),
+        ("cw-l2-80:l2@1", {"attack": "cw-l2", "steps": 80, "norm": "l2", "eps": 1.0}),
     ],
 )
 def test_a_name_stands_for_settings(text: str, expected: dict[str, object]) -> None:
@@ -57,6 +61,9 @@ def test_a_plus_makes_a_suite_and_autoattack_is_one() -> None:
         ("autoatack", "did you mean 'autoattack'?"),
         ("pgd-20:l1@3", "norm is 'l1'"),
         ("pgd-20:l2", "a radius in l2 is needed too"),
+        ("cw-l2", "a radius in l2 is needed too"),
+        ("cw-l2:linf@0.1", "norm is 'linf', but one of its attacks works in l2 alone"),
+        ("deepfoolx3", "DeepFool draws no random numbers"),
         ("pgd@eight", "radius is 'eight'; expected a number"),
         ("fgsm-3", "the iterated one is pgd-3"),
         ("@0.1", "expected NAME"),

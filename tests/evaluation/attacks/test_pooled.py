@@ -15,7 +15,15 @@ Halves = Callable[[Tensor, float], nn.Module]
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "eps"), [("apgd-ce-20", "linf", 0.07), ("apgd-ce-20", "l2", 0.2), ("fab-t-10", "linf", 0.07)]
+    ("name", "norm", "eps"),
+    [
+        ("apgd-ce-20", "linf", 0.07),
+        ("apgd-ce-20", "l2", 0.2),
+        ("fab-t-10", "linf", 0.07),
+        ("mt-20", "linf", 0.07),
+        ("deepfool", "l2", 0.2),
+        ("cw-l2-150", "l2", 0.2),
+    ],
 )
 def test_a_linear_model_falls_as_the_closed_form_says(halves: Halves, name: str, norm: str, eps: float) -> None:
     generator = torch.Generator().manual_seed(0)
