@@ -25,6 +25,7 @@ UNTARGETED_LOSSES = (*TARGETED_LOSSES, "kl")
 AMP_DTYPES = (torch.bfloat16, torch.float16)
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]  # of logits (N, C) and goals (N,): (N,)
+Watch = Callable[[int, Tensor, Tensor], None]  # of the step, x_adv (N, ...) and logits (N, C)
 PerChannel = float | Sequence[float] | Tensor
 
 
@@ -53,6 +54,7 @@ class PGDKeywords(TypedDict, total=False):
     engine: str
     engine_check: str
     chunk_size: int | None
+    watch: Watch | None
     check: bool
 
 
@@ -111,6 +113,7 @@ class PGDOptions:
     engine: str = "auto"
     engine_check: str = "first"
     chunk_size: int | None = None
+    watch: Watch | None = None
     check: bool = True
     return_info: bool = False
 
@@ -135,6 +138,8 @@ class PGDOptions:
         check_count("extra_steps", self.extra_steps, 0)
         if self.extra_steps and not self.early_stop:
             raise ValueError(f"extra_steps follow an early stop: they need early_stop=True, got {self.extra_steps}")
+        if self.watch is not None:
+            _check_watch(self)
         _check_name("norm", self.norm, STEP_NORMS)
         check_density(self.density)
         if self.norm == "l1" and not isinstance(self.init, Tensor) and self.init != "zero":
@@ -214,6 +219,19 @@ def _check_loss(loss: object, targeted: bool | None) -> None:
         raise TypeError(f"loss must be a name or a pair (of the targeted samples, of the others), got {loss!r}")
     _check_name("loss of the targeted samples", loss[0], TARGETED_LOSSES)
     _check_name("loss of the untargeted samples", loss[1], UNTARGETED_LOSSES)
+
+
+def _check_watch(options: PGDOptions) -> None:
+    """What is watched has all samples in every step, in their order."""
+    if not callable(options.watch):
+        raise TypeError(f"watch must be a function of step, x_adv and logits, or None, got {options.watch!r}")
+    wanted = (
+        ("restarts", options.restarts, 1), ("early_stop", options.early_stop, False),
+        ("chunk_size", options.chunk_size, None),
+    )  # fmt: skip
+    for name, value, expected in wanted:
+        if value != expected:
+            raise ValueError(f"{name} must be {expected} where watch is given, got {value}")
 
 
 def _check_schedule(schedule: object, steps: int) -> None:

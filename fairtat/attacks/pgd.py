@@ -169,6 +169,10 @@ def fast_targeted_pgd(
             Only "always" sees a change in what a forward reads from outside its modules: global variables, containers
             and objects in a function's closure, functions of other modules, files.
         chunk_size: The most images in one pass of the model, restarts counted; None means all at once.
+        watch: A function that is called before each step k = 0, ..., steps - 1 with k, x_adv (N, ...) as it is then,
+            which the step overwrites, and the model's logits for it (N, C); it may keep clones, and change nothing. A
+            call with k = 0 begins anew: a model that overwrites its input is given copies from a second start on.
+            It needs one restart, no early_stop and no chunk_size; the engine is the eager one.
         check: False skips the checks of values (on a GPU: one synchronization), not those of shapes and types.
         return_info: Return an :class:`AttackResult`, at the cost of one more forward pass.
 

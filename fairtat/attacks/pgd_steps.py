@@ -67,11 +67,13 @@ class PGDSteps(Steps[PGDSamples]):
         self._options = options
         self._kinds = options.kinds
         self._kept = kept_elements(options.density, batch.x.shape[1:].numel()) if options.norm == "l1" else 0
-        self.draws = options.eot
+        self.draws, self.watch = options.eot, options.watch
         if callable(options.loss):
             self.eager_only = "a loss that is a function needs autograd"
         elif self.draws > 1:
             self.eager_only = "eot takes several passes of the model for a step"
+        elif self.watch is not None:
+            self.eager_only = "its steps are watched"
         self._seed = seed
         x, backend = batch.x, options.backend
         # A float64 model under float32 images hands float64 gradients to the step: a matter for the reference.

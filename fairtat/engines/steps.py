@@ -8,7 +8,7 @@ what they mean.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -34,8 +34,10 @@ def run_eagerly(steps: Steps[S], spans: Sequence[Span], results: Results) -> Non
     """
     x_adv = results.columns["x_adv"][spans[0].rows] if results.in_place else None
     samples = steps.begin(spans, x_adv)
-    for _ in range(steps.number):
+    for step in range(steps.number):
         leaf, score = steps.look(samples)
+        if steps.watch is not None:
+            steps.watch(step, samples.x_adv, score.logits.detach())
         left = samples.still_moving() if steps.shrinks else None
         if left is not None:
             results.write(samples, steps.report(samples, score), samples.stopped())
@@ -63,6 +65,7 @@ class Steps(ABC, Generic[S]):
     signs_only: bool  # whether a step uses nothing of the gradient but its signs
     eager_only: str | None = None  # why only plain PyTorch passes can make the steps
     several: bool = False  # whether a pass gives several gradients, so that its graph is kept until it is left
+    watch: Callable[[int, Tensor, Tensor], None] | None = None  # told, before each step, where the samples are
     draws: int = 1  # of a model that draws random numbers, whose mean gradient a step goes along
     x: Tensor  # (N, ...) the images
     mean: Tensor | None  # (C,) of the image, where the model's input is normalized

@@ -26,8 +26,8 @@ class FairARD(WeightRule):
     The weights multiply cross-entropy and divergence alike. A class without samples has the weight 1. The published
     code divides the sum of a class by N / C, which assumes that all classes are of one size; here by its own count.
 
-    A loop of one's own calls ``rule.observe_steps(resisted, y)`` for every batch; the trainer does so for untargeted
-    attacks, which it then watches step by step, at the cost of one more forward pass per step.
+    A loop of one's own calls ``rule.observe_steps(resisted, y)`` for every batch, with what ``watch`` of
+    `fairtat.fast_pgd` has counted. So does the trainer, whose attack then runs on the eager engine.
 
     Args:
         num_classes: C >= 2.

@@ -23,8 +23,8 @@ class BalanceAdversarialTraining(PGDObjective):
     wrong; u is the uniform distribution, w = `FairTAT.weight_for`, v = `FairTAT.robust_weight_for`. The first pair of
     terms evens out how far classes are carried beyond the boundary, the second to which classes they are carried.
 
-    The attack is that of untargeted TRADES, watched in every step, which costs one more pass per step. With ``x_0`` its
-    start and ``x_K`` its end, judged in the attack's BatchNorm mode::
+    The attack is that of untargeted TRADES, watched in every step, on the eager engine. With ``x_0`` its start and
+    ``x_K`` its end, judged in the attack's BatchNorm mode::
 
         c = x_{k-1} with x_k the first wrong one of x_0, ..., x_{K-1}; x_0 if k = 0, and x_K if none is wrong
         a = the second wrong one of x_0, ..., x_{K-1}, or x_K
@@ -40,19 +40,9 @@ class BalanceAdversarialTraining(PGDObjective):
 
     def attack(self, model: nn.Module, batch: Batch, *, fair: FairTAT, target: Tensor | None, seed: int) -> Examples:
         """As `Objective.attack`, of untargeted attacks; hands on c as well."""
-        y, shape = batch.y, (-1, *[1] * (batch.x.ndim - 1))
-        wrong_before = torch.zeros_like(y)  # how many examples so far were wrong
-        correct, friendly = batch.x, batch.x
-        *judged, last = self._examples.iterates(model, batch, fair=fair, seed=seed)
-        for number, (x_adv, logits) in enumerate(judged):
-            wrong = (logits.argmax(dim=1) != y).long()
-            is_correct = (wrong_before + wrong == 0) | (number == 0)
-            correct = torch.where(is_correct.view(shape), x_adv, correct)
-            friendly = torch.where((wrong_before < 2).view(shape), x_adv, friendly)
-            wrong_before += wrong
-        correct = torch.where((wrong_before == 0).view(shape), last.x_adv, correct)
-        friendly = torch.where((wrong_before < 2).view(shape), last.x_adv, friendly)
-        return Examples(friendly, (correct,))
+        way = _Way(batch.y, batch.x)
+        last = self._examples(model, batch, fair=fair, target=target, seed=seed, watch=way).x_adv
+        return Examples(way.friendly(last), (way.correct(last),))
 
     def loss(self, model: nn.Module, batch: Batch, examples: Examples, *, fair: FairTAT) -> ObjectiveValue:
         (correct,) = examples.more
@@ -64,3 +54,36 @@ class BalanceAdversarialTraining(PGDObjective):
         spread = divergence_to_uniform(correct_logits) + divergence_to_uniform(logits)
         loss = weighted_mean(natural, fair.weight_for(batch.y)) + weighted_mean(robust, fair.robust_weight_for(batch.y))
         return ObjectiveValue(loss + spread.mean(), logits.detach())
+
+
+class _Way:
+    """Watches an attack and keeps, for each sample, what c and a are unless they are the attack's end."""
+
+    def __init__(self, y: Tensor, x: Tensor) -> None:
+        self._y = y
+        self._begin(x)
+
+    def _begin(self, x_adv: Tensor) -> None:
+        self._wrong = torch.zeros_like(self._y)  # (N,) how many images so far were wrong
+        self._correct = self._friendly = x_adv
+
+    def __call__(self, step: int, x_adv: Tensor, logits: Tensor) -> None:
+        if step == 0:
+            self._begin(x_adv.clone())
+        friendly = self._wrong < 2
+        self._wrong += logits.argmax(dim=1) != self._y
+        self._correct = _where(self._wrong == 0, x_adv, self._correct)
+        self._friendly = _where(friendly, x_adv, self._friendly)
+
+    def correct(self, last: Tensor) -> Tensor:
+        """c, with ``last`` (N, C_in, H, W) the end of the attack."""
+        return _where(self._wrong == 0, last, self._correct)
+
+    def friendly(self, last: Tensor) -> Tensor:
+        """a, likewise."""
+        return _where(self._wrong < 2, last, self._friendly)
+
+
+def _where(samples: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """``images`` of these samples (N,) bool, and the others'."""
+    return torch.where(samples.view(-1, *[1] * (images.ndim - 1)), images, others)

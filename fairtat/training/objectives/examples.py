@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,31 @@ from torch import Tensor, nn
 from fairtat import ops
 from fairtat.attacks import AttackResult, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
+from fairtat.errors import UserError
 from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.apgd import apgd_examples
 from fairtat.training.objectives.base import Examples
 from fairtat.training.precision import AMP_DTYPES
 
-__all__ = ["ExampleMaker", "Iterate", "PGDObjective"]
+__all__ = ["ExampleMaker", "PGDObjective", "Watch"]
+
+Watch = Callable[[int, Tensor, Tensor], None]  # as the option of `fairtat.fast_pgd`
 
 
-class Iterate(NamedTuple):
-    """An image on the way of an attack, and the model's answer to it under the attack's settings."""
+class _Resistance:
+    """Counts, for each sample, the images before a step that the model gets right, and tells another watcher."""
 
-    x_adv: Tensor  # (N, C_in, H, W)
-    logits: Tensor  # (N, C)
+    def __init__(self, y: Tensor, other: Watch | None) -> None:
+        self._y, self._other = y, other
+        self.steps = torch.zeros_like(y)  # (N,)
+
+    def __call__(self, step: int, x_adv: Tensor, logits: Tensor) -> None:
+        if step == 0:
+            self.steps.zero_()
+        self.steps += logits.argmax(dim=1) == self._y
+        if self._other is not None:
+            self._other(step, x_adv, logits)
 
 
 class ExampleMaker:
@@ -72,25 +83,49 @@ class ExampleMaker:
         target: Tensor | None,
         seed: int,
         reference: Tensor | None = None,
+        watch: Watch | None = None,
         **more: Any,
     ) -> Examples:
         """Adversarial examples; arguments and errors as `Objective.attack`.
 
         Args:
             reference: (N, C) logits that a divergence is measured from, in place of the clean prediction's.
+            watch: told of each step, which only the eager engine can.
             more: options of this attack alone.
         """
-        if fair.weight_rule is not None and fair.weight_rule.counts_steps:
-            *_, last = self.iterates(model, batch, fair=fair, seed=seed, reference=reference)
-            return Examples(last.x_adv)
+        rule = fair.weight_rule
+        if rule is None or not rule.counts_steps:
+            return Examples(self._attacked(model, batch, fair, target, seed, reference, watch, more))
+        resistance = _Resistance(batch.y, watch)
+        x_adv = self._attacked(model, batch, fair, target, seed, reference, resistance, more)
+        rule.observe_steps(resistance.steps, batch.y)
+        return Examples(x_adv)
+
+    def _attacked(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        fair: FairTAT,
+        target: Tensor | None,
+        seed: int,
+        reference: Tensor | None,
+        watch: Watch | None,
+        more: dict[str, Any],
+    ) -> Tensor:
         if self._apgd:
-            return Examples(self._by_apgd(model, batch, fair, target, seed))
+            if watch is not None:
+                raise UserError("attack.name is apgd; expected pgd with a weight rule that counts the attack's steps")
+            return self._by_apgd(model, batch, fair, target, seed)
         options = self._options_for(batch, fair, seed) | more
+        if watch is not None:
+            options |= {"watch": watch, "engine": "eager"}
         if target is not None and self._easy_only:
-            return Examples(self._mixed(model, batch, target, seed, options))
+            return self._mixed(model, batch, target, seed, options)
         if target is not None:
-            return Examples(fast_targeted_pgd(model, batch.x, target, y=batch.y, **options))
-        return Examples(fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed, reference)))
+            x_adv: Tensor = fast_targeted_pgd(model, batch.x, target, y=batch.y, **options)
+        else:
+            x_adv = fast_pgd(model, batch.x, batch.y, **options | self._untargeted(model, batch, seed, reference))
+        return x_adv
 
     def _by_apgd(self, model: nn.Module, batch: Batch, fair: FairTAT, target: Tensor | None, seed: int) -> Tensor:
         return apgd_examples(
@@ -115,27 +150,6 @@ class ExampleMaker:
             **options,
         )
         return x_adv
-
-    def iterates(
-        self, model: nn.Module, batch: Batch, *, fair: FairTAT, seed: int, reference: Tensor | None = None
-    ) -> Iterator[Iterate]:
-        """The start of the untargeted attack and what each of its steps makes, with the model's answers.
-
-        The last one is what a call gives. Each step is an attack of its own, so it costs one forward pass more. A rule
-        of weights that counts the steps is told, for each sample, how many of the images before the last were right.
-        """
-        options = self._options_for(batch, fair, seed) | self._untargeted(model, batch, seed, reference)
-        resisted = torch.zeros_like(batch.y)
-        number = options["steps"]
-        for step in range(number + 1):
-            options |= {"steps": min(step, 1), "return_info": True}
-            result: AttackResult = fast_pgd(model, batch.x, batch.y, **options)
-            yield Iterate(result.x_adv, result.logits)
-            options["init"] = result.x_adv
-            if step < number:
-                resisted += result.pred == batch.y
-        if fair.weight_rule is not None:
-            fair.weight_rule.observe_steps(resisted, batch.y)
 
     def _options_for(self, batch: Batch, fair: FairTAT, seed: int) -> dict[str, Any]:
         eps, scale = fair.eps_for(batch.y), fair.step_scale_for(batch.y)

@@ -14,7 +14,6 @@ from fairtat import ops
 from fairtat.data import Batch
 from fairtat.training.config import from_dict
 from fairtat.training.objectives import Examples, make_objective
-from fairtat.training.objectives.examples import ExampleMaker
 
 BETA, STEPS, STEP = 4.0, 8, 0.03
 CONFIG = from_dict({"objective": {"name": "bat", "beta": BETA}, "attack": {"step_size": STEP, "steps": STEPS}})
@@ -65,14 +64,14 @@ def test_the_last_right_and_the_second_wrong_example(
     assert kinds == {"never", "at once", "on the way"}
 
 
-def test_the_way_ends_where_the_attack_does(batch: Batch, model: nn.Module, class_rules: Callable[..., Any]) -> None:
-    maker, fair = ExampleMaker(CONFIG, init="normal", divergence=True), class_rules(0.1)
-    images = list(maker.iterates(model, batch, fair=fair, seed=3))
-    assert len(images) == STEPS + 1
-    assert torch.equal(images[-1].x_adv, maker(model, batch, fair=fair, target=None, seed=3).x_adv)
-    frozen = copy.deepcopy(model).eval()
-    for x_adv, logits in images:
-        torch.testing.assert_close(logits, frozen(x_adv))
+def test_without_steps_both_examples_are_the_start(
+    batch: Batch, model: nn.Module, class_rules: Callable[..., Any]
+) -> None:
+    config = from_dict({"objective": {"name": "bat"}, "attack": {"steps": 0}})
+    examples = make_objective(config).attack(model, batch, fair=class_rules(0.1), target=None, seed=7)
+    start = ops.pgd_init(batch.x, torch.full((20,), 0.1), seed=7, sample_ids=batch.ids, init="normal")
+    for image in (examples.x_adv, *examples.more):
+        torch.testing.assert_close(image, start)
 
 
 def test_loss_and_gradient(batch: Batch, model: nn.Module, class_rules: Callable[..., Any]) -> None:
