@@ -25,7 +25,7 @@ from fairtat.training.config import TrainConfig, make_fairness
 from fairtat.training.distributed import World
 from fairtat.training.objectives import make_objective
 
-__all__ = ["settle_engine"]
+__all__ = ["OperationCount", "settle_engine"]
 
 _LOG = logging.getLogger("fairtat")
 # Floating-point operations per second and thread, in float32: a third of what ResNets get, several times small nets'.
@@ -74,14 +74,17 @@ def _faster(config: TrainConfig, model: nn.Module, data: Data, world: World) -> 
 
 def _flops(config: TrainConfig, model: nn.Module, data: Data) -> int:
     """Floating-point operations of an attack on these images, in convolutions and products of matrices."""
-    count = _Flops()
+    count = OperationCount()
     with count:
         _seconds(config, model, data, "eager", rounds=1)
     return count.total
 
 
-class _Flops(TorchDispatchMode):
-    """PyTorch's count of operations, without `FlopCounterMode`'s hooks, which `torch.autograd.grad` does not pass."""
+class OperationCount(TorchDispatchMode):
+    """``total`` floating-point operations in convolutions and products of matrices, while it is entered.
+
+    PyTorch's count, without `FlopCounterMode`'s hooks, which `torch.autograd.grad` does not pass.
+    """
 
     def __init__(self) -> None:
         super().__init__()
