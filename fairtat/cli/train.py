@@ -33,7 +33,9 @@ __all__ = ["parser", "run"]
 _NOT_SETTINGS = ("config", "print_config", "resume", "dry_run", "trust_model", "observer")
 
 # Settings that may name code, which is trusted when the user types it.
-_NAMES_OF_CODE = ("--model.name", "--data.name", "--objective.name", "--fairness.weights", "--distill.teacher")
+_NAMES_OF_CODE = (
+    *("--model.name", "--data.name", "--attack.loss", "--objective.name", "--fairness.weights", "--distill.teacher"),
+)
 
 _TRACKERS: dict[str, Callable[[], Observer]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
 

@@ -80,7 +80,11 @@ def code_named(config: TrainConfig, *, training: bool = True) -> dict[str, str]:
         teacher = config.distill.teacher
         if teacher is not None:
             found.append((teacher, models.code_of(teacher, config.distill.options)))
-        for what, name in (("objective", config.objective.name), ("weight rule", config.fairness.weights)):
+        for what, name in (
+            ("attack loss", config.attack.loss),
+            ("objective", config.objective.name),
+            ("weight rule", config.fairness.weights),
+        ):
             found.append((name, f"{what} {name} would be imported and run" if names_code(name) else None))
     return {name: code for name, code in found if code is not None}
 

@@ -42,6 +42,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "    return data.PublishedSplits(whole.take(torch.arange(240)), test=whole.take(torch.arange(240, 300)))\n"
         "\n\ndef split(): return splits\n"
         "\n\ndef nothing(*args, **options): return 3\n"
+        "\n\ndef entropy(logits, goal): return torch.nn.functional.cross_entropy(logits, goal, reduction='none')\n"
     )
     (tmp_path / "own_parts.py").write_text(source)
     monkeypatch.chdir(tmp_path)
@@ -92,6 +93,21 @@ def test_names_and_objects_do_the_same(tiny: Make, mine: dict[str, Any]) -> None
     assert metrics[0][1].class_weight == pytest.approx((inverse / inverse.mean()).tolist(), rel=1e-6)
 
 
+@pytest.mark.parametrize("targets", ["none", "random"])
+def test_a_loss_of_ones_own_that_is_cross_entropy_trains_as_cross_entropy(
+    tiny: Make, mine: dict[str, Any], targets: str
+) -> None:
+    attack, weights = {"eps": 0.2, "momentum": 0.9}, []
+    for loss in ("ce", "own_parts:entropy"):
+        config = tiny(attack={**attack, "loss": loss}, fairness={"targets": targets}, epochs=1)
+        torch.manual_seed(0)
+        model = build("mlp", num_classes=10, in_channels=1, image_size=(8, 8), width=16)
+        Trainer(config, load_splits("digits", val=0.05, test=0.6), model).run_epoch()
+        weights.append(model.state_dict())
+    for ours, theirs in zip(weights[0].values(), weights[1].values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 def test_a_data_set_comes_whole_or_in_parts(mine: dict[str, Any]) -> None:
     whole = load("own_parts:stripes")
     assert isinstance(whole, ImageData)
@@ -132,6 +148,8 @@ def test_a_data_set_comes_whole_or_in_parts(mine: dict[str, Any]) -> None:
             "fairness: weight_options has no 'flor' for weights='own_parts:InverseAccuracy'; did you mean 'floor'",
         ),
         ({"fairness": {"weights": ":"}}, "weights ':': cannot import module ''"),
+        ({"attack": {"loss": "own_parts:entrpy"}}, "attack loss .* no function 'entrpy'; did you mean 'entropy'"),
+        ({"attack": {"loss": "cee"}}, "attack.loss is 'cee'; expected one of auto, .*; did you mean 'ce'"),
         (
             {"fairness": {"weights": "dafta"}},
             "fairness.weights is 'dafta'; expected one of none, .*; did you mean 'dafa'",
@@ -178,9 +196,9 @@ def test_a_rule_is_called_by_its_class_unless_it_has_a_name(mine: dict[str, Any]
 def test_no_code_is_imported_by_a_configuration_alone(tiny: Make) -> None:
     config = tiny(
         model={"name": "absent:a"}, data={"name": "absent:b"}, objective={"name": "absent:c"},
-        fairness={"weights": "absent:d", "weight_options": {"x": 1}},
+        fairness={"weights": "absent:d", "weight_options": {"x": 1}}, attack={"loss": "absent:e"},
     )  # fmt: skip
-    assert list(code_named(config)) == ["absent:a", "absent:b", "absent:c", "absent:d"]
+    assert list(code_named(config)) == ["absent:a", "absent:b", "absent:e", "absent:c", "absent:d"]
     assert list(code_named(config, training=False)) == ["absent:a", "absent:b"]
 
 

@@ -110,6 +110,8 @@ def _check_apgd(config: TrainConfig) -> None:
         ("attack.restarts", attack.restarts, 1),
         ("attack.noise", attack.noise, None),
         ("attack.rel_step", attack.rel_step, None),
+        ("attack.momentum", attack.momentum, 0),
+        ("attack.eot", attack.eot, 1),
         ("attack.bn_mode", attack.bn_mode, "eval"),
         ("fairness.targeted", config.fairness.targeted, "all"),
     ]
@@ -124,6 +126,8 @@ def _check_apgd(config: TrainConfig) -> None:
     if name in ("bat", "fat") or config.fairness.weights == FairARD.name:
         what = f"objective.name {name}" if name in ("bat", "fat") else f"fairness.weights {FairARD.name}"
         raise UserError(f"attack.name is apgd; expected pgd with {what}, which looks at each step of the attack")
+    if names_code(attack.loss):
+        raise UserError(f"attack.loss is {attack.loss}; expected auto, ce, margin or dlr with attack.name apgd")
     if attack.loss == "auto" and name in _DIVERGING:
         raise UserError(
             f"attack.loss is auto, a divergence for objective.name {name}; expected ce, margin or dlr with "

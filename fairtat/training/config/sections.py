@@ -171,10 +171,17 @@ class AttackConfig:
     norm: Literal["linf", "l2"] = "linf"
     """Norm in which the radius is measured."""
 
-    loss: Literal["auto", "ce", "margin", "dlr"] = "auto"
-    """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio. auto is what
-    the objective's authors use: cross-entropy, except the divergence from the clean prediction for untargeted trades,
-    bat and csr, and from the teacher's for rslad and absld."""
+    momentum: Number = not_negative(0.0)
+    """Share of earlier gradients that a step keeps (MI-FGSM; Dong et al., 2018); 0 is the usual attack."""
+
+    eot: int = at_least(1, 1)
+    """Passes for a step, which goes along their mean gradient: for models that draw random numbers."""
+
+    loss: str = choice_or_code("auto", ("auto", "ce", "margin", "dlr"))
+    """Loss that the attack follows: cross-entropy, Carlini-Wagner margin, or difference of logits ratio; or
+    module:function of your own, which takes logits (N, C) and labels or targets (N,) and returns losses (N,). auto is
+    what the objective's authors use: cross-entropy, except the divergence from the clean prediction for untargeted
+    trades, bat and csr, and from the teacher's for rslad and absld."""
 
     init: Literal["auto", "uniform", "normal", "zero"] = "auto"
     """Start: uniform in the ball, a little Gaussian noise, or the image itself. auto is what the objective's authors

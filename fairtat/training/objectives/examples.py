@@ -12,6 +12,7 @@ from fairtat import ops
 from fairtat.attacks import AttackResult, fast_mixed_pgd, fast_pgd, fast_targeted_pgd
 from fairtat.data import Batch
 from fairtat.errors import UserError
+from fairtat.extension import import_code, names_code
 from fairtat.fairness import FairTAT, in_easy_class, worst_class_weight
 from fairtat.training.config import TrainConfig
 from fairtat.training.objectives.apgd import apgd_examples
@@ -67,7 +68,9 @@ class ExampleMaker:
         }
         self._options: dict[str, Any] = {
             "steps": attack.steps,
-            "loss": "ce" if attack.loss == "auto" else attack.loss,
+            "loss": _loss(attack.loss),
+            "momentum": float(attack.momentum),
+            "eot": attack.eot,
             "init": init if attack.init == "auto" else attack.init,
             "restarts": attack.restarts,
             **attack.shared_options,
@@ -98,7 +101,7 @@ class ExampleMaker:
             return Examples(self._attacked(model, batch, fair, target, seed, reference, watch, more))
         resistance = _Resistance(batch.y, watch)
         x_adv = self._attacked(model, batch, fair, target, seed, reference, resistance, more)
-        rule.observe_steps(resistance.steps, batch.y)
+        rule.observe_steps(resistance.steps[: batch.own], batch.y[: batch.own])  # extra images say nothing of a class
         return Examples(x_adv)
 
     def _attacked(
@@ -191,6 +194,13 @@ class ExampleMaker:
             model, batch.x, batch.y, steps=0, init="zero", engine="eager", seed=seed, return_info=True, **self._passes
         )
         return result.logits
+
+
+def _loss(name: str) -> str | Callable[..., Any]:
+    """What `fairtat.fast_pgd` takes as its loss."""
+    if names_code(name):
+        return import_code("attack loss", name)
+    return "ce" if name == "auto" else name
 
 
 class PGDObjective:

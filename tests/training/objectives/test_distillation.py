@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairtat import ClassStats, ops
 from fairtat.data import Batch
+from fairtat.data.batches import MixedBatch
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.models import digits_cnn
@@ -270,21 +271,23 @@ def test_a_teacher_of_timm_is_a_trained_one(
         teach(pretrained=True, pretrained_cfg_overlay=files[12])
 
 
+@pytest.mark.parametrize(("momentum", "own"), [(0.0, None), (0.9, 17)])  # own: images before the extra ones
 def test_steps_that_samples_resist_are_counted_for_a_rule(
-    batch: Batch, model: nn.Module, class_rules: Callable[..., Any]
+    batch: Batch, model: nn.Module, class_rules: Callable[..., Any], momentum: float, own: int | None
 ) -> None:
     class Counter:
         counts_steps = True
         seen: Tensor | None = None
 
         def observe_steps(self, resisted: Tensor, y: Tensor) -> None:
-            assert torch.equal(y, batch.y)
+            assert torch.equal(y, batch.y[:own])
             self.seen = resisted
 
     with torch.no_grad():
         labels = copy.deepcopy(model).eval()(batch.x).argmax(1)
     batch = batch._replace(y=labels)
-    objective = make_objective(from_dict({"attack": {"step_size": STEP, "steps": 6}}))
+    batch = batch if own is None else MixedBatch.of(batch, own)
+    objective = make_objective(from_dict({"attack": {"step_size": STEP, "steps": 6, "momentum": momentum}}))
     counter = Counter()
     fair = class_rules(0.15)
     counting = class_rules(0.15, weight_rule=counter)
@@ -293,12 +296,14 @@ def test_steps_that_samples_resist_are_counted_for_a_rule(
 
     frozen, resisted = copy.deepcopy(model).eval(), torch.zeros_like(batch.y)
     x, at = batch.x, ops.pgd_init(batch.x, 0.15, seed=7, sample_ids=batch.ids)
+    velocity = torch.zeros_like(x)
     for _ in range(6):
         leaf = at.clone().requires_grad_()
         logits = frozen(leaf)
         resisted += logits.argmax(1) == labels
         (grad,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)
-        at = (at + STEP * grad.sign()).clamp(x - 0.15, x + 0.15).clamp(0, 1)
+        velocity = momentum * velocity + grad / grad.abs().sum((1, 2, 3), keepdim=True)
+        at = (at + STEP * velocity.sign()).clamp(x - 0.15, x + 0.15).clamp(0, 1)
     assert counter.seen is not None
-    assert (counter.seen - resisted).abs().sum() <= 1  # a prediction at the boundary may fall to either side
+    assert (counter.seen - resisted[:own]).abs().sum() <= 1  # a prediction at the boundary may fall to either side
     assert len(resisted.unique()) > 2

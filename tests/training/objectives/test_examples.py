@@ -161,12 +161,13 @@ def test_the_clean_pass_of_trades_does_not_count_in_the_running_statistics(
     assert model.features[1].num_batches_tracked == 10 + 3
 
 
+@pytest.mark.parametrize("more", [{"restarts": 3}, {"momentum": 0.9}, {"eot": 2}], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_options_of_the_configuration_reach_the_attack(
-    batch: Batch, model: nn.Module, class_rules: Callable[..., Any], name: str
+    batch: Batch, model: nn.Module, class_rules: Callable[..., Any], name: str, more: dict[str, Any]
 ) -> None:
     init = "normal" if name in ("at", "fat") else "uniform"  # not what auto would be
-    attack = {"norm": "l2", "eps": 1.0, "step_size": 0.3, "loss": "margin", "init": init, "restarts": 3}
+    attack = {"norm": "l2", "eps": 1.0, "step_size": 0.3, "loss": "margin", "init": init, **more}
     x_adv = objective_of(name, **attack).attack(model, batch, fair=class_rules(1.0), target=None, seed=7).x_adv
     friendly = {"early_stop": True, "extra_steps": 3} if name == "fat" else {}
     expected = fast_pgd(
