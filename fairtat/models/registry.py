@@ -137,7 +137,7 @@ def _built(
     given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     try:
         model = builder(**_taken(builder, given), **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"model {name!r} cannot be built with options {options}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model {name!r} returned a {type(model).__name__}; expected a torch.nn.Module")

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -21,6 +22,7 @@ from fairtat.cli import train as train_command
 from fairtat.data import DATASETS
 from fairtat.training import TrainConfig, load_run, resume, train
 from fairtat.training.config import from_dict, leaves, load_yaml, stacked, to_dict
+from fairtat.training.objectives import Trades
 from fairtat.training.optim.schedule import learning_rate
 
 ROOT = Path(__file__).parents[2] / "configs"
@@ -96,7 +98,7 @@ def test_every_method_of_the_family_is_there() -> None:
         " fairtat_confusion fairtat_trades fairtat_fat cfa_digits cfa_mnist5k dafa_digits dafa_mnist5k frl_digits"
     )
     methods += " faal faal_trades bat even_success trix trix_at trix_digits absld rslad fair_ard fair_rslad csr"
-    methods += " cfol_sampling fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
+    methods += " ham taet cfol_sampling fgsm_rs n_fgsm fat_dynamic fairtat_cfps fairtat_fixed fairtat_mean"
     assert set(METHODS) == set(methods.split())
     assert {file.stem for file in FAITHFUL.glob("*.yaml")} == set(PUBLISHED)
     assert {file.stem for file in (ROOT / "recipes").glob("*.yaml")} == set(RECIPES)
@@ -213,6 +215,23 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "fairness.lam": 1.5,
         "attack.bn_mode": "train",
     },
+    "ham": {
+        "objective.name": "ham",
+        "objective.mining_step": 3,
+        "objective.begin": 49 / 120,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.007,
+        "attack.bn_mode": "eval",
+        "optim.weight_decay": 2e-4,
+    },
+    "taet": {
+        "objective.name": "taet",
+        "objective.begin": 0.4,
+        "objective.equalize": [0.1] * 3,
+        "attack.eps": 0.031,
+        "attack.step_size": 0.003,
+        "attack.bn_mode": "eval",
+    },
     "faal": {"objective.name": "at", "objective.faal": 0.5, "optim.lr": 0.01, "attack.bn_mode": "eval"},
 }
 RATES = {
@@ -220,6 +239,8 @@ RATES = {
     "bat": [0.1] * 74 + [0.01] * 15 + [0.001] * 10 + [0.0001] * 101,
     "dafa": [0.1] * 99 + [0.01] * 5 + [0.001] * 6,
     "csr": [0.001] * 3,
+    "ham": [0.1] * 59 + [0.01] * 30 + [0.001] * 31,
+    "taet": [0.1] * 75 + [0.01] * 15 + [0.001] * 10,
     "frl": [0.001] * 40,
     "mart": [0.01] * 74 + [0.001] * 15 + [0.0001] * 10 + [0.00001] * 21,
     "fairtat_cifar100": [round(0.1 * 0.96 ** (epoch // 10), 6) for epoch in range(350)],
@@ -246,11 +267,12 @@ def test_faithful_presets_keep_to_the_published_protocol(name: str) -> None:
 def shrunk(*names: str) -> dict[str, Any]:
     """The method of an experiment on a few hundred digits, its rules in force from the second epoch on."""
     values = to_dict(load(*names))
-    values["data"] = {"name": "digits", "val": 0.1, "test": 0.7}
+    values["data"] = {"name": "digits", "val": 0.1, "test": 0.7, "extra_share": values["data"]["extra_share"]}
     values["model"] = {"name": "digits_cnn", "options": {"width": 4}}
     values["attack"] |= {"eps": 0.1, "step_size": 0.05, "steps": min(values["attack"]["steps"], 2)}
     values["eval"] |= {"eps": 0.1, "step_size": 0.05, "steps": 2}
     values["fairness"]["begin"] = 1
+    values["objective"]["mining_step"] = 1
     values["averaging"] |= {"threshold": 0.0}
     if "warmup" in values["fairness"]["weight_options"]:
         values["fairness"]["weight_options"]["warmup"] = 1
@@ -291,6 +313,33 @@ def finite_numbers(value: Any) -> Iterator[float]:
             yield from finite_numbers(item)
     elif isinstance(value, (int, float)):
         yield float(value)
+
+
+def test_the_protocol_with_generated_images_takes_its_share_of_every_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = shrunk("recipes/wang2023_cifar10")
+    options = load("recipes/wang2023_cifar10").model.options
+    generated = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "1m.npz", image=generated, label=np.arange(50) % 10)
+    values["data"]["extra"] = str(tmp_path / "1m.npz")
+    values |= {"amp": "none", "channels_last": False}  # auto tries them out
+    values["model"] = {"name": "preact_resnet18", "options": {**options, "width": 2}}
+    seen = []
+    observe = Trades.loss
+
+    def loss(self: Trades, model: Any, batch: Any, *args: Any, **keywords: Any) -> Any:
+        seen.append((len(batch.y), batch.own))
+        return observe(self, model, batch, *args, **keywords)
+
+    monkeypatch.setattr(Trades, "loss", loss)
+    outcome = train(from_dict(values | {"epochs": 1, "output": str(tmp_path / "run")}))
+    own = len(load_run(outcome.path).splits().train)
+    drawn = [sizes for sizes in seen if sizes != (2, None)]  # a trial of the objective, before the first step
+    assert drawn[0] == (64, 64 - 44)
+    assert len(drawn) == -(-own // 64)
+    (line,) = (outcome.path / "metrics.jsonl").read_text().splitlines()
+    assert all(map(math.isfinite, finite_numbers(json.loads(line))))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fairtat.errors import UserError
@@ -32,11 +33,18 @@ def _check_objective(config: TrainConfig) -> None:
         raise UserError(f"objective.faal is {config.objective.faal}; expected null with objective.name {name}")
     if config.distill.weights is not None and name not in _DISTILLING:
         raise UserError(f"distill.weights is given; expected null with objective.name {name}, which has no teacher")
-    if name in _UNTARGETED:
-        if config.fairness.targets != "none":
-            raise UserError(f"fairness.targets is {config.fairness.targets}; expected none with objective.name {name}")
-        if config.attack.restarts > 1:
-            raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
+    if name in _UNTARGETED and config.fairness.targets != "none":
+        raise UserError(f"fairness.targets is {config.fairness.targets}; expected none with objective.name {name}")
+    if name in (*_UNTARGETED, "ham") and config.attack.restarts > 1:
+        raise UserError(f"attack.restarts is {config.attack.restarts}; expected 1 with objective.name {name}")
+    if name == "ham" and config.objective.mining_step >= config.attack.steps:
+        raise UserError(
+            f"objective.mining_step is {config.objective.mining_step}; expected less than attack.steps, "
+            f"{config.attack.steps}"
+        )
+    equalize = [float(factor) for factor in config.objective.equalize]
+    if len(equalize) != 3 or not all(0 <= factor < math.inf for factor in equalize):
+        raise UserError(f"objective.equalize is {_shown(equalize)}; expected three finite numbers of 0 or more")
 
 
 def _check_counted_steps(config: TrainConfig) -> None:
@@ -123,8 +131,9 @@ def _check_apgd(config: TrainConfig) -> None:
     if attack.steps < 1:
         raise UserError(f"attack.steps is {attack.steps}; expected 1 or more with attack.name apgd")
     name = config.objective.name
-    if name in ("bat", "fat") or config.fairness.weights == FairARD.name:
-        what = f"objective.name {name}" if name in ("bat", "fat") else f"fairness.weights {FairARD.name}"
+    watching = ("bat", "fat", "ham")
+    if name in watching or config.fairness.weights == FairARD.name:
+        what = f"objective.name {name}" if name in watching else f"fairness.weights {FairARD.name}"
         raise UserError(f"attack.name is apgd; expected pgd with {what}, which looks at each step of the attack")
     if names_code(attack.loss):
         raise UserError(f"attack.loss is {attack.loss}; expected auto, ce, margin or dlr with attack.name apgd")

@@ -217,16 +217,20 @@ class AttackConfig:
 class ObjectiveConfig:
     """What a training step minimizes. Each objective takes targeted and untargeted attacks (`fairness.targets`)."""
 
-    name: str = choice_or_code("at", ("at", "trades", "fat", "mart", "bat", "csr", "ard", "rslad", "absld"))
+    name: str = choice_or_code(
+        "at", ("at", "trades", "fat", "mart", "bat", "csr", "ham", "taet", "ard", "rslad", "absld")
+    )
     """at: cross-entropy on the adversarial examples (Madry et al., 2018); trades: clean cross-entropy and beta times
     the divergence between clean and adversarial predictions (Zhang et al., 2019); fat: at on examples that stop tau
     steps after they cross the boundary (Zhang et al., 2020); mart: boosted cross-entropy and a divergence that counts
     misclassified samples more (Wang et al., 2020); bat: cross-entropy on the last example of the attack that is right,
     beta times the divergence of the first wrong one, and predictions on both that are spread over the classes (Sun et
     al., 2023; untargeted); csr: trades with weight on the confusions that carry the spectral norm of the adversarial
-    confusion matrix (Jin et al., 2025); ard, rslad, absld: robust distillation from the teacher of distill (Goldblum et
-    al., 2020; Zi et al., 2021; Zhao et al., 2024; untargeted); or module:function of your own, which is called with
-    the configuration and the options, and returns an Objective."""
+    confusion matrix (Jin et al., 2025); ham: at on the examples that are wrong early on the way of their attack (Lin et
+    al., 2024); taet: mean, spread and shares of the class losses, for long-tailed data (Wang et al., 2025); ard, rslad,
+    absld: robust distillation from the teacher of distill (Goldblum et al., 2020; Zi et al., 2021; Zhao et al., 2024;
+    untargeted); or module:function of your own, which is called with the configuration and the options, and returns an
+    Objective."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments for a module:function, for example {power: 2}."""
@@ -249,6 +253,16 @@ class ObjectiveConfig:
 
     tau_milestones: list[Number] = shares([])
     """Shares of all epochs after which fat's tau is one larger: the authors' dynamic tau is 0 with [50/120, 90/120]."""
+
+    begin: Number = unit(0.0)
+    """Share of all epochs before ham drops examples, and in which taet trains on clean images."""
+
+    mining_step: int = at_least(1, 3)
+    """Steps of the attack after which ham drops the examples that are still right."""
+
+    equalize: list[Number] = field(default_factory=lambda: [Number(0.1)] * 3)
+    """[a, b, g] of taet: weights of the mean of the class losses, of their variance, and of the sum of their squared
+    shares."""
 
     label_smoothing: Number = below_1(0.0)
     """Share of the label's probability that is spread over all classes in cross-entropy."""

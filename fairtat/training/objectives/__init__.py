@@ -13,18 +13,22 @@ from fairtat.training.objectives.base import Examples, LearningObjective, Object
 from fairtat.training.objectives.bat import BalanceAdversarialTraining
 from fairtat.training.objectives.distillation import Absld, Ard, Rslad
 from fairtat.training.objectives.examples import PGDObjective
+from fairtat.training.objectives.ham import HardExampleMining
 from fairtat.training.objectives.mart import Mart
 from fairtat.training.objectives.spectral import ConfusionalSpectral
+from fairtat.training.objectives.taet import AdversarialEqualization
 from fairtat.training.objectives.trades import Trades
 
 __all__ = [
     "Absld",
+    "AdversarialEqualization",
     "AdversarialTraining",
     "Ard",
     "BalanceAdversarialTraining",
     "ConfusionalSpectral",
     "Examples",
     "FriendlyAdversarialTraining",
+    "HardExampleMining",
     "LearningObjective",
     "Mart",
     "Objective",
@@ -41,6 +45,8 @@ _OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
     "fat": FriendlyAdversarialTraining,
     "mart": Mart,
     "bat": BalanceAdversarialTraining,
+    "ham": HardExampleMining,
+    "taet": AdversarialEqualization,
 }
 # These are built for the classes, shape and device of the training images.
 _FOR_DATA: dict[str, Callable[[TrainConfig, Data], Objective]] = {
