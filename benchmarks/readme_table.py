@@ -108,8 +108,49 @@ def render_gpu(results: Path, file: Path | None = None) -> str:
     )
 
 
+def render_methods(results: Path) -> str:
+    """What an epoch of each method costs on each network, and the ratios that methods are held to."""
+    file = result_path(results, "method_cost")
+    result = _load(results, "method_cost", how=f"python benchmarks/method_cost.py --json {file}")
+    networks: Mapping[str, Any] = result["networks"]
+    rows = [
+        (name, *(f"{cost[name][kind]:.2f}" for cost in _costs(networks, "over_at") for kind in ("operations", "time")))
+        for name in importlib.import_module("method_cost").METHODS
+        if all(name in cost for cost in _costs(networks, "over_at"))
+    ]
+    heads = [f"{network}: {kind}" for network in networks for kind in ("operations", "time")]
+    held = {
+        **{
+            f"{name} over {base} and the teacher's pass" if base == "AT" else f"{name} over {base}": [
+                cost[name] for cost in _costs(networks, "over_base_and_teacher")
+            ]
+            for name, base in importlib.import_module("method_cost").DISTILLING.items()
+        },
+        "TRIX over TRADES": _costs(networks, "trix_over_trades"),
+    }
+    ratios = [
+        (name, *(f"{cost[kind]:.2f}" for cost in costs for kind in ("operations", "time")))
+        for name, costs in held.items()
+    ]
+    inner = " and ".join(f"{100 * share:.1f}%" for share in _costs(networks, "faal_inner_share_of_step"))
+    return "\n\n".join(
+        (
+            _markdown(("method", *heads), rows, left=1),
+            _markdown(("ratio", *heads), ratios, left=1),
+            f"FAAL's inner problem takes {inner} of a step. {_origin([result])} Processor time of one thread of a busy "
+            "machine: good for ratios only.",
+        )
+    )
+
+
+def _costs(networks: Mapping[str, Any], key: str) -> list[Any]:
+    """One entry of each network's costs."""
+    return [cost[key] for cost in networks.values()]
+
+
 # Page -> the blocks that stand between markers on it.
 PAGES = {
+    "docs/fairness.md": {"methods": render_methods},
     "README.md": {"ops": render_ops, "engines": render_engines},
     "docs/performance.md": {"benchmarks": render, "gpu": render_gpu},
 }
@@ -141,10 +182,10 @@ def write_gpu(page: Path, file: Path) -> None:
     page.write_text(replaced(text, page, "gpu", render_gpu(file.parent, file)), encoding="utf-8")
 
 
-def _load(results: Path, name: str) -> dict[str, Any]:
+def _load(results: Path, name: str, how: str | None = None) -> dict[str, Any]:
     path = result_path(results, name)
     if not path.is_file():
-        raise SystemExit(f"{path}: missing; run pytest benchmarks/bench_{name}.py --results {results}")
+        raise SystemExit(f"{path}: missing; run {how or f'pytest benchmarks/bench_{name}.py --results {results}'}")
     result = read_json(path)
     if result["quick"]:
         raise SystemExit(f"{path}: from a --quick run, whose figures mean nothing; run it in full")

@@ -144,7 +144,11 @@ def _observer(name: str) -> Observer:
         return _TRACKERS[name]()
     if not names_code(name):
         raise UserError(f"--observer is {name!r}; expected module:Class or {' or '.join(_TRACKERS)}")
-    made = import_code("observer", name)()
+    make = import_code("observer", name)
+    try:
+        made = make()
+    except TypeError as error:
+        raise UserError(f"observer {name!r} cannot be made without arguments: {error}") from error
     if not isinstance(made, Observer):
         raise UserError(f"observer {name!r} is a {type(made).__name__}; expected a fairtat.training.Observer")
     return made

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import method_cost
 import pytest
 import readme_table
 from harness.records import write_json
@@ -47,6 +48,18 @@ def results(tmp_path: Path) -> Path:
     training = [row("Trainer, eager", "fairtat", 4.2, 1.04), row("sum of the parts, eager", "floor", 4.0, 1.0)]
     case = {"name": "digits", "headline": True, "baseline": "sum of the parts, eager", "contestants": training}
     write_json(folder / "training-cpu.json", {**shared, "benchmark": "training", "question": "?", "cases": [case]})
+    networks = {
+        network: {
+            "over_at": {name: {"operations": 1.125, "time": slower} for name in method_cost.METHODS},
+            "over_base_and_teacher": {
+                name: {"base": base, "operations": 1.0, "time": slower} for name, base in method_cost.DISTILLING.items()
+            },
+            "trix_over_trades": {"operations": 1.0, "time": 1.5},
+            "faal_inner_share_of_step": 0.0085,
+        }
+        for network, slower in (("CNN", 1.25), ("ResNet", 1.75))
+    }
+    write_json(folder / "method_cost-cpu.json", {**shared, "benchmark": "method_cost", "networks": networks})
     return folder
 
 
@@ -110,6 +123,16 @@ def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
     assert "Chip, 2 threads, avx2; torch 2.13, Python 3.11; fairtat 0.1.0, 2026-01-02" in text
     assert "`attack-cpu.json` at abc" in text
     assert cells(text, "fairtat, compiled") == ["0.91"]
+
+
+def test_the_costs_of_methods(results: Path) -> None:
+    text = readme_table.render_methods(results)
+    assert cells(text, "Fair-ARD") == ["1.12", "1.25", "1.12", "1.75"]
+    assert cells(text, "Fair-ARD over AT and the teacher's pass") == ["1.00", "1.25", "1.00", "1.75"]
+    assert cells(text, "ABSLD over TRADES") == ["1.00", "1.25", "1.00", "1.75"]
+    assert cells(text, "TRIX over TRADES") == ["1.00", "1.50", "1.00", "1.50"]
+    assert "inner problem takes 0.9% and 0.9% of a step" in text
+    assert "| CNN: operations | CNN: time | ResNet: operations | ResNet: time |" in text
 
 
 def test_without_a_gpu_every_row_says_so(results: Path) -> None:

@@ -269,6 +269,10 @@ class Own(Observer):
 
 class Other:
     pass
+
+
+def needs(name):
+    return Own()
 """
 
 
@@ -289,6 +293,7 @@ def test_an_observer_is_named_on_the_command_line(
     [
         ("tensorbord", "--observer is 'tensorbord'; expected module:Class or wandb or mlflow"),
         ("own_observer:Other", "observer 'own_observer:Other' is a Other; expected a fairtat.training.Observer"),
+        ("own_observer:needs", "observer 'own_observer:needs' cannot be made without arguments: needs() missing 1"),
         ("own_observer:Nobody", "module 'own_observer' has no function 'Nobody'"),
         ("nowhere:Own", "observer 'nowhere:Own': cannot import module 'nowhere'"),
     ],
