@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairtat import ops
+from fairtat import EngineFallback, ops
 from fairtat.data import Batch
 from fairtat.training.config import from_dict
 from fairtat.training.objectives import Examples, make_objective
@@ -62,6 +63,20 @@ def test_the_last_right_and_the_second_wrong_example(
             # Where a gradient is all but zero its sign is a matter of rounding.
             assert ((ours - theirs).abs() > 1e-6).float().mean() < 0.02
     assert kinds == {"never", "at once", "on the way"}
+
+
+@pytest.mark.parametrize("name", ["bat", "ham"])
+def test_a_watched_attack_is_eager_whatever_the_engine(
+    batch: Batch, model: nn.Module, class_rules: Callable[..., Any], name: str
+) -> None:
+    made = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineFallback)
+        for engine in ("eager", "compiled"):
+            config = from_dict({"objective": {"name": name}, "attack": {"steps": 4, "engine": engine}})
+            made.append(make_objective(config).attack(model, batch, fair=class_rules(0.1), target=None, seed=7))
+    for ours, theirs in zip((made[0].x_adv, *made[0].more), (made[1].x_adv, *made[1].more), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_without_steps_both_examples_are_the_start(
