@@ -1,9 +1,9 @@
 """AutoAttack on networks whose robustness is known image by image, and PGD on those whose accuracy is published.
 
-    python benchmarks/ground_truth.py FOLDER [NETWORK...] [--engine compiled] [--amp bfloat16] [--seed 0]
-    python benchmarks/ground_truth.py FOLDER --images IMAGES.npz [NETWORK...] [--every 1]
+    python benchmarks/ground_truth.py verified.npz [NETWORK...] [--engine compiled] [--amp bfloat16] [--seed 0]
+    python benchmarks/ground_truth.py verified.npz --images IMAGES.npz [NETWORK...] [--every 1]
 
-FOLDER holds verified.npz and verified.py: networks and questions (image, label, Linf radius) of the International
+make_verified.py makes verified.npz: networks and questions (image, label, Linf radius) of the International
 Verification of Neural Networks Competition, each with the answer of the sound tools: proved robust, known to have an
 adversarial example, or open. An attack that fools a proved image is wrong; one that misses a known example is weaker
 than it could be. The table counts both; every example is judged in float32, inside the ball to one rounding.
@@ -19,23 +19,23 @@ a JSON file, which is written after each network and radius.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+import verified
 from harness import records
 from torch import Tensor, nn
+from verified import KNOWN, OPEN, PROVED
 
 import fairtat
 from fairtat.attacks.autoattack import APGD, Square
 from fairtat.attacks.autoattack.stages import Stage
 
-PROVED, KNOWN, OPEN = 1, -1, 0
 SMOOTH: list[tuple[str, Stage]] = [("apgd-ce", APGD("ce", n_restarts=5)), ("apgd-t", APGD("dlr-targeted"))]
 # Percent right: of the images as they are, and by radius x 255 under PGD-100 with 5 restarts (VNN-COMP 2021, resnet).
 PUBLISHED: dict[str, dict[int, float]] = {
@@ -46,9 +46,9 @@ STEPS, RESTARTS = 100, 5
 SIGNS: list[tuple[str, Stage]] = [("apgd-margin", APGD("margin", n_restarts=5)), ("square", Square(n_restarts=3))]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path, metavar="verified.npz")
     parser.add_argument("network", nargs="*")
     parser.add_argument("--version", help="a version of AutoAttack in place of the default attacks")
     parser.add_argument("--engine", default="eager")
@@ -58,20 +58,27 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of the images, take every N-th")
     parser.add_argument("--chunk", type=int, default=250, help="images in one pass")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
-    arguments = parser.parse_args()
-    verified = _module(arguments.folder / "verified.py")
-    return (_questions if arguments.images is None else _accuracies)(verified, arguments)
+    arguments = parser.parse_args(argv)
+    known = verified.names(arguments.file)
+    if arguments.images is not None:
+        known = [name for name in PUBLISHED if name in known]
+    if unknown := [name for name in arguments.network if name not in known]:
+        parser.error(f"no network {unknown[0]!r}: one of {', '.join(known)}")
+    if arguments.every < 1:
+        parser.error(f"--every must be at least 1, got {arguments.every}")
+    arguments.network = arguments.network or known
+    return (_questions if arguments.images is None else _accuracies)(arguments)
 
 
-def _questions(verified: ModuleType, arguments: argparse.Namespace) -> int:
+def _questions(arguments: argparse.Namespace) -> int:
     print("| network | proved | of them fooled | known | of them found | open | of them found | found by | seconds |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     amp = getattr(torch, arguments.amp) if arguments.amp else None
     kept = _Kept(arguments, ("engine", "amp", "seed", "version"))
     wrong = 0
-    for name in arguments.network or verified.names():
+    for name in arguments.network:
         options = {"engine": arguments.engine, "seed": arguments.seed, "amp": amp, "chunk_size": arguments.chunk}
-        row = _judge(name, verified.load(name), arguments.version, options)
+        row = _judge(name, verified.load(arguments.file, name), arguments.version, options)
         kept.add(row)
         wrong += row["proved_fooled"]
         counts = [str(row[f"{a}{b}"]) for a in ("proved", "known", "open") for b in ("", "_fooled")]
@@ -95,16 +102,21 @@ class _Kept:
             records.write_json(self.path, value | {"environment": records.describe("cpu")})
 
 
-def _accuracies(verified: ModuleType, arguments: argparse.Namespace) -> int:
-    with np.load(arguments.images) as file:
-        images, labels = file["images"][:: arguments.every], file["labels"][:: arguments.every]
+def _accuracies(arguments: argparse.Namespace) -> int:
+    try:
+        with np.load(arguments.images) as file:
+            images, labels = file["images"][:: arguments.every], file["labels"][:: arguments.every]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(
+            f"{arguments.images} must hold images (N, 32, 32, 3) uint8 and labels (N,): {error}"
+        ) from error
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
     y = torch.from_numpy(labels).long()
     kept = _Kept(arguments, ("engine", "seed", "every"))
     print(f"| network | radius x 255 | images | published | PGD-{STEPS}, {RESTARTS} restarts | seconds |")
     print("|---|---|---|---|---|---|", flush=True)
-    for name in arguments.network or PUBLISHED:
-        model = verified.load(name).model
+    for name in arguments.network:
+        model = verified.load(arguments.file, name).model
         for radius, published in PUBLISHED[name].items():
             begin = time.perf_counter()
             right = _still_right(model, x, y, radius / 255, arguments)
@@ -133,7 +145,7 @@ def _still_right(model: nn.Module, x: Tensor, y: Tensor, eps: float, arguments: 
     return len(left)
 
 
-def _judge(name: str, question: Any, version: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def _judge(name: str, question: verified.Instance, version: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """The network's row."""
     model, x, y, eps = question.model, question.x, question.y, question.eps
     target = question.target if bool((question.target >= 0).all()) else None
@@ -157,16 +169,6 @@ def _judge(name: str, question: Any, version: str | None, options: dict[str, Any
         row |= {word: int(asked.sum()), f"{word}_fooled": int((asked & fooled).sum())}
     by = {attack: int((flags.found_by == k).sum()) for k, attack in enumerate(flags.attacks)}
     return row | {"found_by": {attack: count for attack, count in by.items() if count}}
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verified", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"there is no {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verified"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":
