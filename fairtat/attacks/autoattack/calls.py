@@ -11,7 +11,7 @@ from typing_extensions import TypedDict, Unpack
 
 from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.fab_steps import Rates
-from fairtat.attacks.autoattack.pool import Outcome
+from fairtat.attacks.autoattack.pool import Outcome, fitted
 from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
 from fairtat.attacks.options import PerChannel
 from fairtat.attacks.result import AttackResult
@@ -111,7 +111,8 @@ def apgd(
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
         engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two keep the batch at
-            ``chunk_size`` (a half or a fourth of it at the end), so that few programs serve.
+            as many eighths of ``chunk_size`` as the images fill (a half or a fourth of that at the end), so that few
+            programs serve.
         chunk_size: Images in one pass of the model; default all.
 
     Returns:
@@ -233,7 +234,7 @@ def run_stage(
         if eps is None:
             here = replace(here, eps=torch.full_like(here.eps, torch.inf))
         outcome = Outcome(here)
-        stage.attack(here, outcome)
+        stage.attack(fitted(here, outcome), outcome)
     if not return_info:
         return outcome.x_adv
     logits = outcome.logits

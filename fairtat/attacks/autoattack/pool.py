@@ -8,7 +8,7 @@ programs to a few sizes. The host asks the device once per round, not once per s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fairtat.attacks.autoattack.resumable import Columns, Resumable, lengths
 from fairtat.engines.samples import empty_rows, take
 
 SHRINK = 2  # a compiled batch shrinks by this factor, twice at most: as many sizes as an engine keeps
+PARTS = 8  # it begins with so many of these parts of chunk_size as its samples need
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,18 @@ class Outcome:
         """(n,) how far away what has been found is; infinitely, where nothing has."""
         away = lengths(self.x_adv[rows] - arena.x[rows], arena.norm)
         return torch.where(self.reached[rows], away, torch.inf)
+
+
+def fitted(arena: Arena, outcome: Outcome) -> Arena:
+    """The arena with the batch that an attack of the samples left needs, where its size is built into a program.
+
+    All runs of the attack keep it, so that the next target does not build a program for one sample less.
+    """
+    if arena.engine == "eager":
+        return arena
+    part = -(-arena.chunk_size // PARTS)
+    needed = -(-len(outcome.left()) // part) * part
+    return replace(arena, chunk_size=max(part, min(arena.chunk_size, needed)))
 
 
 def run(arena: Arena, work: Run, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.calls import CallKeywords, named, shows_call_options
-from fairtat.attacks.autoattack.pool import Outcome
+from fairtat.attacks.autoattack.pool import Outcome, fitted
 from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
 from fairtat.checks import check_choice
 from fairtat.engines.model.state import Model
@@ -100,7 +100,7 @@ def autoattack(
         accuracy, notes = [_share(~outcome.reached)], []
         for number, (name, stage) in enumerate(stages, 1):
             random = isinstance(stage, APGD) and stage.eot_iter > 1
-            stage.attack(replace(here, engine="eager") if random else here, outcome)
+            stage.attack(replace(here, engine="eager") if random else fitted(here, outcome), outcome)
             found_by = torch.where(outcome.reached & (found_by < 0), number, found_by)
             accuracy.append(_share(~outcome.reached))
             notes += [f"{name}: {note}" for note in stage.notes(here.classes, target_given=here.target is not None)]

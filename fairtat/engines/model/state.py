@@ -33,7 +33,7 @@ class ModelState:
     tracking: list[nn.Module] = field(default_factory=list)  # BatchNorm that updates its statistics
     mixes_samples: bool = False  # BatchNorm that normalizes by the batch: a sample's result depends on the others
     settings: list[Hashable] = field(default_factory=list)  # numbers and text among its own classes' attributes
-    # What engines have found out about the model as it is before its first call in this attack, by their names.
+    # What engines have found out about the model as it is since its last call in this attack, by their names.
     looks: dict[str, Any] | None = None
     bn_mode: str = "eval"
     called: bool = False  # the model has been called in this attack, so it is frozen
@@ -53,7 +53,7 @@ class ModelState:
     def before_call(self) -> None:
         """The model is about to be called, which may change it."""
         self.freeze()
-        self.looks, self.called = None, True
+        self.looks, self.called = {}, True
 
     def thaw(self) -> None:
         """Undo it."""

@@ -13,6 +13,7 @@ import fairtat
 from fairtat.attacks import apgd, cw_l2, deepfool, fab, multi_targeted_pgd, square
 from fairtat.attacks.autoattack import APGD, FAB, Square, autoattack
 from fairtat.attacks.autoattack.suite import STAGES, _stages
+from fairtat.engines.model.structure import ModelStructure
 from fairtat.integrations.autoattack import AutoAttack
 
 SHORT = [
@@ -325,3 +326,34 @@ def test_a_norm_that_is_not_there_is_refused_by_name(attack: Any) -> None:
     model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"norm must be one of 'linf', 'l2', got 'l1'"):
         attack(model, x, y, eps=1.0, norm="l1")
+
+
+def test_a_compiled_batch_is_no_larger_than_its_images_need(trained, compiles, fallbacks_are_errors):
+    model, x, y = trained[0], *(each[:70] for each in trained[1:])
+    stages = [("apgd-ce", APGD(n_iter=20)), ("apgd-t", APGD("dlr-targeted", n_iter=10, n_target_classes=3))]
+    options = {"eps": 0.08, "version": "custom", "attacks": stages}
+    _, flags = autoattack(model, x, y, engine="compiled", **options)
+    _, eager = autoattack(model, x, y, **options)
+    assert torch.equal(flags.robust, eager.robust)
+    right, left = (round(70 * share) for share in flags.accuracy[:2])
+    assert 64 < right <= 70
+    assert 48 < left <= 64
+    # In eighths of the default 250; all three targets share a program.
+    assert compiles == [96, 64]
+
+
+def test_the_model_is_looked_at_again_only_after_it_was_called(trained, compiles, fallbacks_are_errors, monkeypatch):
+    model, x, y = trained
+    looked = []
+
+    def counted(*arguments: Any) -> ModelStructure:
+        looked.append(1)
+        return of(*arguments)
+
+    of = ModelStructure.of
+    monkeypatch.setattr(ModelStructure, "of", counted)
+    result = square(model, x, y, eps=1e-4, n_queries=200, engine="compiled", return_info=True)
+    assert result.steps.max() == 201
+    assert torch.equal(result.reached, model(x).argmax(1) != y)  # so nothing was found, and nothing judged
+    assert compiles
+    assert len(looked) <= 3  # seven rounds: before the build, after it, after its check
