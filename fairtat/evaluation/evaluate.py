@@ -110,10 +110,11 @@ def evaluate(
         device: Where to work; default where the model is.
         backend, engine: As in :func:`fairtat.fast_pgd`; on a CPU, ``engine="auto"`` is the eager one, so that the same
             evaluation gives the same bits.
-        cache: A folder that keeps every result. The same attack on the same model and images is then read from
-            there, and an interrupted evaluation resumes. The same model: the same weights, buffers, attributes,
-            hooks and code, the same logits to the bit on a few images and on a few that the kept attack has moved, and
-            the same gradients; this is checked each time. Results of a callable that is not a module are not kept.
+        cache: A folder that keeps every result. The same attack on the same model and images, by the same engine and
+            backend, is then read from there, and an interrupted evaluation resumes. The same model: the same weights,
+            buffers, attributes, hooks and code, the same logits to the bit on a few images and on a few that the kept
+            attack has moved, and the same gradients; this is checked each time. Results of a callable that is not a
+            module are not kept.
         fresh: Compute everything, whatever the cache holds, and replace its contents.
         progress: Called with (condition, done, total) after each batch.
         watch: Called with a `Standing` before and after each batch: also the accuracy so far and the time left.

@@ -86,6 +86,10 @@ class Evaluator:
         asked = int((self.clean().pred == self.label).sum()) if first.active_set else len(self.label)
         return self.left.get((first,), ()) != ((first, asked),)
 
+    def computed_by(self) -> dict[str, str]:
+        """What attacks an image: part of the question, since the answers of two may differ in the last bit."""
+        return {"engine": self.classifier.engine, "backend": self.classifier.backend}
+
     def _stage(self, base: Predictions, stages: tuple[AttackSettings, ...], name: str) -> Predictions:
         stage = stages[-1]
         predictions = replace(base.copy(), attacked=np.zeros(len(self.images), bool))
@@ -99,6 +103,7 @@ class Evaluator:
 
         question = {
             "kind": "attack",
+            **self.computed_by(),
             "stages": [each.to_dict() for each in stages],
             "pending": hashlib.sha256(pending.tobytes()).hexdigest(),
         }
@@ -124,7 +129,7 @@ class Evaluator:
         reached = np.zeros((samples, classes), bool)
         _reach(reached, everyone, clean.pred)
         margin = np.full(reached.shape, -np.inf, np.float32)
-        question = {"kind": "targeted", "settings": settings.to_dict()}
+        question = {"kind": "targeted", **self.computed_by(), "settings": settings.to_dict()}
 
         answer = self.answers.begin(
             question,

@@ -68,11 +68,29 @@ def test_a_part_of_the_questions_is_answered_by_a_check_of_the_model(ask: Callab
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"eps": 0.05}, {"norm": "l2"}, {"steps": 4, "attacks": ["pgd"]}, {"active_set": False}]
+    "changes",
+    [
+        *({"seed": 1}, {"eps": 0.05}, {"norm": "l2"}, {"steps": 4, "attacks": ["pgd"]}, {"active_set": False}),
+        # They may differ in the last bit, and whoever names one wants to know what that one finds.
+        *({"amp": "bf16"}, {"backend": "reference"}, {"engine": "graph"}),
+    ],
+    ids=str,
 )
+@pytest.mark.filterwarnings("ignore:engine='graph'")
 def test_other_settings_are_another_question(ask: Callable[..., Any], changes: dict[str, Any]) -> None:
     ask(targeted=False, eps_sweep=())
     assert ask(targeted=False, eps_sweep=(), **changes)[1] > CHECKS
+
+
+@pytest.mark.filterwarnings("ignore:engine='graph'")
+@pytest.mark.parametrize("changes", [{"engine": "graph"}, {"backend": "reference"}], ids=str)
+def test_another_engine_is_another_question_of_targeted_attacks_too(
+    ask: Callable[..., Any], changes: dict[str, Any]
+) -> None:
+    asked = {"attacks": [], "eps_sweep": (), "targeted": "pgd-2"}
+    ask(**asked)
+    assert ask(**asked, engine="eager")[1] <= CHECKS  # what "auto" is here
+    assert ask(**asked, **changes)[1] > CHECKS
 
 
 def test_other_weights_buffers_or_images_are_another_question(

@@ -90,7 +90,8 @@ def probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
     """Attack a few dozen images in ways that a sound model loses in a known order, and tell where it does not."""
     if defaults.eps == 0:
         return []
-    question = {"kind": "sanity", "eps": defaults.eps, "norm": defaults.norm, "seed": defaults.seed}
+    about = {"eps": defaults.eps, "norm": defaults.norm, "seed": defaults.seed}
+    question = {"kind": "sanity", **work.computed_by(), **about}
     kept = np.zeros(FOUND, f"U{LONGEST}")
     findings = None
     with work.answers.begin(question, "sanity checks", {"findings": kept}, 1, gradient=True) as answer:
