@@ -8,27 +8,36 @@ import torch
 
 from fairtat.errors import UserError
 
-__all__ = ["has_native_bf16", "resolve_device", "slow_bf16"]
+__all__ = ["has_native_bf16", "resolve_device", "slow_bf16", "widest_float"]
 
 # Of torch.cpu.get_capabilities(), on x86 and on Arm: what multiplies bfloat16 numbers.
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``name``: auto (a GPU if there is one), cpu, cuda or cuda:N.
+    """The device called ``name``: auto (a CUDA device if there is one), cpu, cuda, cuda:N, xpu or xpu:N.
 
     Raises:
         UserError: another name, or a device that this machine or this build of PyTorch does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
-        raise UserError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N")
+    if name == "mps":
+        raise UserError("device is 'mps', which has no float64, as the statistics of the classes are; expected cpu")
+    if re.fullmatch(r"cpu|(cuda|xpu)(:\d+)?", name) is None:
+        raise UserError(f"device is {name!r}; expected auto, cpu, cuda, cuda:N, xpu or xpu:N")
     device = torch.device(name)
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"device is {name!r}, but PyTorch sees {count} CUDA devices here; expected auto or cpu")
+    if device.type != "cpu":
+        count = getattr(torch, device.type).device_count()
+        if (device.index or 0) >= count:
+            kind = device.type.upper()
+            raise UserError(f"device is {name!r}, but PyTorch sees {count} {kind} devices here; expected auto or cpu")
     return device
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """The widest floating-point type that the device has: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def has_native_bf16(device: torch.device) -> bool:

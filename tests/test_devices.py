@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairtat import errors, fast_pgd
-from fairtat.devices import has_native_bf16, resolve_device, slow_bf16
+from fairtat import errors, fast_pgd, fast_targeted_pgd
+from fairtat.devices import has_native_bf16, resolve_device, slow_bf16, widest_float
 from fairtat.errors import UserError
+from fairtat.training.setup import choose_device
 
 
 def test_names_become_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,19 +24,61 @@ def test_names_become_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cuda:1") == torch.device("cuda:1")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "mps", "cuda:-1", "meta", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "xpu:a", "meta", ""])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UserError, match="expected auto, cpu, cuda, cuda:N, xpu or xpu:N"):
         resolve_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match="'cuda', but PyTorch sees 0 CUDA devices"):
-        resolve_device("cuda")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="'cuda:1', but PyTorch sees 1 CUDA device"):
-        resolve_device("cuda:1")
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_gpu_that_is_not_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: 0)
+    with pytest.raises(UserError, match=f"'{kind}', but PyTorch sees 0 {kind.upper()} devices"):
+        resolve_device(kind)
+    monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: 1)
+    assert resolve_device(f"{kind}:0") == torch.device(kind, 0)
+    with pytest.raises(UserError, match=f"'{kind}:1', but PyTorch sees 1 {kind.upper()} device"):
+        resolve_device(f"{kind}:1")
+
+
+def test_several_processes_do_not_share_an_xpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="device is 'xpu' with 2 processes"):
+        choose_device("xpu")
+
+
+def test_apple_gpus_are_refused_for_what_they_lack() -> None:
+    with pytest.raises(UserError, match="'mps', which has no float64"):
+        resolve_device("mps")
+
+
+class NoFloat64(TorchDispatchMode):
+    """Stands in for an Apple GPU: a tensor in float64 cannot be made there."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(each, torch.Tensor) and each.dtype == torch.float64:
+                raise TypeError(f"{func} makes float64")
+        return made
+
+
+@pytest.mark.parametrize("init", ["zero", "uniform"])
+def test_linf_attacks_of_the_reference_need_no_float64(monkeypatch: pytest.MonkeyPatch, init: str) -> None:
+    monkeypatch.setattr("fairtat.attacks.batch.widest_float", lambda _: widest_float(torch.device("mps")))
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)).eval(), torch.rand(7, 3, 2, 2)
+    y, radii = torch.arange(7) % 5, torch.linspace(0.0, 0.1, 7)
+    options = {"eps": radii, "steps": 3, "init": init, "seed": 4, "engine": "eager"}
+    for attack, goal in ((fast_pgd, {"y": y}), (fast_targeted_pgd, {"target": (y + 1) % 5, "y": y})):
+        wanted = attack(model, x, **goal, **options)
+        with NoFloat64():
+            found = attack(model, x, **goal, **options, backend="reference")
+        assert torch.equal(found, wanted)
+        assert not torch.equal(found, x)
+    with NoFloat64(), pytest.raises(TypeError, match="makes float64"):
+        fast_pgd(model, x, y, **options, norm="l2", backend="reference")
 
 
 # bfloat16

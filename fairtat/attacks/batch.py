@@ -24,7 +24,7 @@ from fairtat.checks import (
     is_dense_by_sample,
     per_sample,
 )
-from fairtat.devices import slow_bf16
+from fairtat.devices import slow_bf16, widest_float
 from fairtat.errors import starts_at_1, warn_once
 from fairtat.ops.logit_loss import min_classes
 from fairtat.radius import check_radius
@@ -314,7 +314,8 @@ class _ValueChecks:
         Returns:
             (1 + the largest class index, the smallest one).
         """
-        numbers = torch.stack([fact.double() for fact in self._facts]).tolist()
+        dtype = widest_float(self._facts[0].device)
+        numbers = torch.stack([fact.to(dtype) for fact in self._facts]).tolist()
         for count, judge in self._judges:
             judge(*numbers[:count])
             del numbers[:count]

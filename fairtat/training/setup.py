@@ -41,6 +41,8 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device here.
     """
     device = resolve_device(name)
+    if device.type == "xpu" and env_size() > 1:
+        raise UserError(f"device is {name!r} with {env_size()} processes; expected cpu or cuda, or a single process")
     if device.type == "cuda" and env_size() > 1:
         if device.index is not None:
             raise UserError(f"device is {name!r} with {env_size()} processes; expected cuda, of which each takes one")

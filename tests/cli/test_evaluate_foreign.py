@@ -164,7 +164,7 @@ def test_turned_images_are_told_and_turned_or_not_as_asked(
         (("--model.mean", "0.5"), "--model.mean and --model.std go together"),
         (("--model.mean", "0.5,0.5", "--model.std", "1"), "--model.mean has 2 numbers, but the images have 1 channels"),
         (("--model.options", "{width: 7}"), "is it a model of another size, or for another number of classes?"),
-        (("--device", "gpu"), "expected auto, cpu, cuda or cuda:N"),
+        (("--device", "gpu"), "expected auto, cpu, cuda, cuda:N, xpu or xpu:N"),
         (("--model.options", "{num_classes: 43}"), "--model.options has 'num_classes', which"),
         (("--model.options", "{image_size: 43}"), "--model.options has 'image_size', which"),
         (("--model.options", "{mean: [0.5]}"), "--model.options has 'mean', which"),

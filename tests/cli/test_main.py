@@ -56,7 +56,7 @@ def test_no_command_is_a_mistake_that_shows_the_overview(fairtat: Command) -> No
         (["evaluate", "r", "--attack.norm", "l1"], "--attack.norm: expected one of 'linf', 'l2', got l1"),
         (["train", "--fairness.targets", "Confuson"], "'confusion', got Confuson; did you mean 'confusion'?"),
         (["evaluate", "r", "--split", "train"], "--split: expected one of 'test', 'val', 'all', got train"),
-        (["evaluate", "r", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, cuda or cuda:N"),
+        (["evaluate", "r", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, cuda, cuda:N, xpu or xpu:N"),
         (["evaluate", "nowhere"], "error: nowhere: no such run folder"),
         (["compare", "nowhere"], "error: compare needs at least two runs, got 1"),
         (["compare", "nowhere", "./nowhere"], "the same folder is given twice"),

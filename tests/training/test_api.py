@@ -105,7 +105,7 @@ def crashes(num_classes, **kwargs):
         ({"model": {"options": {"widht": 3}}}, "cannot be built with options"),
         ({"model": {"name": "own_bad:wrong_shape", "options": {}}}, "logits of shape (2, 11) for 2 images"),
         ({"model": {"name": "own_bad:crashes", "options": {}}}, "does not run on images (1, 8, 8)"),
-        ({"device": "gpu"}, "device is 'gpu'; expected auto, cpu, cuda or cuda:N"),
+        ({"device": "gpu"}, "device is 'gpu'; expected auto, cpu, cuda, cuda:N, xpu or xpu:N"),
         ({"device": "cuda:99"}, "device is 'cuda:99', but PyTorch sees"),
         ({"attack": {"loss": "dlr"}, "data": {"name": "two.npz"}}, "the attack does not fit: "),
     ],

@@ -127,8 +127,10 @@ def start_of_stream(generator: torch.Generator) -> Tensor:
 
 def _generators(x: Tensor) -> list[torch.Generator]:
     generators = [torch.default_generator]
-    if x.device.type == "cuda":
-        generators.append(torch.cuda.default_generators[x.get_device()])
+    if x.device.type in ("cuda", "xpu"):
+        generators.append(getattr(torch, x.device.type).default_generators[x.get_device()])
+    elif x.device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
     return generators
 
 

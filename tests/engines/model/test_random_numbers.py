@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,17 @@ from fairtat.engines.model import random_numbers
 
 QUICK = {"eps": 0.1, "step_size": 0.03, "steps": 3}
 CALLERS_SEED = 1234
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_gpus_own_generator_is_among_those_that_are_borrowed(monkeypatch, kind):
+    of_gpus = tuple(torch.Generator() for _ in range(2))
+    monkeypatch.setattr(getattr(torch, kind), "default_generators", of_gpus)
+    images = SimpleNamespace(device=torch.device(kind, 1), get_device=lambda: 1)
+    before = of_gpus[1].get_state()
+    with random_numbers.borrowed_generators(images, 7):
+        assert [generator.initial_seed() == 7 for generator in of_gpus] == [False, True]
+    assert torch.equal(of_gpus[1].get_state(), before)
 
 
 class Layer(nn.Module):
