@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from harness import records
-from harness.case import Case, Settings
+from harness.case import Case, Device, Settings
 from harness.runner import QUICK, Effort, Measurement, failures, run_case
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Metadata
@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rehearse", action="store_true", help="run a GPU's cases on the CPU with small inputs")
     group.addoption("--skip", action="append", default=[], metavar="GLOB", help="leave out contestants; repeatable")
     group.addoption("--threads", type=int, metavar="N", help="threads of PyTorch and fairtat")
+    group.addoption("--processor-time", action="store_true", help="for a busy machine; needs --threads 1")
     group.addoption("--results", type=Path, metavar="DIR", help="write DIR/<benchmark>-<device>.json")
 
 
@@ -40,13 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--threads must be at least 1, got {threads}")
     if threads is not None:
         torch.set_num_threads(threads)
+    if config.getoption("processor_time") and threads != 1:
+        raise pytest.UsageError("--processor-time adds up the times of all threads: it needs --threads 1")
     if settings_of(config).place == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda needs a GPU that PyTorch can use; --rehearse runs its cases on the CPU")
 
 
 def settings_of(config: pytest.Config) -> Settings:
     rehearsal, quick = config.getoption("rehearse"), config.getoption("quick")
-    return Settings("cuda" if rehearsal else config.getoption("device"), quick or rehearsal, rehearsal)
+    device: Device = "cuda" if rehearsal else config.getoption("device")
+    return Settings(device, quick or rehearsal, rehearsal, config.getoption("processor_time"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -124,7 +128,7 @@ def keep(request: pytest.FixtureRequest, effort: Effort, case: dict[str, Any]) -
         {
             "format": records.FORMAT, "benchmark": benchmark.name, "question": benchmark.question, "cases": [],
             "device": settings.device, "quick": settings.quick, "environment": records.describe(settings.place),
-            "effort": asdict(effort), "settings": benchmark.settings,
+            "processor_time": settings.processor_time, "effort": asdict(effort), "settings": benchmark.settings,
         },
     )  # fmt: skip
     result["cases"].append(case)

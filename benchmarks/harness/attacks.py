@@ -28,6 +28,7 @@ CLASSES, STEPS = 10, 10
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 FIT_STEPS = 20
 CONTRAST, NOISE = 0.2, 0.1  # of the images' class patterns: low enough that 8/255 can turn some of them
+L2_EPS, L2_STEP = 0.5, 0.1
 SETTINGS: dict[str, Any] = {"eps": "8/255", "step_size": "2/255", "steps": STEPS, "start": "the clean image"}
 
 
@@ -73,7 +74,12 @@ class Workload:
     A deep network that is fitted at a high ``rate`` is chaotic: one flipped sign turns a sixth of the pixels.
     """
 
-    def __init__(self, settings: Settings, name: str, shape: tuple[int, int, int, int], rate: float = 5e-3) -> None:
+    def __init__(
+        self, settings: Settings, name: str, shape: tuple[int, int, int, int], rate: float = 5e-3,
+        norm: peers.Norm = "linf", steps: int = STEPS,
+    ) -> None:  # fmt: skip
+        self.norm, self.steps = norm, steps
+        self.eps, self.step_size = (EPS, STEP_SIZE) if norm == "linf" else (L2_EPS, L2_STEP)
         self.device, self.on_gpu = settings.place, settings.device == "cuda"
         if settings.rehearsal:
             name, shape, rate = "digits_cnn", (16, shape[1], 8, 8), 5e-3
@@ -101,7 +107,9 @@ class Workload:
         optimizer.zero_grad()
 
     def problem(self, p: Precision = FP32) -> peers.Problem:
-        return peers.Problem(p.model(self.model), p.images(self.x), self.target, CLASSES, EPS, STEP_SIZE, STEPS)
+        return peers.Problem(
+            p.model(self.model), p.images(self.x), self.target, CLASSES, self.eps, self.step_size, self.steps, self.norm
+        )
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, C) of the judge, always in float32."""
@@ -123,13 +131,22 @@ class Workload:
         """
         problem = self.problem()
         exact = dataclasses.replace(problem, model=problem.model.double(), x=problem.x.double())
-        return differing_pixels(peers.textbook(exact)().float(), self.textbook)
+        return self.differing(peers.textbook(exact)().float(), self.textbook)
+
+    def differing(self, x_adv: Tensor, expected: Tensor) -> float:
+        """The share of pixels, in L2 of images, that is more than half a step away."""
+        off = (x_adv - expected).abs()
+        off = off if self.norm == "linf" else off.flatten(1).norm(dim=1)
+        return float((off > self.step_size / 2).float().mean())
 
 
 def case(
-    label: str, name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, **about: Any
-) -> Case[Workload]:
-    return Case(label, lambda settings, seed: Workload(settings, name, shape, rate), headline=True, **about)
+    label: str, name: str, shape: tuple[int, int, int, int], *, rate: float = 5e-3, norm: peers.Norm = "linf",
+    steps: int = STEPS, **about: Any,
+) -> Case[Workload]:  # fmt: skip
+    return Case(
+        label, lambda settings, seed: Workload(settings, name, shape, rate, norm, steps), headline=True, **about
+    )
 
 
 def bare(work: Workload, p: Precision = FP32) -> Entrant:
@@ -141,7 +158,7 @@ def bare(work: Workload, p: Precision = FP32) -> Entrant:
     dlogits = torch.softmax(work.logits(work.x), 1) - F.one_hot(work.target, CLASSES)
 
     def run() -> None:
-        for _ in range(STEPS):
+        for _ in range(work.steps):
             leaf = x.detach().requires_grad_()
             with p.autocast(work.device):
                 logits = model(leaf)
@@ -151,13 +168,11 @@ def bare(work: Workload, p: Precision = FP32) -> Entrant:
         return Entrant(captured(run) if work.device == "cuda" else run)
 
 
-def attack_with(model: Any, p: Precision, device: str, *, engine: str, init: str = "zero") -> fairtat.TargetedPGD:
+def attack_with(model: Any, p: Precision, device: str, *, engine: str, **options: Any) -> fairtat.TargetedPGD:
     """fairtat's attack; where there is no GPU, the eager engine stands in for CUDA graphs."""
+    options = {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS, "init": "zero", **options}
     engine = engine if device == "cuda" or engine != "graph" else "eager"
-    return fairtat.TargetedPGD(
-        model, eps=EPS, step_size=STEP_SIZE, steps=STEPS, init=init, seed=0, amp=p.amp, engine=engine,
-        check=device != "cuda",
-    )  # fmt: skip
+    return fairtat.TargetedPGD(model, seed=0, amp=p.amp, engine=engine, check=device != "cuda", **options)
 
 
 @contextmanager
@@ -173,7 +188,8 @@ def ours(
 ) -> Entrant:
     own: Any = p.model(work.model)
     model, x = torch.compile(own) if compile_model else own, p.images(work.x)
-    attack = attack_with(model, p, work.device, engine=engine, init=init)
+    about = {"eps": work.eps, "step_size": work.step_size, "steps": work.steps, "norm": work.norm}
+    attack = attack_with(model, p, work.device, engine=engine, init=init, **about)
 
     def run() -> Tensor:
         with p():
@@ -221,7 +237,7 @@ def as_strong_as(work: Workload, likes: Mapping[str, Like], default: Like) -> Ve
 
     def verify(contestant: str, outcome: Outcome) -> dict[str, float]:
         like, x_adv = likes.get(contestant, default), outcome["x_adv"].float()
-        in_ball(x_adv, work.x, EPS)
+        in_ball(x_adv, work.x, work.eps, work.norm)
         its_loss, its_hit = strength(work, x_adv)
         if not abs(its_loss - loss) <= like.loss * loss:
             raise Mismatch(f"mean target loss is {its_loss:.4f}, expected {loss:.4f}")
@@ -229,9 +245,10 @@ def as_strong_as(work: Workload, likes: Mapping[str, Like], default: Like) -> Ve
         noise = max(1.0, like.sigmas * (won + lost) ** 0.5)
         if not -max(like.weaker * len(hit), noise) <= won - lost <= max(like.stronger * len(hit), noise):
             raise Mismatch(f"{won} samples won and {lost} lost of {len(hit)}: not the same strength")
-        pixels = differing_pixels(x_adv, expected)
+        pixels = work.differing(x_adv, expected)
         if pixels > like.pixels and pixels > like.roundings * (work.rounding if like.roundings else 0.0):
-            raise Mismatch(f"{pixels:.1%} of the pixels differ by more than half a step")
+            what = "pixels" if work.norm == "linf" else "images"
+            raise Mismatch(f"{pixels:.1%} of the {what} differ by more than half a step")
         success = float(its_hit.float().mean())
         return {"target_loss": its_loss, "success": success, "won": won, "lost": lost, "differing_pixels": pixels}
 
@@ -242,8 +259,3 @@ def strength(work: Workload, x_adv: Tensor) -> tuple[float, Tensor]:
     """Mean loss towards the target, and (N,) which samples reached it."""
     logits = work.logits(x_adv)
     return float(F.cross_entropy(logits, work.target)), logits.argmax(1) == work.target
-
-
-def differing_pixels(x_adv: Tensor, expected: Tensor) -> float:
-    """The share that is more than half a step away."""
-    return float(((x_adv - expected).abs() > STEP_SIZE / 2).float().mean())

@@ -27,6 +27,7 @@ class Settings:
     device: Device = "cpu"  # whose cases are run
     quick: bool = False
     rehearsal: bool = False  # a GPU's cases on a CPU, small, to see that they run
+    processor_time: bool = False  # of one thread, where others keep the machine busy
 
     @property
     def place(self) -> Device:
@@ -85,3 +86,4 @@ class Benchmark(Generic[T]):
     cases: tuple[Case[T], ...]
     bytes_moved: Callable[[T], int] | None = None  # that any implementation must read and write
     settings: dict[str, Any] = field(default_factory=dict)  # constants of the script, for the record
+    memory: bool = False  # whether each contestant's largest use of memory is recorded

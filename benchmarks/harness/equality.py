@@ -46,7 +46,8 @@ def close_to(expected: Outcome, tolerance: Mapping[str, float]) -> Verify:
     return verify
 
 
-def in_ball(x_adv: Tensor, x: Tensor, eps: float) -> None:
-    """Raises Mismatch unless x_adv is in the Linf ball around x and in [0, 1]."""
-    if float((x_adv - x).abs().max()) > eps + 1e-6 or float(x_adv.min()) < 0.0 or float(x_adv.max()) > 1.0:
+def in_ball(x_adv: Tensor, x: Tensor, eps: float, norm: str = "linf") -> None:
+    """Raises Mismatch unless x_adv is in the ball around x and in [0, 1]."""
+    length = (x_adv - x).flatten(1).norm(dim=1, p=float("inf") if norm == "linf" else 2.0)
+    if float(length.max()) > eps + 1e-6 or float(x_adv.min()) < 0.0 or float(x_adv.max()) > 1.0:
         raise Mismatch("x_adv leaves the ball or the bounds")

@@ -1,4 +1,4 @@
-"""Targeted Linf PGD of other libraries and of the published code, each as ``attack() -> x_adv`` from the clean image.
+"""Targeted PGD of other libraries and of the published code, each as ``attack() -> x_adv`` from the clean image.
 
 Every peer takes the same start (no random start), radius, step and number of steps. foolbox judges the
 result by one more forward; adv-lib returns the last success, not the last step.
@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import MagicMock
 
 import torch
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attack = Callable[[], Tensor]
+Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class Problem:
     eps: float
     step_size: float
     steps: int
+    norm: Norm = "linf"
 
 
 def textbook(p: Problem) -> Attack:
-    """The loop of fast_targeted_pgd's docstring."""
+    """The loop of fast_targeted_pgd's docstring, in the form of TRADES' and DAFA's code."""
     lower, upper = (p.x - p.eps).clamp(0.0, 1.0), (p.x + p.eps).clamp(0.0, 1.0)
 
     def attack() -> Tensor:
@@ -44,10 +46,20 @@ def textbook(p: Problem) -> Attack:
             x_adv.requires_grad_()
             loss = F.cross_entropy(p.model(x_adv), p.target, reduction="sum")
             (grad,) = torch.autograd.grad(loss, x_adv)
-            x_adv = (x_adv.detach() - p.step_size * grad.sign()).clamp(lower, upper)
+            if p.norm == "linf":
+                x_adv = (x_adv.detach() - p.step_size * grad.sign()).clamp(lower, upper)
+                continue
+            offset = x_adv.detach() - p.step_size * grad / (lengths(grad) + 1e-12) - p.x
+            x_adv = (p.x + offset * (p.eps / (lengths(offset) + 1e-12)).clamp(max=1.0)).clamp(0.0, 1.0)
         return x_adv
 
     return attack
+
+
+def lengths(t: Tensor) -> Tensor:
+    """(N, 1, 1, 1)"""
+    found: Tensor = torch.linalg.vector_norm(t, dim=(1, 2, 3), keepdim=True)
+    return found
 
 
 def published(p: Problem) -> Attack:
@@ -78,7 +90,8 @@ def published_pgd(
 
 def torchattacks(p: Problem) -> Attack:
     library = _quietly("torchattacks")
-    attack = library.PGD(p.model, eps=p.eps, alpha=p.step_size, steps=p.steps, random_start=False)
+    kind = library.PGD if p.norm == "linf" else library.PGDL2
+    attack = kind(p.model, eps=p.eps, alpha=p.step_size, steps=p.steps, random_start=False)
     attack.set_mode_targeted_by_label(quiet=True)
     return lambda: attack(p.x, p.target)
 
@@ -86,7 +99,8 @@ def torchattacks(p: Problem) -> Attack:
 def foolbox(p: Problem) -> Attack:
     library = _quietly("foolbox")
     model = library.PyTorchModel(p.model, bounds=(0, 1), device="cpu")
-    attack = library.attacks.LinfPGD(abs_stepsize=p.step_size, steps=p.steps, random_start=False)
+    kind = library.attacks.LinfPGD if p.norm == "linf" else library.attacks.L2PGD
+    attack = kind(abs_stepsize=p.step_size, steps=p.steps, random_start=False)
     criterion = library.criteria.TargetedMisclassification(p.target)
 
     def run() -> Tensor:
@@ -104,11 +118,23 @@ def art(p: Problem) -> Attack:
         clip_values=(0.0, 1.0), device_type="cpu",
     )  # fmt: skip
     attack = evasion.ProjectedGradientDescentPyTorch(
-        classifier, norm="inf", eps=p.eps, eps_step=p.step_size, max_iter=p.steps, targeted=True,
-        num_random_init=0, batch_size=len(p.x), verbose=False,
+        classifier, norm="inf" if p.norm == "linf" else 2, eps=p.eps, eps_step=p.step_size, max_iter=p.steps,
+        targeted=True, num_random_init=0, batch_size=len(p.x), verbose=False,
     )  # fmt: skip
     images, target = p.x.numpy(), p.target.numpy()
     return lambda: torch.from_numpy(attack.generate(images, target))
+
+
+def cleverhans(p: Problem) -> Attack:
+    library = _quietly("cleverhans.torch.attacks.projected_gradient_descent")
+
+    def attack() -> Tensor:
+        return library.projected_gradient_descent(  # type: ignore[no-any-return]
+            p.model, p.x, p.eps, p.step_size, p.steps, float("inf") if p.norm == "linf" else 2, clip_min=0.0,
+            clip_max=1.0, y=p.target, targeted=True, rand_init=False,
+        ).detach()  # fmt: skip
+
+    return attack
 
 
 def adv_lib(p: Problem) -> Attack:

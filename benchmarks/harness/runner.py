@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -93,12 +94,14 @@ def run_case(
             continue
         rows.append({"name": contestant.name, "role": contestant.role})
         enter(rows[-1], entrants, partial(build, contestant), verify)
+        if benchmark.memory and contestant.name in entrants:
+            rows[-1]["peak_bytes"] = peak_bytes(entrants[contestant.name].run, settings.place)
     baseline = benchmark.baseline[settings.device]
     if baseline not in entrants:
         row = next((row for row in rows if row["name"] == baseline), {})
         why = row.get("failed") or row.get("missing") or "drop the --skip that matches it"
         raise RuntimeError(f"{case.name}: the baseline {baseline!r} must take part: {why}")
-    timed = measure(entrants, effort, clock(settings.place))
+    timed = measure(entrants, effort, clock(settings))
     for row in rows:
         if row["name"] in entrants:
             row |= timed.row(row["name"], baseline)
@@ -182,15 +185,44 @@ def _calls_for(run: Callable[[], object], sample_seconds: float, sample: Sample)
     return max(1, round(calls * sample_seconds / taken))
 
 
-def clock(device: str) -> Sample:
-    return event_clock if device == "cuda" else wall_clock
+def clock(settings: Settings) -> Sample:
+    if settings.place == "cuda":
+        return event_clock
+    return processor_clock if settings.processor_time else wall_clock
 
 
 def wall_clock(run: Callable[[], object], calls: int) -> float:
-    begin = time.perf_counter()
+    return host_clock(time.perf_counter, run, calls)
+
+
+def processor_clock(run: Callable[[], object], calls: int) -> float:
+    return host_clock(time.process_time, run, calls)
+
+
+def host_clock(now: Callable[[], float], run: Callable[[], object], calls: int) -> float:
+    begin = now()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - begin) / calls
+    return (now() - begin) / calls
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """The most that PyTorch's allocator holds at a time for a call, beyond what it held before."""
+    most: int
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        most = torch.cuda.max_memory_allocated() - before
+        return most
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    results = None if profile.profiler is None else profile.profiler.kineto_results
+    assert results is not None
+    events = results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    most = max(itertools.accumulate((size for _, size in changes), initial=0))
+    return most
 
 
 def event_clock(run: Callable[[], object], calls: int) -> float:

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from fairtat.backends import OPS
 
-ALL = (*OPS, "attack", "engines", "training")  # those with cases for a CPU
+ALL = (*OPS, "attack", "compare_attacks", "engines", "training")  # those with cases for a CPU
 ON_GPU = (*OPS, "attack", "training")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.
-SKIPPED = ("torch.compile*", "*, compiled*", "ART", "torchattacks")
+SKIPPED = ("torch.compile*", "*, compiled*", "ART", "torchattacks", "torchmetrics", "scikit-learn")
 LEAN = [option for pattern in SKIPPED for option in ("--skip", pattern)]
 
 

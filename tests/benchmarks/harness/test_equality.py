@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
-from harness.equality import Mismatch, close_to, equal_to
+from harness.equality import Mismatch, close_to, equal_to, in_ball
 
 
 def test_equal_to_wants_the_last_bit() -> None:
@@ -33,3 +35,13 @@ def test_no_result_or_one_of_another_shape_is_a_mismatch() -> None:
         verify("x", {})
     with pytest.raises(Mismatch, match=r"shape \(1,\), expected \(2,\)"):
         verify("x", {"a": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(("norm", "inside", "outside"), [("linf", 0.29, 0.31), ("l2", 0.149, 0.151)])
+def test_who_leaves_the_ball_is_told(norm: str, inside: float, outside: float) -> None:
+    x = torch.full((3, 1, 2, 2), 0.5)
+    for offset, left in ((inside, False), (outside, True)):
+        moved = x.clone()
+        moved[1] += offset  # length 2 * offset in L2
+        with pytest.raises(Mismatch, match="leaves the ball") if left else contextlib.nullcontext():
+            in_ball(moved, x, 0.3, norm)

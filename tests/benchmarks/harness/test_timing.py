@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from harness.case import Entrant
+from harness.case import Entrant, Settings
 from harness.runner import (
     CALLS,
     CALLS_OF_LARGE,
@@ -17,6 +18,7 @@ from harness.runner import (
     event_clock,
     in_turn,
     measure,
+    peak_bytes,
     rotation_size,
     spread,
     wall_clock,
@@ -130,8 +132,8 @@ def test_cold_inputs_are_more_than_the_cache_holds(monkeypatch: pytest.MonkeyPat
 
 
 def test_each_device_has_its_clock() -> None:
-    assert clock("cpu") is wall_clock
-    assert clock("cuda") is event_clock
+    assert clock(Settings()) is wall_clock
+    assert clock(Settings("cuda")) is event_clock
 
 
 @pytest.mark.gpu
@@ -142,3 +144,21 @@ def test_on_a_gpu_events_measure_the_kernels_and_not_their_launch() -> None:
     seconds = event_clock(captured(lambda: y.copy_(x)), 3)
     assert torch.equal(x, y)
     assert 2 * x.numel() * 4 / seconds < 20e12  # bytes a second: faster than any memory would mean nothing ran
+
+
+@pytest.mark.parametrize("processor_time", [False, True])
+def test_the_clock_that_was_asked_for_tells_the_time(monkeypatch: pytest.MonkeyPatch, processor_time: bool) -> None:
+    monkeypatch.setattr(time, "perf_counter", iter([10.0, 16.0]).__next__)
+    monkeypatch.setattr(time, "process_time", iter([5.0, 6.0]).__next__)
+    assert clock(Settings(processor_time=processor_time))(lambda: None, 2) == (0.5 if processor_time else 3.0)
+
+
+@pytest.mark.parametrize(("held", "most"), [(0, 1), (1, 2), (3, 4)])
+def test_the_peak_is_what_is_held_at_a_time(held: int, most: int) -> None:
+    def run() -> None:
+        kept = [torch.empty(1 << 20, dtype=torch.uint8) for _ in range(held)]
+        for _ in range(4):
+            kept.append(torch.empty(1 << 20, dtype=torch.uint8))
+            kept.pop()
+
+    assert peak_bytes(run, "cpu") == most << 20
