@@ -7,6 +7,8 @@
 # make sanitize  builds the core with AddressSanitizer and UBSan, and runs the ops' tests and the fuzz on it
 # make docs   the documentation as a site in build/docs; warnings and broken links are errors
 # make wheels  sdist and wheel in dist/, the wheel repaired where auditwheel is, then tried beside PyTorch alone
+# make matrix  fairtat in a fresh environment of each interpreter in PYTHONS, as wheel, pure Python and editable
+# make release  checks and tests a version, builds its files in dist/, and tags it with its notes from CHANGELOG.md
 # make bench   the benchmarks (minutes; on a quiet machine), written to benchmarks/results/ and saved in .benchmarks/
 # make bench-compare  the benchmarks again, beside the last saved run; fails if a median is more than COMPARE=10% slower
 # make gpu-check  on a machine with a GPU: builds for it, tests, sanitizers, benchmarks, the GPU tables of docs/performance.md
@@ -27,7 +29,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 native := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench bench-compare docs wheels gpu-check clean
+.PHONY: demo test test-all mutants reliability fuzz sanitize lint format bench bench-compare docs wheels matrix release gpu-check clean
 
 $(VENV)/.base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -129,6 +131,22 @@ wheels: $(VENV)/.dev
 		mv $(WHEELS)/repaired/*.whl $(WHEELS)/ && rm -f $(WHEELS)/*-linux_*.whl && rmdir $(WHEELS)/repaired; \
 	else echo "auditwheel and patchelf are not installed: the wheel serves machines like this one"; fi
 	$(BIN)/python tests/check_wheel.py $(WHEELS)/*.whl
+
+PYTHONS ?= $(BIN)/python
+
+matrix: $(VENV)/.base
+	$(BIN)/python tests/matrix.py $(MATRIX) $(PYTHONS)
+
+# The version is that of fairtat/_version.py; the tag is made from it, last.
+release: $(VENV)/.dev
+	test -z "$$(git status --porcelain)" || { echo "the tree differs from HEAD: commit first" >&2; exit 1; }
+	version=$$($(BIN)/python -c "import fairtat; print(fairtat.__version__)"); \
+	grep -Eq "^## \[$$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$$" CHANGELOG.md || \
+		{ echo "CHANGELOG.md has no dated entry for $$version" >&2; exit 1; }; \
+	$(MAKE) test-all wheels; \
+	awk -v head="## [$$version]" '/^## / { on = index($$0, head) } on' CHANGELOG.md | \
+		git tag -a "v$$version" --cleanup=verbatim -F -; \
+	echo "tagged v$$version; upload dist/ and push the tag"
 
 # No .venv and no network: the interpreter's own environment has PyTorch for the GPU. GPU_CHECK passes options.
 gpu-check:

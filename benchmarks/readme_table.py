@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,9 @@ def render(results: Path) -> str:
         SystemExit: a file is missing, of another format, or from a --quick run.
     """
     ops = [_load(results, name) for name in OPS]
-    attack, engines, training = others = [_load(results, name) for name in ("attack", "engines", "training")]
+    attack, wider, engines, training, scaling = others = [
+        _load(results, name) for name in ("attack", "compare_attacks", "engines", "training", "scaling")
+    ]
     head = ("op", "input", "fairtat", "eager PyTorch", "its fastest form", "torch.compile", "published loop", "a copy")
     parts = [
         "How fast is one operation? fairtat's time, and how many times as long the others take; the floor is a copy of "
@@ -53,11 +57,18 @@ def render(results: Path) -> str:
         "What does a targeted PGD-10 cost? Time relative to the floor, the bare model's "
         f"{attack['settings']['steps']} x (forward + input gradient) with frozen parameters:",
         _relative_table(attack),
+        f"{wider['question']} Time relative to the floor, and the most memory at a time beyond images and weights in "
+        "MiB; every attack here reaches as many targets as the others, within half a point or one image:",
+        _relative_table(wider),
+        _cases_table(wider, _mebibytes),
         "How much faster is it as one compiled graph, and in bfloat16? Time relative to fairtat's eager engine; the "
         "floor of eager float32 is the bare model:",
         _relative_table(engines),
         f"{training['question']} Time relative to {training['cases'][0]['baseline']}:",
         _relative_table(training),
+        f"{scaling['question']} Time at the smallest size, how many times as long 16 times the size takes, and the "
+        "slope of log time over log size, 1 being in proportion:",
+        _markdown(("work", "smallest", "x16", "slope"), [_growth(case) for case in _shown(scaling)], left=1),
         _origin([*ops, *others]),
     ]
     return "\n\n".join(parts)
@@ -214,6 +225,31 @@ def _ops_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _relative_table(result: Mapping[str, Any], only: Sequence[str] | None = None) -> str:
     """A column for each case, a row for each contestant (of ``only``): time relative to the baseline."""
+
+    def cell(case: Mapping[str, Any], row: Row) -> str:
+        own = row["name"] == case["baseline"]
+        return f"{duration(row['seconds']['median'])} = 1" if own else f"{row['ratio']['median']:.2f}"
+
+    return _cases_table(result, cell, only)
+
+
+def _mebibytes(case: Mapping[str, Any], row: Row) -> str:
+    return f"{row['peak_bytes'] / 2**20:.3g}"
+
+
+def _growth(case: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name, time at the baseline, its multiple at the largest size, and the least-squares slope in log-log."""
+    grown = {int(row["name"][1:]): row["ratio"]["median"] for row in _timed(case)}
+    smallest = duration(next(row["seconds"]["median"] for row in _timed(case)))
+    if len(grown) < 2:
+        return (case["name"], smallest, NONE, NONE)
+    slope = statistics.linear_regression([math.log(f) for f in grown], [math.log(r) for r in grown.values()]).slope
+    return (case["name"], smallest, f"{grown[16]:.2f}" if 16 in grown else NONE, f"{slope:.2f}")
+
+
+def _cases_table(
+    result: Mapping[str, Any], show: Callable[[Mapping[str, Any], Row], str], only: Sequence[str] | None = None
+) -> str:
     cases = _shown(result)
     names = list(dict.fromkeys(row["name"] for case in cases for row in case["contestants"]))
     if only is not None:
@@ -221,10 +257,7 @@ def _relative_table(result: Mapping[str, Any], only: Sequence[str] | None = None
 
     def cell(case: Mapping[str, Any], name: str) -> str:
         row = next((row for row in _timed(case) if row["name"] == name), None)
-        if row is None:
-            return NONE
-        own = name == case["baseline"]
-        return f"{duration(row['seconds']['median'])} = 1" if own else f"{row['ratio']['median']:.2f}"
+        return NONE if row is None else show(case, row)
 
     rows = [(name, *(cell(case, name) for case in cases)) for name in names]
     return _markdown(("", *(case["name"] for case in cases)), rows, left=1)
@@ -282,13 +315,14 @@ def _origin(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         e = result["environment"]
         where = (
-            f"{e['cpu']}, {e['threads']} threads, {e['isa']}; torch {e['torch']}, Python {e['python']}; "
-            f"fairtat {e['fairtat']}, {e['date']}"
+            f"{e['cpu']}, {e['threads']} thread{'s' * (e['threads'] != 1)}, {e['isa']}; torch {e['torch']}, "
+            f"Python {e['python']}; fairtat {e['fairtat']}, {e['date']}"
         )
         file = result_path(Path(), result["benchmark"], result["device"])
-        groups.setdefault(where, []).append(f"`{file}` at {e['commit']}")
+        clock = " in processor time" if result.get("processor_time") else ""
+        groups.setdefault(f"{clock} on {where}", []).append(f"`{file}` at {e['commit']}")
     return "\n".join(
-        f"Medians of interleaved rounds on {where} (benchmarks/results: {', '.join(files)})."
+        f"Medians of interleaved rounds{where} (benchmarks/results: {', '.join(files)})."
         for where, files in groups.items()
     )
 

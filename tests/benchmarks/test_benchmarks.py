@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fairtat.backends import OPS
 
-ALL = (*OPS, "attack", "compare_attacks", "engines", "training")  # those with cases for a CPU
+ALL = (*OPS, "attack", "compare_attacks", "engines", "scaling", "training")  # those with cases for a CPU
 ON_GPU = (*OPS, "attack", "training")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.

@@ -42,9 +42,16 @@ def results(tmp_path: Path) -> Path:
     ]
     case = {"name": "ResNet", "headline": True, "baseline": "bare model", "contestants": attacks}
     write_json(folder / "attack-cpu.json", {**shared, "benchmark": "attack", "cases": [case]})
+    wider = [{**row("bare model", "floor", 2.0, 1.0), "peak_bytes": 3 << 19}]
+    case = {"name": "MLP, L2", "headline": True, "baseline": "bare model", "contestants": wider}
+    about = {"benchmark": "compare_attacks", "question": "Wider?", "processor_time": True, "cases": [case]}
+    write_json(folder / "compare_attacks-cpu.json", {**shared, **about})
     engines = [row("fairtat, eager", "fairtat", 3.0, 1.0), row("fairtat, compiled", "fairtat", 2.7, 0.907)]
     case = {"name": "ResNet", "headline": True, "baseline": "fairtat, eager", "contestants": engines}
     write_json(folder / "engines-cpu.json", {**shared, "benchmark": "engines", "cases": [case]})
+    growth = [row(f"x{f}", "fairtat", 1e-3, f**0.5) for f in (1, 2, 16)]
+    case = {"name": "N", "headline": True, "baseline": "x1", "contestants": growth}
+    write_json(folder / "scaling-cpu.json", {**shared, "benchmark": "scaling", "question": "?", "cases": [case]})
     training = [row("Trainer, eager", "fairtat", 4.2, 1.04), row("sum of the parts, eager", "floor", 4.0, 1.0)]
     case = {"name": "digits", "headline": True, "baseline": "sum of the parts, eager", "contestants": training}
     write_json(folder / "training-cpu.json", {**shared, "benchmark": "training", "question": "?", "cases": [case]})
@@ -123,6 +130,10 @@ def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
     assert "Chip, 2 threads, avx2; torch 2.13, Python 3.11; fairtat 0.1.0, 2026-01-02" in text
     assert "`attack-cpu.json` at abc" in text
     assert cells(text, "fairtat, compiled") == ["0.91"]
+    assert "| bare model | 2.00 s = 1 |" in text
+    assert "| bare model | 1.5 |" in text
+    assert "in processor time on Chip" in text
+    assert cells(text, "N") == ["1.00 ms", "4.00", "0.50"]
 
 
 def test_the_costs_of_methods(results: Path) -> None:
@@ -193,6 +204,10 @@ def test_the_readme_has_a_case_of_each_op_and_the_engines(results: Path, tmp_pat
     for op in readme_table.OPS:
         assert cells(text, f"`{op}`") == ["(128, 3, 32, 32)", "47.0 us", "9.45x", "2.13x"]
     assert cells(text, "fairtat, compiled") == ["0.91"]
+    assert "| bare model | 2.00 s = 1 |" in text
+    assert "| bare model | 1.5 |" in text
+    assert "in processor time on Chip" in text
+    assert cells(text, "N") == ["1.00 ms", "4.00", "0.50"]
 
 
 @pytest.mark.parametrize(
