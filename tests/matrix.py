@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,11 +34,11 @@ assert not fairtat.backends.status()["triton"].available
 """
 
 
-def said(*command: object, **environment: str) -> str:
+def said(*command: object, cwd: Path = ROOT, **environment: str) -> str:
     """What a command prints; SystemExit with its last line where it fails."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [str(each) for each in command], cwd=ROOT, env=own | environment, text=True, capture_output=True, check=False
+        [str(each) for each in command], cwd=cwd, env=own | environment, text=True, capture_output=True, check=False
     )
     if done.returncode:
         raise SystemExit((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
@@ -54,9 +55,13 @@ def installed(python: str, torch: str, way: str, folder: Path, *, cuda: bool) ->
         said(python, "-m", "compileall", "-q", "-f", "fairtat", PYTHONPYCACHEPREFIX=str(folder))
         return "syntax only: PyTorch brings CUDA's packages"
     native, options = WAYS[way]
+    source = folder / "source"  # a copy: a build writes beside the files
+    for name in said("git", "ls-files").splitlines():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
     said(*pip, f"torch=={torch}", "setuptools>=77", "wheel", "cmake", "ninja", "pybind11")
     path = f"{own.parent}{os.pathsep}{os.environ['PATH']}"
-    said(*pip, "--no-build-isolation", *options, ".", FAIRTAT_NATIVE=native, FAIRTAT_CUDA="0", PATH=path)
+    said(*pip, "--no-build-isolation", *options, ".", cwd=source, FAIRTAT_NATIVE=native, FAIRTAT_CUDA="0", PATH=path)
     said(own, "-m", "pip", "check")
     said(own.parent / "fairtat", "--help")
     return f"attacks; import {said(own, '-I', '-c', SMOKE, native)}"
