@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Verify
+from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Unavailable, Verify
 from harness.equality import equal_to
 from harness.op import BASELINE, op_contestants
 from torch import Tensor
@@ -122,8 +122,11 @@ def vectorized(batch: Batch, *, bincount: bool = False, float_sums: bool = False
 
 
 def torchmetrics(batch: Batch) -> Counter:
-    metric = importlib.import_module("torchmetrics.classification").MulticlassConfusionMatrix(batch.classes)
-    metric = metric.to(batch.device)
+    try:
+        library = importlib.import_module("torchmetrics.classification")
+    except RuntimeError as error:  # a torchvision that was built for another PyTorch
+        raise Unavailable(f"torchmetrics does not load here: {error}") from error
+    metric = library.MulticlassConfusionMatrix(batch.classes).to(batch.device)
     return lambda: metric.update(batch.pred, batch.label), lambda: {"confusion": metric.confmat}
 
 
