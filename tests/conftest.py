@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ if find_spec("hypothesis") is not None:
     # `make fuzz`: 10,000 examples for each op, others in every run.
     settings.register_profile("fuzz", deadline=None, database=None, max_examples=2000, print_blob=True)
     settings.load_profile("fairtat")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What thousands of collected tests hold is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -33,7 +33,7 @@ def the_error(done: subprocess.CompletedProcess[str]) -> str:
     "an image with a NaN",
     "refused before anything is written, in one line that names the file",
 )
-@pytest.mark.parametrize("value", [np.nan, np.inf, 7.0])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow), 7.0])
 def test_a_nan_among_the_images(tiny: Tiny, tmp_path: Path, value: float) -> None:
     images = np.random.default_rng(0).random((60, 1, 8, 8), dtype=np.float32)
     images[41, 0, 3, 3] = value
@@ -48,7 +48,7 @@ def test_a_nan_among_the_images(tiny: Tiny, tmp_path: Path, value: float) -> Non
     "a loss that explodes",
     "training stops with one line that names the epoch and what to lower; the last good epoch stays",
 )
-@pytest.mark.parametrize("targets", ["none", "cfps"])
+@pytest.mark.parametrize("targets", [pytest.param("none", marks=pytest.mark.slow), "cfps"])
 def test_a_loss_that_explodes(tiny: Tiny, tmp_path: Path, targets: str) -> None:
     config = tiny(epochs=6, optim={"lr": 1e25}, fairness={"targets": targets})
     error = the_error(train(config, tmp_path))

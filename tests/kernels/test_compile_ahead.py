@@ -58,6 +58,7 @@ def reports(script: Script) -> dict[str, dict[str, Any]]:
     return {report["call"]: report for report in found}
 
 
+@pytest.mark.slow
 def test_the_linf_step_is_exact_and_moves_whole_vectors(reports: dict[str, dict[str, Any]]) -> None:
     steps = [report for call, report in reports.items() if call != FUSED]
     assert len(steps) == len(reports) - 1
@@ -71,6 +72,7 @@ def test_the_linf_step_is_exact_and_moves_whole_vectors(reports: dict[str, dict[
         assert report["shared"] == 0, report  # no exchange between threads
 
 
+@pytest.mark.slow
 def test_contraction_would_change_the_arithmetic(reports: dict[str, dict[str, Any]]) -> None:
     # Shows that the other tests would see it: without the option, eps * u + x is one fused operation.
     assert reports[FUSED]["fused"] > 0

@@ -12,7 +12,7 @@ from fairtat.backends import OPS
 
 Script = Callable[..., list[dict[str, Any]]]
 
-LONG = ("pgd_init", "logit_loss")  # under the interpreter
+LONG = ("pgd_init", "pgd_step", "logit_loss")  # under the interpreter
 
 
 Outcomes = list[dict[str, Any]]
