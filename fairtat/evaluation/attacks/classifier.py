@@ -68,7 +68,7 @@ class Classifier:
         return _of_attack(result, y)
 
     def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
-        """What an attack finds that leaves fooled images alone; where it finds nothing, the image itself, but of mt."""
+        """What a pooled attack finds. Where it finds nothing: the image itself, or of mt the point with the best margin."""
         return pooled_result(
             self.model,
             x,
