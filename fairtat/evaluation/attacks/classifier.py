@@ -68,7 +68,7 @@ class Classifier:
         return _of_attack(result, y)
 
     def fooled(self, x: Tensor, y: Tensor, ids: Tensor, settings: AttackSettings) -> AttackResult:
-        """What a pooled attack finds. Where it finds nothing: the image itself, or of mt the point with the best margin."""
+        """What a pooled attack finds. Where it finds nothing: the image itself, or of mt its best point."""
         return pooled_result(
             self.model,
             x,
