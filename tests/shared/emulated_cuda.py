@@ -56,11 +56,13 @@ def build(folder: Path, *, record: bool = False) -> ModuleType:
         assert result.returncode == 0, result.stderr
     library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(["g++", "-shared", "-o", str(library), *map(str, objects)], check=True)
-    spec = importlib.util.spec_from_file_location("_C", library)
+    # pybind11 keeps one module of each full name: the folder's name tells two builds in a process apart.
+    spec = importlib.util.spec_from_file_location(f"{folder.name}._C", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    assert module.__file__ == str(library)
     return module
 
 
