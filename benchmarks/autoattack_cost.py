@@ -3,7 +3,8 @@
     AUTOATTACK=CLONE python benchmarks/autoattack_cost.py [CASE...] --verified verified.npz --json RESULT.json
 
 CLONE is a clone of github.com/fra31/auto-attack; without one, or without pyautoattack, that contestant is left out. All
-attack the same images in one process and with one thread, and take turns. The first turn, which compiles, is not timed:
+attack the same images in one process and with one thread, and take turns. A case may be cut short: then everyone makes
+that share of the steps and queries. The first turn, which compiles, is not timed:
 it shows that an image that counts as fooled is misclassified by the model in float32 and inside the ball, and that no
 contestant leaves more images than the first one and a band of 2% of them, or one image. Times are the process's own,
 which other programs do not lengthen.
@@ -19,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 import fairtat
 from fairtat import models
+from fairtat.attacks.autoattack.suite import STAGES
 from fairtat.data import ImageData, load_splits
 
 Attack = Callable[["Case"], Tensor]
@@ -50,6 +52,7 @@ class Case:
     x: Tensor  # (N, C, H, W)
     y: Tensor  # (N,)
     eps: float
+    share: float  # of the steps and queries of the standard version
 
     def robust(self, x_adv: Tensor) -> Tensor:
         """(N,) bool: still right, in float32; all points must be in the ball."""
@@ -59,7 +62,7 @@ class Case:
         return right
 
 
-def digits(n: int, eps: float, file: Path | None) -> Case:
+def digits(n: int, eps: float, share: float, file: Path | None) -> Case:
     """A small CNN after 15 epochs of adversarial training on scikit-learn's digits."""
     splits = load_splits("digits")
     parts = (cast(ImageData, part) for part in (splits.train, splits.test))
@@ -73,33 +76,45 @@ def digits(n: int, eps: float, file: Path | None) -> Case:
             optimizer.zero_grad()
             F.cross_entropy(model(x_adv), y[rows]).backward()
             optimizer.step()
-    return Case(model.eval(), images[:n], labels[:n], eps)
+    return Case(model.eval(), images[:n], labels[:n], eps, share)
 
 
-def resnet(n: int, eps: float, file: Path | None) -> Case:
+def resnet(n: int, eps: float, share: float, file: Path | None) -> Case:
     """A robust network of others, on images of which most are proved robust at half of this radius."""
     if file is None:
         raise Unavailable("--verified names no file of make_verified.py")
     given = verified.load(file, "cifar_resnet_2b")
-    return Case(given.model, given.x[:n], given.y[:n], eps)
+    return Case(given.model, given.x[:n], given.y[:n], eps, share)
 
 
-def preact(n: int, eps: float, file: Path | None) -> Case:
+def preact(n: int, eps: float, share: float, file: Path | None) -> Case:
     """A network that has seen its images 20 times; its own predictions are the labels."""
     work = Workload(Settings(), "preact_resnet18", (n, 3, 32, 32), rate=5e-4)
-    return Case(work.model, work.x, work.logits(work.x).argmax(1), eps)
+    return Case(work.model, work.x, work.logits(work.x).argmax(1), eps, share)
 
 
 CASES: dict[str, Callable[[Path | None], Case]] = {
-    "digits CNN, 48x1x8x8": partial(digits, 48, 0.15),
-    "cifar_resnet_2b, 24x3x32x32": partial(resnet, 24, 4 / 255),
-    "PreActResNet-18, 8x3x32x32": partial(preact, 8, 8 / 255),
+    "digits CNN, 48x1x8x8": partial(digits, 48, 0.15, 1.0),
+    "cifar_resnet_2b, 24x3x32x32": partial(resnet, 24, 4 / 255, 1.0),
+    "PreActResNet-18, 8x3x32x32, 5% of the steps": partial(preact, 8, 0.5 / 255, 0.05),
 }
 
 
 def ours(case: Case, **options: Any) -> Tensor:
+    stages = [(name, _shortened(stage, case.share)) for name, stage in STAGES["standard"].items()]
+    options |= {"version": "custom", "attacks": stages, "chunk_size": len(case.x)}
     with no_fallback():
-        return fairtat.autoattack(case.model, case.x, case.y, eps=case.eps, chunk_size=len(case.x), **options)[0]
+        return fairtat.autoattack(case.model, case.x, case.y, eps=case.eps, **options)[0]
+
+
+def _shortened(attack: Any, share: float) -> Any:
+    """An attack of any package with a share of its steps or queries: ours as another object, theirs in place."""
+    number = "n_queries" if hasattr(attack, "n_queries") else "n_iter"
+    changed = {number: round(share * getattr(attack, number))}
+    if is_dataclass(attack):
+        return replace(cast(Any, attack), **changed)
+    vars(attack).update(changed)
+    return attack
 
 
 def theirs(case: Case, package: str, **options: Any) -> Tensor:
@@ -115,6 +130,8 @@ def theirs(case: Case, package: str, **options: Any) -> Tensor:
     except ModuleNotFoundError as error:
         raise Unavailable(f"not installed: {error.name}") from error
     attack.verbose = False
+    for each in (attack.apgd, attack.apgd_targeted, attack.fab, attack.square):
+        _shortened(each, case.share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = attack.run_standard_evaluation(case.x, case.y)  # in batches of 250

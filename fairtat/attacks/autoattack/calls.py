@@ -110,8 +110,8 @@ def apgd(
         amp: torch.bfloat16 or torch.float16 around the model while it searches.
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
-        engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two keep the batch at
-            as many eighths of ``chunk_size`` as the images fill (a half or a fourth of that at the end), so that few
+        engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two pad the
+            batch to a number that has three bits after the first, and halve it twice as images leave, so that few
             programs serve.
         chunk_size: Images in one pass of the model; default all.
 

@@ -7,7 +7,8 @@ on the plane ``f(x_k) + <grad f(x_k), z - x_k> = 0``, which gives d_k and d::
     x_k+1  = clip((1 - alpha) (x_k + eta d_k) + alpha (x + eta d))
 
 A point on the other side is remembered if it is the nearest so far, and the next step starts from
-``x + beta (x_k+1 - x)``. Such a point costs a pass of its own here; any other one is judged and left in one pass.
+``x + beta (x_k+1 - x)``. A step is a forward and a backward pass at x_k and a forward pass at x_k+1, as in the authors'
+code: most points are on the other side (65% to 75% of those of two robust networks), and need no gradient.
 """
 
 from __future__ import annotations
@@ -45,9 +46,6 @@ class Rates(NamedTuple):
 class FABSamples(PausedSamples):
     x_found: Tensor  # (N, ...) the nearest adversarial point
     distance: Tensor  # (N,) how far it is from the image
-    iteration: Tensor  # (N,) int64: projections made
-    fresh: Tensor  # (N,) bool: this point comes from a projection and has not been judged
-    over: Tensor  # (N,) bool: the last one has been
 
 
 class LogitDifference(Resumable):
@@ -106,19 +104,15 @@ class FABSteps(TowardsNearest):
         return rest
 
     def move(self, samples: Any, grad: Tensor) -> Tensor:
-        s, arena = samples, self.arena
-        last = s.iteration >= self.n_iter
-        hit = s.fresh & s.wrong & ~s.over
-        away = lengths(s.x_adv - s.x, arena.norm)
+        s, norm = samples, self.arena.norm
+        s.x_adv.copy_(self._projected(s, grad))
+        hit = self.at_goal(self.logits_at(s), s) & (s.step < self.n_iter)
+        away = lengths(s.x_adv - s.x, norm)
         nearer = hit & (away < s.distance)
         s.x_found.copy_(choose(nearer, s.x_adv, s.x_found))
         s.distance.copy_(torch.where(nearer, away, s.distance))
         s.found |= nearer & (away <= s.eps)
-        s.over |= last
-        s.iteration += ~(hit | last)
-        s.fresh.copy_(~hit)
-        back = s.x + self.rates.beta * (s.x_adv - s.x)
-        return choose(hit, back, self._projected(s, grad))
+        return choose(hit, s.x + self.rates.beta * (s.x_adv - s.x), s.x_adv)
 
     def _projected(self, s: Any, grad: Tensor) -> Tensor:
         arena, (alpha_max, eta, _) = self.arena, self.rates
@@ -163,8 +157,4 @@ def start(arena: Arena, rows: Tensor, goal: Tensor, stream: int, *, at_random: b
         noise = noise / per_image(lengths(noise, arena.norm).clamp_min(1e-30), x)
         x_adv = (x + per_image(eps / 2, x) * noise).clamp(arena.lo, arena.hi)
     columns = before_looking(arena, rows, goal, x_adv)
-    no = columns["found"]
-    return {
-        **columns, "x_found": x_adv.clone(), "distance": torch.full_like(eps, torch.inf),
-        "iteration": columns["step"].clone(), "fresh": no.clone(), "over": no.clone(),
-    }  # fmt: skip
+    return {**columns, "x_found": x_adv.clone(), "distance": torch.full_like(eps, torch.inf)}

@@ -18,7 +18,7 @@ from fairtat.attacks.autoattack.resumable import Columns, Resumable, lengths
 from fairtat.engines.samples import empty_rows, take
 
 SHRINK = 2  # a compiled batch shrinks by this factor, twice at most: as many sizes as an engine keeps
-PARTS = 8  # it begins with so many of these parts of chunk_size as its samples need
+PARTS = 8  # it begins with as many samples as there are, rounded up by less than one part in so many
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def fitted(arena: Arena, outcome: Outcome) -> Arena:
     """
     if arena.engine == "eager":
         return arena
-    part = -(-arena.chunk_size // PARTS)
-    needed = -(-len(outcome.left()) // part) * part
-    return replace(arena, chunk_size=max(part, min(arena.chunk_size, needed)))
+    needed = max(len(outcome.left()), 1)
+    part = max(2 ** (needed.bit_length() - 1) // PARTS, 1)
+    return replace(arena, chunk_size=min(arena.chunk_size, -(-needed // part) * part))
 
 
 def run(arena: Arena, work: Run, outcome: Outcome) -> None:

@@ -113,10 +113,19 @@ class Resumable(Steps[PausedSamples]):
         z = logits.detach()
         z = z.float() if z.dtype == torch.float16 else z
         loss, gradient = self.losses(z, samples)
-        pred = z.argmax(1)
         samples.loss.copy_(loss)
-        samples.wrong.copy_(pred == samples.goal if self.arena.target is not None else pred != samples.y)
+        samples.wrong.copy_(self.at_goal(z, samples))
         return gradient
+
+    def at_goal(self, logits: Tensor, samples: PausedSamples) -> Tensor:
+        """(N,) bool."""
+        pred = logits.argmax(1)
+        return pred == samples.goal if self.arena.target is not None else pred != samples.y
+
+    def logits_at(self, samples: PausedSamples) -> Tensor:
+        """Logits (N, C) of the points where the samples are now: a forward pass, for a step that wants one more."""
+        self._write_input(samples)
+        return self.network(samples.model_input)
 
     def check_classes(self, classes: int) -> None:
         """The arena has checked them."""

@@ -121,7 +121,6 @@ class FAB:
             yield from fewer_targets(self.n_target_classes, classes)
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
-        looks = 2 * self.n_iter + 1
         nearest = not self.targeted and arena.target is None
         for k, goal in goals(arena, self.targeted, self.n_target_classes):
             for restart in range(self.n_restarts):
@@ -131,7 +130,7 @@ class FAB:
                     return fab_steps.start(arena, rows, goal[rows], stream, at_random=restart > 0)
 
                 steps = partial(fab_steps.FABSteps, arena, n_iter=self.n_iter, rates=self.rates, nearest_class=nearest)
-                work = Run(start, steps, steps_per_round(looks, 5, 10), looks, "x_found", over)
+                work = Run(start, steps, steps_per_round(self.n_iter, 5, 10), self.n_iter, "x_found")
                 run(arena, work, outcome)
 
 

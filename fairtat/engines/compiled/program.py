@@ -104,14 +104,14 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
         state = dict(zip([*parameters, *buffers], values[len(inputs) :], strict=True))
 
         def call(images: Tensor) -> Any:
-            return torch.func.functional_call(model, state, (images,))
+            # The clone is the model's to write to; a compiler takes it away where nothing does.
+            return torch.func.functional_call(model, state, (images.clone(memory_format=memory_format),))
 
-        # The clone below is the model's to write to; a compiler takes it away where nothing does.
         network = steps.network.calling(call)
         here = steps.rebound(network, traced.get("mean"), traced.get("std"), traceable=True)
         now = samples.with_tensors({name: traced[name] for name in given})
         leaf = now.model_input.detach().requires_grad_()
-        logits = network(leaf.clone(memory_format=memory_format))
+        logits = network(leaf)
         classes = logits.shape[1]
         grad = here.input_gradient(logits, here.logit_gradient(logits, now), leaf)
         first = probe(logits, grad)
