@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ def observe(name: str, class_names: Sequence[str], console: Console | None = Non
         def say(standing: Standing) -> None:
             console.print(_line(name, standing, short), soft_wrap=True, markup=False)
 
-        yield _every(LINE_SECONDS, say)
+        with _repeated(LINE_SECONDS, say) as told:
+            yield told
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     figures = TextColumn("{task.fields[figures]}", markup=False)
@@ -65,6 +67,33 @@ def _every(seconds: float, tell: Watch, *, at_once: bool = False) -> Watch:
             tell(standing)
 
     return told
+
+
+@contextmanager
+def _repeated(seconds: float, tell: Watch) -> Iterator[Watch]:
+    """`_every`, and what was said last once more after as many seconds: a batch may take longer than that."""
+    lock, over = threading.Lock(), threading.Event()
+    now_and_then, latest = _every(seconds, tell), None
+
+    def told(standing: Standing) -> None:
+        nonlocal latest
+        with lock:
+            latest = standing
+            now_and_then(standing)
+
+    def repeat() -> None:
+        while not over.wait(seconds):
+            with lock:
+                if latest is not None:
+                    now_and_then(latest)
+
+    repeating = threading.Thread(target=repeat, name="fairtat-progress", daemon=True)
+    repeating.start()
+    try:
+        yield told
+    finally:
+        over.set()
+        repeating.join()
 
 
 def _line(name: str, standing: Standing, class_names: Sequence[str]) -> str:

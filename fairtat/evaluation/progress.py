@@ -70,12 +70,13 @@ def passes(settings: AttackSettings, classes: int) -> float:
     """
     kind = ATTACKS[settings.attack]
     steps = max(1, settings.steps) * settings.restarts
+    judged = settings.attack in ("fab", "fab-t")  # by another pass, where a step ends
     if settings.attack in ("fab", "deepfool"):  # a pass back for each class
         looked_at = classes if settings.attack == "fab" else min(CANDIDATES, classes)
-        return steps * (1 + (BACKWARD - 1) * (looked_at - 1))
+        return steps * (1 + judged + (BACKWARD - 1) * (looked_at - 1))
     if settings.attack == "cw-l2":
         steps *= SEARCHES
-    per_step = float(BACKWARD if kind.gradient else 1)
+    per_step = float((BACKWARD if kind.gradient else 1) + judged)
     if kind.targets:
         return steps * per_step * min(TARGETS, classes - 1)
     return steps * per_step

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -48,6 +50,18 @@ def test_without_a_terminal_there_is_a_line_a_minute(clock: Clock) -> None:
         "worst so far 12.5% (truck), 25.0% (dog), 50.0% (cat [red])"
         for done in (600, 1200, 1800)
     ]
+
+
+def test_a_batch_that_takes_long_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_progress, "LINE_SECONDS", 0.01)
+    console = plain()
+    with observe("runs/at", NAMES, console) as watch:
+        watch(Standing("cw-l2@0.5", 0, 256, None, lambda: None))  # and no more
+        give_up = time.monotonic() + 60
+        while text_of(console).count("\n") < 2 and time.monotonic() < give_up:
+            time.sleep(0.01)
+    assert text_of(console).startswith("runs/at: cw-l2@0.5: 0 of 256\n" * 2)
+    assert "fairtat-progress" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_is_not_known_is_left_out(clock: Clock) -> None:

@@ -71,6 +71,7 @@ def fitted(arena: Arena, outcome: Outcome) -> Arena:
 def run(arena: Arena, work: Run, outcome: Outcome) -> None:
     """Attack the samples of ``outcome`` that are left, and add what is found to it."""
     waiting = outcome.left()
+    waiting = waiting[arena.eps[waiting] > 0]  # a ball of radius 0 holds the image alone
     live = waiting[:0]
     columns: Columns = {}
     while len(waiting) or len(live):

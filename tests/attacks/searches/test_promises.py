@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairtat.attacks import cw_l2, deepfool, fab, multi_targeted_pgd
+from fairtat.attacks import apgd, cw_l2, deepfool, fab, multi_targeted_pgd, square
 from fairtat.attacks.autoattack.arena import Arena
 
 ATTACKS = {
@@ -37,6 +37,21 @@ def test_a_sample_does_not_depend_on_its_batch(trained, name):
     assert expected.reached[4]
     assert 0 <= expected.x_adv.min() <= expected.x_adv.max() <= 1
     assert (expected.x_adv != x).flatten(1).any(1).sum() > 10
+
+
+@pytest.mark.parametrize("attack", [apgd, cw_l2, deepfool, fab, multi_targeted_pgd, square])
+def test_an_image_that_may_not_change_takes_no_step(trained, attack):
+    model, x, y = trained
+    with torch.no_grad():
+        right = model(x).argmax(1) == y
+    x, y = x[right][:6], y[right][:6]
+    eps = torch.tensor([0.0, 0.5] * 3)
+    steps = {"n_queries": 20} if attack is square else {"n_iter": 20}
+    result = attack(model, x, y, eps=eps, return_info=True, **steps)
+    assert (result.steps[::2] == 0).all()
+    assert (result.steps[1::2] > 0).all()
+    assert torch.equal(result.x_adv[::2], x[::2])
+    assert not result.reached[::2].any()
 
 
 @pytest.mark.parametrize("name", ATTACKS)
