@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import autoattack_cost
 import pytest
@@ -24,7 +27,7 @@ def case() -> Case:
     model[1].bias.copy_(torch.tensor([-0.5, 0.0]))
     x = torch.full((40, 1, 2, 2), 0.5)
     x[:, 0, 0, 0] = torch.where(torch.arange(40) < 10, 0.55, 0.8)
-    return Case(model, x, torch.zeros(40, dtype=torch.long), EPS)
+    return Case(model, x, torch.zeros(40, dtype=torch.long), EPS, 0.05)
 
 
 def down(case: Case, step: float = EPS, spare: int = 0) -> Tensor:
@@ -76,6 +79,30 @@ def test_a_point_outside_the_ball_is_an_error(case, monkeypatch) -> None:
     contestants(monkeypatch, far=lambda case: down(case, 0.3))
     with pytest.raises(Mismatch, match="leaves the ball"):
         autoattack_cost.measured(case, 1)
+
+
+def test_everyone_makes_the_same_share_of_the_steps(case, monkeypatch) -> None:
+    asked = {}
+
+    def ours(*_: object, attacks: list[tuple[str, Any]], **__: object) -> tuple[Tensor]:
+        asked.update({name: getattr(stage, "n_iter", None) or stage.n_queries for name, stage in attacks})
+        return (case.x,)
+
+    class AutoAttack:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.apgd, self.apgd_targeted, self.fab = (SimpleNamespace(n_iter=100) for _ in range(3))
+            self.square = SimpleNamespace(n_queries=5000)
+
+        def run_standard_evaluation(self, x: Tensor, y: Tensor) -> Tensor:
+            numbers = (self.apgd.n_iter, self.apgd_targeted.n_iter, self.fab.n_iter, self.square.n_queries)
+            assert dict(zip(asked, numbers, strict=True)) == asked
+            return x
+
+    monkeypatch.setattr(autoattack_cost.fairtat, "autoattack", ours)
+    monkeypatch.setitem(sys.modules, "peer", SimpleNamespace(AutoAttack=AutoAttack))
+    autoattack_cost.ours(case)
+    assert asked == {"apgd-ce": 5, "apgd-t": 5, "fab-t": 5, "square": 250}
+    assert autoattack_cost.theirs(case, "peer") is case.x
 
 
 def test_without_a_clone_the_original_is_left_out(case, monkeypatch) -> None:

@@ -6,8 +6,10 @@ that helps, both norms are one equation in one number, whose left side is piecew
     sum_i a_i min(t, r_i) = |c|        Linf: a = |w|,   r = gap,       |d_i| = min(t, r_i)
                                        L2:   a = w**2,  r = gap / |w|, |d_i| = |w_i| min(t, r_i)
 
-Sorted by r, it is solved between the two kinks that enclose ``|c|``. Where even the corner of the box does not reach
-the plane, d goes to that corner.
+It is solved by Newton's method from t = 0, which never passes the root, since the slope falls at every kink. Where even
+the corner of the box does not reach the plane, d goes to that corner. Close to the corner t may end below the root, d
+short of the plane by less than 0.1% of ``|c|`` for normals of Gaussian or Cauchy pixels. Sorting by r would be exact,
+and takes longer than a small network.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairtat.engines.realized import realized
+
 _FAR = 1e12  # stands for infinitely far, where a product with 0 has to be 0
+_NEWTON_STEPS = 12
 
 
 def project_on_plane(p: Tensor, w: Tensor, c: Tensor, norm: str, lo: float, hi: float) -> Tensor:
@@ -30,24 +35,17 @@ def project_on_plane(p: Tensor, w: Tensor, c: Tensor, norm: str, lo: float, hi: 
         a, r = size, gap
     else:
         a, r = size.square(), torch.where(size > 0, gap / size, 0.0).clamp_max(_FAR)
-    r = torch.where(size > 0, r, 0.0)
+    a, r = realized(a), realized(r)  # which every step reads
     moved = torch.minimum(_solve(a, r, c.abs())[:, None], r)
     return direction * (moved if norm == "linf" else moved * size)
 
 
 def _solve(a: Tensor, r: Tensor, need: Tensor) -> Tensor:
     """(N,) the t at which ``sum_i a_i min(t, r_i)`` is ``need``; infinite where it never is."""
-    kinks, order = r.sort(1)
-    weights = a.gather(1, order)
-    below = torch.cumsum(weights * kinks, 1)
-    slopes = weights.flip(1).cumsum(1).flip(1)  # from each kink on: its own weight is in the slope before it
-    after = torch.nn.functional.pad(slopes[:, 1:], (0, 1))
-    reached = below + kinks * after  # the sum at each kink
-    k = (reached < need[:, None]).sum(1, keepdim=True)
-    base = torch.nn.functional.pad(below, (1, 0)).gather(1, k)[:, 0]
-    slope = torch.nn.functional.pad(slopes, (0, 1)).gather(1, k)[:, 0]
-    t = torch.where(slope > 0, (need - base).clamp_min(0.0) / torch.where(slope > 0, slope, 1.0), torch.inf)
-    # Running sums round; one step of Newton's method with sums over all pixels takes that out again.
-    exact = torch.where(r > t[:, None], a, 0.0).sum(1)
-    gap = need - (a * torch.minimum(t[:, None], r)).sum(1)
-    return torch.where((exact > 0) & t.isfinite(), (t + gap / torch.where(exact > 0, exact, 1.0)).clamp_min(0.0), t)
+    t = torch.zeros_like(need)
+    for _ in range(_NEWTON_STEPS):
+        moved = torch.minimum(t[:, None], r)
+        slope = torch.linalg.vecdot(a, (r - moved).sign())  # of the pixels with r > t; faster than by flags
+        gap = (need - torch.linalg.vecdot(a, moved)).clamp_min(0.0)
+        t = t + torch.where(slope > 0, gap / torch.where(slope > 0, slope, 1.0), 0.0)
+    return torch.where(torch.linalg.vecdot(a, r) < need, torch.inf, t)

@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.engines.model.network import Network
+from fairtat.engines.realized import realized
 from fairtat.engines.samples import Samples, Score, Span, copy_rows, count, empty_rows, gather
 from fairtat.engines.steps import Steps
 
@@ -126,6 +127,10 @@ class Resumable(Steps[PausedSamples]):
         """Logits (N, C) of the points where the samples are now: a forward pass, for a step that wants one more."""
         self._write_input(samples)
         return self.network(samples.model_input)
+
+    def input_gradient(self, logits: Tensor, dlogits: Tensor, leaf: Tensor) -> Tensor:
+        """In memory: the moves read it often, and the last layer's gradient may be costly to index."""
+        return realized(super().input_gradient(logits, dlogits, leaf))
 
     def check_classes(self, classes: int) -> None:
         """The arena has checked them."""

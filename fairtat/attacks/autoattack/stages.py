@@ -13,7 +13,7 @@ from torch import Tensor
 from fairtat.attacks.autoattack import apgd_steps, fab_steps, square_steps
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.pool import Outcome, Run, run, steps_per_round
-from fairtat.attacks.autoattack.resumable import Columns, over
+from fairtat.attacks.autoattack.resumable import Columns
 from fairtat.checks import check_choice, check_count, real
 
 LOSSES = ("ce", "dlr", "dlr-targeted", "margin", "margin-targeted")

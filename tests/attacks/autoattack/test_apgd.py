@@ -213,7 +213,7 @@ def test_a_sample_does_not_depend_on_its_batch(trained, options):
 
 def test_a_radius_per_sample_and_a_restart_only_for_the_rest(trained):
     model, x, y = trained
-    eps = torch.linspace(0.0, 0.2, len(x))
+    eps = torch.linspace(1e-6, 0.2, len(x))
     one = apgd(model, x, y, eps=eps, n_iter=10, return_info=True)
     three = apgd(model, x, y, eps=eps, n_iter=10, n_restarts=3, return_info=True)
     assert ((one.x_adv - x).flatten(1).abs().amax(1) <= eps + 2**-24).all()

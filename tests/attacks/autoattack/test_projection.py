@@ -85,6 +85,20 @@ def test_it_is_the_shortest_way_to_the_plane(norm, d):
     assert outcomes == {True, False}
 
 
+@pytest.mark.parametrize(("share", "error"), [(0.01, 1e-9), (0.5, 1e-9), (0.95, 1e-3), (0.9999, 1e-3)])
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_cauchy"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_ends_on_the_plane_or_close_to_the_corner_a_little_short(norm, draw, share, error):
+    rng = np.random.default_rng(0)
+    p, w = rng.random((100, 3072)), getattr(rng, draw)((100, 3072))
+    p[rng.random(p.shape) < 0.3] = LO
+    far = np.where(w > 0, w * (HI - p), w * (LO - p)).sum(1)
+    found = project_on_plane(*map(torch.from_numpy, (p, w, share * far)), norm, LO, HI).numpy()
+    reached = (w * found).sum(1) / (share * far)
+    assert (1 - reached <= error).all()
+    assert (reached <= 1 + 1e-12).all()
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_float32_of_an_image_rounds_little(norm):
     p, w, c = cases(20, 3072, seed=1)
