@@ -154,6 +154,18 @@ def render_methods(results: Path) -> str:
     )
 
 
+def render_autoattack(results: Path) -> str:
+    """What AutoAttack's standard version costs beside the authors' code, and how many images each contestant leaves."""
+    how = f"python benchmarks/autoattack_cost.py --json {result_path(results, 'autoattack')}"
+    result = _load(results, "autoattack", how=how)
+
+    def left(case: Mapping[str, Any], row: Row) -> str:
+        return str(row["left"])
+
+    parts = (_relative_table(result), "Images that no attack fooled:", _cases_table(result, left), _origin([result]))
+    return "\n\n".join(parts)
+
+
 def _costs(networks: Mapping[str, Any], key: str) -> list[Any]:
     """One entry of each network's costs."""
     return [cost[key] for cost in networks.values()]
@@ -162,6 +174,7 @@ def _costs(networks: Mapping[str, Any], key: str) -> list[Any]:
 # Page -> the blocks that stand between markers on it.
 PAGES = {
     "docs/fairness.md": {"methods": render_methods},
+    "docs/attacks.md": {"autoattack": render_autoattack},
     "README.md": {"ops": render_ops, "engines": render_engines},
     "docs/performance.md": {"benchmarks": render, "gpu": render_gpu},
 }

@@ -66,6 +66,13 @@ def results(tmp_path: Path) -> Path:
         }
         for network, slower in (("CNN", 1.25), ("ResNet", 1.75))
     }
+    suite = [
+        {**row("the original", "published", 16.0, 1.0), "left": 35},
+        {"name": "pyautoattack", "role": "peer", "missing": "not installed: pyautoattack"},
+        {**row("fairtat, compiled", "fairtat", 8.0, 0.512), "left": 34},
+    ]
+    case = {"name": "CNN", "headline": True, "baseline": "the original", "contestants": suite}
+    write_json(folder / "autoattack-cpu.json", {**shared, "benchmark": "autoattack", "cases": [case]})
     write_json(folder / "method_cost-cpu.json", {**shared, "benchmark": "method_cost", "networks": networks})
     return folder
 
@@ -134,6 +141,15 @@ def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
     assert "| bare model | 1.5 |" in text
     assert "in processor time on Chip" in text
     assert cells(text, "N") == ["1.00 ms", "4.00", "0.50"]
+
+
+def test_the_cost_of_autoattack_beside_what_it_leaves(results: Path) -> None:
+    times, left = readme_table.render_autoattack(results).split("Images that no attack fooled:")
+    assert "| the original | 16.0 s = 1 |" in times
+    assert "| pyautoattack | - |" in times
+    assert "| fairtat, compiled | 0.51 |" in times
+    assert "| fairtat, compiled | 34 |" in left
+    assert "`autoattack-cpu.json` at abc" in left
 
 
 def test_the_costs_of_methods(results: Path) -> None:
