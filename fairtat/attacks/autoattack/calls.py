@@ -111,8 +111,7 @@ def apgd(
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
         engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two pad the
-            batch to a number that has three bits after the first, and halve it twice as images leave, so that few
-            programs serve.
+            batch by less than an eighth, and halve it twice as images leave, so that few programs serve.
         chunk_size: Images in one pass of the model; default all.
 
     Returns:

@@ -119,7 +119,7 @@ class Resumable(Steps[PausedSamples]):
         return gradient
 
     def at_goal(self, logits: Tensor, samples: PausedSamples) -> Tensor:
-        """(N,) bool."""
+        """(N,) bool: these logits are of the class to reach, or of any other than the label."""
         pred = logits.argmax(1)
         return pred == samples.goal if self.arena.target is not None else pred != samples.y
 
