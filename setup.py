@@ -108,6 +108,9 @@ class CMakeBuild(build_ext):
             architectures = cuda_architectures()
             if architectures:
                 options["CMAKE_CUDA_ARCHITECTURES"] = architectures
+        ninja = shutil.which("ninja")
+        if ninja:  # of an isolated build before this one CMake would remember a program that is gone
+            options["CMAKE_MAKE_PROGRAM"] = ninja
         flags = [f"-D{name}={value}" for name, value in options.items()]
         subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *flags], check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
