@@ -12,6 +12,8 @@ torch.library.register_fake("fairtat_engines::realized", torch.clone, lib=_LIBRA
 
 
 def realized(t: Tensor) -> Tensor:
-    """A copy, which in a compiled program is memory; for an expression that many loops read."""
+    """The tensor; in a compiled program a copy in memory, for an expression that many loops read."""
+    if type(t) is Tensor:  # not traced, so it is in memory already
+        return t
     copy: Tensor = torch.ops.fairtat_engines.realized(t)
     return copy
