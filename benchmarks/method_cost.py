@@ -26,9 +26,9 @@ from harness.records import FORMAT, describe, write_json
 
 from fairtat import models
 from fairtat.data import Splits, batches, load_splits
+from fairtat.engines.operations import OperationCount
 from fairtat.fairness import worst_class_weight
 from fairtat.training import Trainer, from_dict
-from fairtat.training.engine import OperationCount
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "small CNN": {"name": "digits_cnn", "options": {}},

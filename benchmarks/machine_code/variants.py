@@ -48,9 +48,13 @@ def _cross_entropy(label: str, dtype: str, vectors: int, moved: float) -> Varian
     return Variant(f"logit_loss ce, {label}", name, accesses, CLASSES / 32, moved, total=ROWS * CLASSES, goal=0.85)
 
 
-def _init(label: str, init: int) -> Variant:
-    kernel = f"pgd_init::linf_vector_kernel<Init({init})>"
-    return Variant(f"pgd_init Linf {label}, contiguous", kernel, {"LDG.128": 1, "STG.128": 1}, 4, 8, goal=0.95)
+def _init(
+    label: str, init: int, *, model_input: str = "NoInput", planes: int = 1, moved: float = 8, **accesses: int
+) -> Variant:
+    kernel = f"pgd_init::linf_vector_kernel<Init({init}), float, {model_input}, {planes}>"
+    others = {kind.replace("_", "."): count for kind, count in accesses.items()}
+    given = {"LDG.128": planes, "STG.128": planes, **others}
+    return Variant(f"pgd_init Linf {label}", kernel, given, 4 * planes, moved, goal=0.95)
 
 
 FP32_LOADS = {"LDG.128": 3}
@@ -72,6 +76,8 @@ CUDA = (
     _step_l2("float32 gradient", "float", {"LDG.128": 9, "STG.128": 3}, 16),
     _step_l2("bfloat16 gradient", "BFloat16", {"LDG.128": 6, "LDG.64": 3, "STG.128": 3}, 14),
     _init("uniform", 0),
+    _init("uniform, channels_last", 0, planes=3),
+    _init("uniform, and normalized bfloat16 input", 0, model_input="BFloat16", moved=10, LDS_128=1, STG_64=1),
     _init("normal", 1),
     _cross_entropy("float32", "float", 8, 8),
     _cross_entropy("bfloat16", "BFloat16", 4, 4),
@@ -91,6 +97,6 @@ TRITON = (
         "and normalized bfloat16 input", "bfloat16 everything", {**BF16_LOADS, "STG.128": 1, "STG.64": 1}, 16
     ),
     Variant(
-        "pgd_init Linf uniform, contiguous", "pgd_init linf uniform", {"LDG.128": 1, "STG.128": 1}, 4, 8, goal=0.95
+        "pgd_init Linf uniform", "pgd_init linf uniform", {"LDG.128": 1, "STG.128": 1}, 4, 8, goal=0.95
     ),
 )  # fmt: skip

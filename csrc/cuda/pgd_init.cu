@@ -1,4 +1,4 @@
-#include "cuda/launch.h"
+#include "cuda/vectors.h"
 #include "math/pgd_init.h"
 
 namespace fairtat {
@@ -83,44 +83,102 @@ __device__ float start_of(const PgdInitArgs& a, float x, uint32_t word, float no
   return clip(x, a.lo, a.hi);
 }
 
-// The usual images: contiguous floats in whole groups of four, of which nothing but the start is made. A group is one
-// 128-bit access, and a block stays within a sample, so that the one division is of 32 bits and comes before all else.
-template <Init kInit>
-__global__ void linf_vector_kernel(PgdInitArgs a, uint32_t groups, uint32_t blocks_a_sample) {
-  const uint32_t sample = blockIdx.x / blocks_a_sample, block = blockIdx.x - sample * blocks_a_sample;
-  const uint32_t group = block * kThreads + threadIdx.x;
-  if (group >= groups) return;
-  const int64_t at = static_cast<int64_t>(sample) * groups + group;
-  const float4 x = static_cast<const float4*>(a.x)[at];
-  const uint64_t id = id_of(a, sample);
-  const float eps = eps_of(a, sample);
-  Words words{};
-  float normals[4] = {};
-  if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
-  if (kInit == Init::normal) normals_of(a, group, id, normals);
-  const float4 start = {start_of<kInit>(a, x.x, words.w[0], normals[0], eps),
-                        start_of<kInit>(a, x.y, words.w[1], normals[1], eps),
-                        start_of<kInit>(a, x.z, words.w[2], normals[2], eps),
-                        start_of<kInit>(a, x.w, words.w[3], normals[3], eps)};
-  reinterpret_cast<float4*>(a.out)[at] = start;
+__device__ Vector<float> in_pixels(const Vector<float>& x) { return x; }
+
+__device__ Vector<float> in_pixels(const Vector<uint8_t>& bytes) {
+  Vector<float> x;
+  for (int k = 0; k < kWidth; ++k) x.at[k] = pixel_of(bytes.at[k]);
+  return x;
 }
 
-bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(float4) == 0; }
-
-// Whether it was launched: the images must be those that the kernel is for.
-bool launch_vectors(const PgdInitArgs& a, int64_t d, cudaStream_t stream) {
-  const int64_t groups = d / 4, blocks_a_sample = (groups + kThreads - 1) / kThreads;
-  const bool fits = a.n * blocks_a_sample <= INT32_MAX && groups <= INT32_MAX;
-  const bool plain = a.pixels == nullptr && a.model_input == nullptr && is_aligned(a.x) && is_aligned(a.out);
-  if (!plain || !fits || d % 4 != 0 || a.layout.dims != 1 || a.layout.strides[0] != 1) return false;
-  const unsigned grid = static_cast<unsigned>(a.n * blocks_a_sample);
-  const uint32_t g = static_cast<uint32_t>(groups), b = static_cast<uint32_t>(blocks_a_sample);
-  switch (a.init) {
-    case Init::uniform: linf_vector_kernel<Init::uniform><<<grid, kThreads, 0, stream>>>(a, g, b); break;
-    case Init::normal: linf_vector_kernel<Init::normal><<<grid, kThreads, 0, stream>>>(a, g, b); break;
-    case Init::zero: linf_vector_kernel<Init::zero><<<grid, kThreads, 0, stream>>>(a, g, b); break;
+// Images in whole vectors. A thread makes a group of four elements, which is a vector (kPlanes 1), or in channels_last the
+// groups of the same four pixels in each of three planes, which are three vectors in a row (kPlanes 3).
+template <Init kInit, typename Source, typename Input, int kPlanes>
+__global__ void linf_vector_kernel(PgdInitArgs a, Channels channels, uint32_t items) {
+  constexpr bool kWritten = InputOf<Input>::kWritten;
+  __shared__ Statistics statistics[kWritten ? kMaxChannels : 1];
+  const uint32_t sample = sample_of_block(), item = blockIdx.x * kThreads + threadIdx.x;
+  if (sample >= a.n) return;
+  const bool inside = item < items;
+  const int64_t first = (static_cast<int64_t>(sample) * items + item) * kPlanes;
+  Vector<float> x[kPlanes] = {};
+  for (int p = 0; p < kPlanes; ++p) {
+    if (inside) x[p] = in_pixels(load(static_cast<const Source*>(a.x) + (first + p) * kWidth));
   }
-  return true;
+  const uint64_t id = id_of(a, sample);
+  const float eps = eps_of(a, sample);
+  if constexpr (kWritten) {
+    if (a.mean != nullptr) {
+      const uint32_t c = threadIdx.x;
+      if (c < static_cast<uint32_t>(a.channels)) statistics[c] = statistics_of(a.mean[c], a.std[c]);
+      __syncthreads();
+    }
+  }
+  if (!inside) return;
+  Vector<float> start[kPlanes];
+  for (int p = 0; p < kPlanes; ++p) {
+    const uint32_t group = p * items + item;
+    Words words{};
+    float normals[4] = {};
+    if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
+    if (kInit == Init::normal) normals_of(a, group, id, normals);
+    for (int k = 0; k < kWidth; ++k) {
+      const int e = k * kPlanes + p;
+      const float pixel = x[e / kWidth].at[e % kWidth];
+      start[e / kWidth].at[e % kWidth] = start_of<kInit>(a, pixel, words.w[k], normals[k], eps);
+    }
+  }
+  for (int p = 0; p < kPlanes; ++p) {
+    const int64_t at = (first + p) * kWidth;
+    if constexpr (sizeof(Source) == 1) *reinterpret_cast<Vector<float>*>(a.pixels + at) = x[p];
+    *reinterpret_cast<Vector<float>*>(a.out + at) = start[p];
+    if constexpr (kWritten) {
+      if (a.mean != nullptr) normalise_vector(channels, statistics, item * kPlanes + p, start[p].at, start[p].at);
+      store_vector<Input>(a.model_input, at, start[p].at);
+    }
+  }
+}
+
+template <Init kInit, typename Source, int kPlanes>
+void launch_planes(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
+  const dim3 grid = sample_grid(a.n, items);
+  const uint32_t count = static_cast<uint32_t>(items);
+  const Channels channels = channels_of(a);
+  if (a.model_input == nullptr) {
+    linf_vector_kernel<kInit, Source, NoInput, kPlanes><<<grid, kThreads, 0, stream>>>(a, channels, count);
+  } else {
+    with_type(a.input_dtype, [&](auto input) {
+      linf_vector_kernel<kInit, Source, decltype(input), kPlanes><<<grid, kThreads, 0, stream>>>(a, channels, count);
+    });
+  }
+}
+
+template <Init kInit, int kPlanes>
+void launch_from(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
+  if (a.pixels == nullptr) return launch_planes<kInit, float, kPlanes>(a, items, stream);
+  launch_planes<kInit, uint8_t, kPlanes>(a, items, stream);
+}
+
+template <int kPlanes>
+void launch_vectors(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
+  switch (a.init) {
+    case Init::uniform: return launch_from<Init::uniform, kPlanes>(a, items, stream);
+    case Init::normal: return launch_from<Init::normal, kPlanes>(a, items, stream);
+    case Init::zero: return launch_from<Init::zero, kPlanes>(a, items, stream);
+  }
+}
+
+// How many planes a thread of linf_vector_kernel makes; 0: these images are not for it.
+int planes_of(const PgdInitArgs& a, int64_t d) {
+  const bool fits = d < int64_t{1} << 31 && (a.mean == nullptr || a.channels <= kMaxChannels);
+  const size_t bytes = a.pixels == nullptr ? sizeof(float) : sizeof(uint8_t);
+  const bool in_vectors = aligned(a.x, bytes * kWidth) && aligned(a.pixels, sizeof(float) * kWidth) &&
+                          aligned(a.out, sizeof(float) * kWidth) && aligned(a.model_input, size_of(a.input_dtype) * kWidth);
+  if (!fits || !in_vectors) return 0;
+  const Layout& layout = a.layout;
+  if (layout.dims == 1 && layout.strides[0] == 1) return d % kWidth == 0 ? 1 : 0;
+  const bool last = layout.dims == 2 && layout.sizes[0] == 3 && layout.strides[0] == 1 && layout.strides[1] == 3;
+  return last && layout.sizes[1] % kWidth == 0 ? 3 : 0;
 }
 
 // A block for each sample: the length of its direction comes first.
@@ -161,7 +219,11 @@ void pgd_init(const PgdInitArgs& a, Place place) {
   if (a.n == 0 || d == 0) return;
   launch_on(place, "pgd_init", [&](cudaStream_t stream) {
     if (a.norm == Norm::linf || a.init == Init::zero) {
-      if (!launch_vectors(a, d, stream)) linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+      switch (planes_of(a, d)) {
+        case 1: return launch_vectors<1>(a, d / kWidth, stream);
+        case 3: return launch_vectors<3>(a, d / kWidth / 3, stream);
+        default: linf_kernel<<<grid_for(a.n * ((d + 3) / 4)), kThreads, 0, stream>>>(a, d);
+      }
     } else {
       l2_kernel<<<grid_for(a.n, 1), kThreads, 0, stream>>>(a, d);
     }

@@ -1,8 +1,7 @@
-// What the steps in Linf and L2 share on the GPU: vectors, channels, and what is written beside x_adv.
+// What the steps in Linf and L2 share on the GPU: radii, counts, and what is written beside x_adv.
 #pragma once
 
-#include "cuda/launch.h"
-#include "math/pgd_step.h"
+#include "cuda/vectors.h"
 
 namespace fairtat {
 namespace cuda {
@@ -20,73 +19,6 @@ struct Radii {
 inline __device__ Radii radii_of(const PgdStepArgs& a, int64_t sample) {
   const float step = a.step_n ? a.step_n[sample] : a.step;
   return {a.eps_n ? a.eps_n[sample] : a.eps, a.targeted ? step : -step};
-}
-
-constexpr int kWidth = 4;         // elements that a thread moves: one access of 16 bytes where they are float32
-constexpr int kMaxChannels = 64;  // whose statistics a block keeps in shared memory
-
-template <typename T, int kCount = kWidth>
-struct alignas(sizeof(T) * kCount) Vector {
-  T at[kCount];
-};
-
-template <int kCount = kWidth, typename T>
-__device__ Vector<T, kCount> load(const T* from) {
-  return *reinterpret_cast<const Vector<T, kCount>*>(from);
-}
-
-// n / divisor for n < 2**31 by one multiplication: the multiplier is 2**32 (2**shift / divisor - 1), rounded up
-// (Granlund and Montgomery, PLDI 1994).
-struct Divisor {
-  uint32_t divisor, multiplier, shift;
-
-  explicit Divisor(uint32_t by) : divisor(by), multiplier(0), shift(0) {
-    while ((uint64_t{1} << shift) < by) ++shift;
-    multiplier = static_cast<uint32_t>((((uint64_t{1} << shift) - by) << 32) / by + 1);
-  }
-  __device__ uint32_t quotient(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
-  __device__ uint32_t remainder(uint32_t n) const { return n - quotient(n) * divisor; }
-};
-
-// Which channel the elements of a sample have: i / stride % channels for element i.
-struct Channels {
-  Divisor channels;
-  Divisor stride;  // in vectors where a vector has one channel, else in elements
-  bool one;        // each vector has one channel
-};
-
-// The channel is found once a vector; only where a vector has several does each element look up its own.
-inline __device__ void normalise_vector(const Channels& channels, const Statistics* statistics, uint32_t vector,
-                                        const float (&value)[kWidth], float (&out)[kWidth]) {
-  if (channels.one) {
-    const Statistics of = statistics[channels.channels.remainder(channels.stride.quotient(vector))];
-    float centered[kWidth];
-    bool safe = true;
-    for (int k = 0; k < kWidth; ++k) {
-      centered[k] = value[k] - of.mean;
-      safe &= division_is_safe(centered[k], of);
-    }
-    for (int k = 0; k < kWidth; ++k) out[k] = safe ? divide_safely(centered[k], of) : centered[k] / of.std;
-    return;
-  }
-  const uint32_t first = vector * kWidth, row = channels.stride.quotient(first);
-  uint32_t channel = channels.channels.remainder(row), in_row = first - row * channels.stride.divisor;
-  for (int k = 0; k < kWidth; ++k) {
-    const Statistics of = statistics[channel];
-    const float centered = value[k] - of.mean;
-    out[k] = division_is_safe(centered, of) ? divide_safely(centered, of) : centered / of.std;
-    if (++in_row == channels.stride.divisor) {
-      in_row = 0;
-      channel = channel + 1 == channels.channels.divisor ? 0 : channel + 1;
-    }
-  }
-}
-
-template <typename Input>
-__device__ void store_vector(void* to, int64_t i, const float (&value)[kWidth]) {
-  Vector<Input> input;
-  for (int k = 0; k < kWidth; ++k) store(&input.at[k], value[k]);
-  *reinterpret_cast<Vector<Input>*>(static_cast<Input*>(to) + i) = input;
 }
 
 // Whether a sample's gradient is zero from element `first` on. The first block of a sample reads on only as long as it
@@ -131,10 +63,6 @@ inline __device__ void count_zero(const PgdStepArgs& a, int64_t sample, double m
   if (a.zero_grad != nullptr && magnitudes == 0.0 && threadIdx.x == 0) ++a.zero_grad[sample];
 }
 
-inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
-
-inline size_t size_of(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
-
 // Whether vectors of four serve: each lies in one sample and is aligned (what torch allocates is, a slice of it need not
 // be), and its number and its channel are found in 32 bits.
 inline bool is_wide(const PgdStepArgs& a) {
@@ -142,12 +70,6 @@ inline bool is_wide(const PgdStepArgs& a) {
   return in_range && aligned(a.x_adv, sizeof(float) * kWidth) && aligned(a.x, sizeof(float) * kWidth) &&
          aligned(a.grad, size_of(a.grad_dtype) * kWidth) && aligned(a.velocity, sizeof(float) * kWidth) &&
          (a.model_input == nullptr || aligned(a.model_input, size_of(a.input_dtype) * kWidth));
-}
-
-inline Channels channels_of(const PgdStepArgs& a) {
-  const bool one = a.channel_stride % kWidth == 0;
-  const int64_t stride = one ? a.channel_stride / kWidth : a.channel_stride;
-  return {Divisor(static_cast<uint32_t>(a.channels)), Divisor(static_cast<uint32_t>(stride)), one};
 }
 
 }  // namespace

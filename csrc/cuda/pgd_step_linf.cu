@@ -4,19 +4,6 @@ namespace fairtat {
 namespace cuda {
 namespace {
 
-struct NoInput {};
-
-template <typename Input>
-struct InputOf {
-  static constexpr bool kWritten = true;
-};
-template <>
-struct InputOf<NoInput> {
-  static constexpr bool kWritten = false;
-};
-
-__device__ uint32_t sample_of_block() { return blockIdx.z * gridDim.y + blockIdx.y; }
-
 // A vector for each thread, a sample for each row of the grid: one read of x_adv, grad and x, one write of x_adv and one
 // of the model's input.
 template <typename Grad, typename Input, bool kNormalised>
@@ -104,14 +91,6 @@ __global__ void linf_momentum_kernel(PgdStepArgs a) {
       for (int k = 0; k < kCount; ++k) write_model_input(a, i + k, j + k, out.at[k]);
     }
   }
-}
-
-// Blocks for the items of a sample in x, samples in y and, beyond what fits there, in z.
-dim3 sample_grid(int64_t n, int64_t items) {
-  constexpr int64_t kMostRows = 65535;
-  const int64_t rows = n < kMostRows ? n : kMostRows;
-  return dim3(static_cast<unsigned>((items + kThreads - 1) / kThreads), static_cast<unsigned>(rows),
-              static_cast<unsigned>((n + rows - 1) / rows));
 }
 
 template <typename Grad, typename Input>

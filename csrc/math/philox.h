@@ -14,18 +14,32 @@ struct Words {
   uint32_t w[4];
 };
 
+// Both halves of a product, which is one instruction of a GPU; of 64-bit C++ nvcc makes two.
+FAIRTAT_FN void wide_product(uint32_t a, uint32_t b, uint32_t* high, uint32_t* low) {
+#ifdef __CUDA_ARCH__
+  asm("{\n\t.reg .b64 product;\n\tmul.wide.u32 product, %2, %3;\n\tmov.b64 {%1, %0}, product;\n\t}"
+      : "=r"(*high), "=r"(*low)
+      : "r"(a), "r"(b));
+#else
+  const uint64_t product = static_cast<uint64_t>(a) * b;
+  *high = static_cast<uint32_t>(product >> 32);
+  *low = static_cast<uint32_t>(product);
+#endif
+}
+
 // counter = (position, stream, sample id low, sample id high), key = (seed low, seed high)
 FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, uint64_t seed) {
   uint32_t c0 = position, c1 = stream;
   uint32_t c2 = static_cast<uint32_t>(sample_id), c3 = static_cast<uint32_t>(sample_id >> 32);
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xd2511f53u) * c0;
-    const uint64_t p1 = static_cast<uint64_t>(0xcd9e8d57u) * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
+    uint32_t high0, low0, high1, low1;
+    wide_product(0xd2511f53u, c0, &high0, &low0);
+    wide_product(0xcd9e8d57u, c2, &high1, &low1);
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
     k0 += 0x9e3779b9u;
     k1 += 0xbb67ae85u;
   }

@@ -29,6 +29,7 @@ from fairtat.attacks.autoattack.resumable import (
 from fairtat.attacks.result import AttackResult
 from fairtat.checks import boolean, check_count, real
 from fairtat.engines.model.state import Model
+from fairtat.engines.operations import BACKWARD
 
 __all__ = ["CarliniWagner", "cw_l2"]
 
@@ -148,6 +149,10 @@ class CarliniWagner:
     def notes(self, classes: int, *, target_given: bool) -> Iterator[str]:
         """Few classes make no difference to it."""
         yield from ()
+
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """What it costs per image at most, in passes forward."""
+        return float(self.binary_search_steps * self.n_iter * BACKWARD)
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         if not math.isfinite(arena.lo) or not math.isfinite(arena.hi):

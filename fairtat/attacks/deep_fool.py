@@ -31,6 +31,7 @@ from fairtat.attacks.autoattack.stages import likely_others
 from fairtat.attacks.result import AttackResult
 from fairtat.checks import check_count, real
 from fairtat.engines.model.state import Model
+from fairtat.engines.operations import BACKWARD
 
 __all__ = ["DeepFool", "deepfool"]
 
@@ -92,6 +93,11 @@ class DeepFool:
     def notes(self, classes: int, *, target_given: bool) -> Iterator[str]:
         """Few classes make no difference to it."""
         yield from ()
+
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """What it costs per image at most, in passes forward: in each step one, and one back for each candidate."""
+        others = 1 if target_given else min(self.nb_candidates, classes) - 1
+        return float((self.n_iter + 1) * (1 + (BACKWARD - 1) * others))
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         candidates = likely_others(arena, self.nb_candidates - 1) if arena.target is None else arena.target[:, None]

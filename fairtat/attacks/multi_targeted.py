@@ -25,10 +25,11 @@ from fairtat.attacks.autoattack.resumable import (
     project,
     steepest,
 )
-from fairtat.attacks.autoattack.stages import check_restarts, fewer_targets, goals, stream_of
+from fairtat.attacks.autoattack.stages import aimed_at, check_restarts, fewer_targets, goals, stream_of
 from fairtat.attacks.result import AttackResult
 from fairtat.checks import check_count, per_sample
 from fairtat.engines.model.state import Model
+from fairtat.engines.operations import BACKWARD
 from fairtat.ops import pgd_init
 
 __all__ = ["MultiTargeted", "multi_targeted_pgd"]
@@ -84,6 +85,11 @@ class MultiTargeted:
         """What is not as in the paper, for a model of few classes."""
         if not target_given:
             yield from fewer_targets(self.n_target_classes, classes)
+
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """What it costs per image at most, in passes forward."""
+        aims = aimed_at(True, self.n_target_classes, classes, target_given)
+        return float(self.n_restarts * aims * (self.n_iter + 1) * BACKWARD)
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         size_n, size = per_sample("step_size", arena.eps / 4 if self.step_size is None else self.step_size, arena.x)

@@ -34,8 +34,12 @@ def run(
     check: str = "first",
     restarts: int = 1,
     chunk_size: int | None = None,
+    requested: bool = True,
 ) -> dict[str, Tensor]:
-    """Attack a batch, and return the columns of the result."""
+    """Attack a batch, and return the columns of the result.
+
+    ``requested``: the engine was asked for by name; else nobody is told that it cannot serve.
+    """
     chosen = _engine(engine, steps, check, chunked=chunk_size is not None)
     results = Results({"x_adv": torch.empty_like(steps.x)}, restarts == 1, steps.better)
     passes = _in_turn if steps.shrinks and restarts > 1 else _folded
@@ -45,7 +49,7 @@ def run(
         except InputWritten:  # so the pass starts again, and the model is given copies
             _serve(steps, chosen, spans, results)
     # Only now: had the eager engine failed as well, its error would have been the message.
-    if chosen is not None:
+    if chosen is not None and requested:
         chosen.warn()
     return results.columns
 

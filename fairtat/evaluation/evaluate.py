@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fairtat.checks import check_count, real
 from fairtat.data import SEVERITIES
-from fairtat.engines.patient import settled
 from fairtat.errors import UserError
 from fairtat.evaluation.attacks.asked import eps_sweep_of, few_classes, named_attacks, targeted_attack
 from fairtat.evaluation.attacks.classifier import Classifier, Normalize
@@ -108,8 +107,9 @@ def evaluate(
         class_names: One name per class; default the data's, or their numbers.
         sample_ids: (N,) integers; default the data's, or ``arange(N)``.
         device: Where to work; default where the model is.
-        backend, engine: As in :func:`fairtat.fast_pgd`; on a CPU, ``engine="auto"`` is the eager one, so that the same
-            evaluation gives the same bits.
+        backend, engine: As in :func:`fairtat.fast_pgd`; on a CPU, ``engine="auto"`` is the eager one, except for an
+            attack of :func:`fairtat.autoattack`'s kind that may take so many operations on all these images that a
+            program pays. A count and not a clock decides, so that the same evaluation gives the same bits.
         cache: A folder that keeps every result. The same attack on the same model and images, by the same engine and
             backend, is then read from there, and an interrupted evaluation resumes. The same model: the same weights,
             buffers, attributes, hooks and code, the same logits to the bit on a few images and on a few that the kept
@@ -160,9 +160,7 @@ def evaluate(
     if towards is not None:
         check_radius("targeted: eps", towards.eps, towards.norm, bounds, error=UserError)
     where = _device(model, images, device)
-    classifier = Classifier(
-        model, where, normalize=normalize, bounds=bounds, backend=backend, engine=settled(engine, where)
-    )
+    classifier = Classifier(model, where, normalize=normalize, bounds=bounds, backend=backend, engine=engine)
     inputs.check_dtype(model, images)
     findings += inputs.check_model(model, len(images), batch_size)
     canary = Canary(classifier, images)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairtat.engines.operations import countable, engine_for
 from fairtat.errors import UserError, starts_at_1
 from fairtat.evaluation.attacks.classifier import BatchPredictions, Classifier
 from fairtat.evaluation.attacks.kinds import ATTACKS
@@ -18,6 +19,7 @@ from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.cache.answers import Answer, Answers
 from fairtat.evaluation.corruptions import CorruptionSettings
 from fairtat.evaluation.images import Images
+from fairtat.evaluation.progress import passes
 from fairtat.evaluation.samples import NONE, Predictions
 
 CLEAN = {"kind": "clean"}
@@ -86,9 +88,15 @@ class Evaluator:
         asked = int((self.clean().pred == self.label).sum()) if first.active_set else len(self.label)
         return self.left.get((first,), ()) != ((first, asked),)
 
-    def computed_by(self) -> dict[str, str]:
-        """What attacks an image: part of the question, since the answers of two may differ in the last bit."""
-        return {"engine": self.classifier.engine, "backend": self.classifier.backend}
+    def classifier_for(self, settings: AttackSettings, images: int) -> Classifier:
+        """The classifier with the engine that this attack on so many images is left to."""
+        classifier = self.classifier
+        if classifier.engine != "auto" or not countable(classifier.model, classifier.device):
+            return classifier
+        if not ATTACKS[settings.attack].pooled:
+            return replace(classifier, engine="eager")
+        operations = images * passes(settings, classifier.num_classes) * self.answers.canary.operations
+        return replace(classifier, engine=engine_for(classifier.model, operations, settings.title), requested=False)
 
     def _stage(self, base: Predictions, stages: tuple[AttackSettings, ...], name: str) -> Predictions:
         stage = stages[-1]
@@ -96,14 +104,15 @@ class Evaluator:
         pending = np.flatnonzero(base.pred == self.label) if stage.active_set else np.arange(len(self.images))
         # Without an active set the attack's last step counts, even where the clean image was worse.
         keep_worse = stage.active_set or len(stages) > 1
+        classifier = self.classifier_for(stage, len(pending))
 
         def attack(rows: np.ndarray) -> Tensor:
             x, y, ids = self.images.draw(torch.from_numpy(rows), self.classifier.device)
-            return self._record(predictions, rows, self.classifier.attack(x, y, ids, stage), keep_worse)
+            return self._record(predictions, rows, classifier.attack(x, y, ids, stage), keep_worse)
 
         question = {
             "kind": "attack",
-            **self.computed_by(),
+            **classifier.computed_by(),
             "stages": [each.to_dict() for each in stages],
             "pending": hashlib.sha256(pending.tobytes()).hexdigest(),
         }
@@ -129,7 +138,8 @@ class Evaluator:
         reached = np.zeros((samples, classes), bool)
         _reach(reached, everyone, clean.pred)
         margin = np.full(reached.shape, -np.inf, np.float32)
-        question = {"kind": "targeted", **self.computed_by(), "settings": settings.to_dict()}
+        computed_by = self.classifier_for(settings, samples).computed_by()
+        question = {"kind": "targeted", **computed_by, "settings": settings.to_dict()}
 
         answer = self.answers.begin(
             question,

@@ -9,7 +9,9 @@ from functools import partial
 
 import numpy as np
 
+from fairtat.engines.operations import BACKWARD
 from fairtat.evaluation.attacks.kinds import ATTACKS
+from fairtat.evaluation.attacks.pooled import stage_of
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.cache.answers import Answer
 
@@ -17,18 +19,6 @@ __all__ = ["Pace", "Planned", "Progress", "Standing", "Watch", "passes"]
 
 Progress = Callable[[str, int, int], None]
 """Told (condition, images done, images to do) after each batch."""
-
-TARGETS = 9
-"""Classes that targeted attacks aim at in turn."""
-
-CANDIDATES = 10
-"""Classes that DeepFool looks at, the image's own among them."""
-
-SEARCHES = 9
-"""Of CW-L2, each with a constant of its own."""
-
-BACKWARD = 3
-"""What a pass forward and back costs, in passes forward."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +54,11 @@ class Planned:
 
 
 def passes(settings: AttackSettings, classes: int) -> float:
-    """About how many passes forward an attack costs per image; one forward and back counts as three.
-
-    Images that are fooled leave early, so this is an upper estimate; its use is to weigh attacks against each other.
-    """
+    """At most so many passes forward an attack costs per image; one forward and back counts as `BACKWARD`."""
     kind = ATTACKS[settings.attack]
-    steps = max(1, settings.steps) * settings.restarts
-    judged = settings.attack in ("fab", "fab-t")  # by another pass, where a step ends
-    if settings.attack in ("fab", "deepfool"):  # a pass back for each class
-        looked_at = classes if settings.attack == "fab" else min(CANDIDATES, classes)
-        return steps * (1 + judged + (BACKWARD - 1) * (looked_at - 1))
-    if settings.attack == "cw-l2":
-        steps *= SEARCHES
-    per_step = float((BACKWARD if kind.gradient else 1) + judged)
-    if kind.targets:
-        return steps * per_step * min(TARGETS, classes - 1)
-    return steps * per_step
+    if kind.pooled:
+        return stage_of(settings).passes(classes)
+    return float(max(1, settings.steps) * settings.restarts * (BACKWARD if kind.gradient else 1))
 
 
 class Pace:

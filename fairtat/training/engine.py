@@ -10,22 +10,20 @@ import logging
 import time
 import warnings
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from fairtat.data import batches, num_batches
 from fairtat.data.stream import Data
 from fairtat.engines import EngineFallback
+from fairtat.engines.operations import OperationCount
 from fairtat.engines.patient import EAGER_PER_BUILD, build_seconds
 from fairtat.training.config import TrainConfig, make_fairness
 from fairtat.training.distributed import World
 from fairtat.training.objectives import make_objective
 
-__all__ = ["OperationCount", "settle_engine"]
+__all__ = ["settle_engine"]
 
 _LOG = logging.getLogger("fairtat")
 # Floating-point operations per second and thread, in float32: a third of what ResNets get, several times small nets'.
@@ -78,24 +76,6 @@ def _flops(config: TrainConfig, model: nn.Module, data: Data) -> int:
     with count:
         _seconds(config, model, data, "eager", rounds=1)
     return count.total
-
-
-class OperationCount(TorchDispatchMode):
-    """``total`` floating-point operations in convolutions and products of matrices, while it is entered.
-
-    PyTorch's count, without `FlopCounterMode`'s hooks, which `torch.autograd.grad` does not pass.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=out))
-        return out
 
 
 def _seconds(config: TrainConfig, model: nn.Module, data: Data, engine: str, *, rounds: int) -> float:

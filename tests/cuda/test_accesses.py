@@ -68,10 +68,25 @@ def test_a_step_moves_whole_sectors(record: Record, norm: str, layout: torch.mem
 @pytest.mark.slow
 @pytest.mark.parametrize("init", ["uniform", "normal", "zero"])
 def test_a_start_moves_whole_sectors(record: Record, init: str) -> None:
-    x = torch.rand(3, 3, 32, 32)
+    floats = torch.rand(3, 3, 32, 32)
+    statistics = (torch.rand(3), torch.rand(3) + 0.1)
+    for x, input_dtype in product((floats, (floats * 255).byte()), (None, *LOW)):
+        out, pixels = torch.empty_like(floats), None if x is floats else torch.empty_like(floats)
+        model_input = None if input_dtype is None else torch.empty_like(floats, dtype=input_dtype)
+        options = (None, 0.1, torch.arange(3), 5, 0, init, "linf", 0.0, 1.0, pixels, model_input)
+        found, _ = record("pgd_init", out, x, *options, *((None, None) if model_input is None else statistics))
+        assert_coalesced(found, out=out, x=x, pixels=pixels, model_input=model_input)
+
+
+@pytest.mark.slow
+def test_a_start_in_channels_last_asks_for_a_sector_twice(record: Record) -> None:
+    # Three vectors in a row for each thread: half a sector in each access, and the other half in the next.
+    x = torch.rand(3, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x)
-    found, _ = record("pgd_init", out, x, None, 0.1, torch.arange(3), 5, 0, init, "linf", 0.0, 1.0)
-    assert_coalesced(found, out=out, x=x)
+    found, _ = record("pgd_init", out, x, None, 0.1, torch.arange(3), 5, 0, "uniform", "linf", 0.0, 1.0)
+    for tensor in (x, out):
+        moved, fewest = sectors(within(found, tensor))
+        assert moved <= 2 * fewest
 
 
 @pytest.mark.slow

@@ -79,6 +79,32 @@ def test_pgd_init(cuda: Run, shape: tuple[int, ...], layout: str) -> None:
             torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 3, 2, 2), (2, 65, 2, 2)])
+def test_pgd_init_of_bytes_and_with_the_model_input(cuda: Run, shape: tuple[int, ...], layout: str) -> None:
+    floats = images(shape, layout)
+    n, channels = shape[0], floats.shape[1]
+    ids = torch.arange(n) * (2**33) - 5
+    mean, std = torch.linspace(0.1, 0.5, channels), torch.linspace(0.2, 0.3, channels)
+    cases = product((False, True), (None, *LOW), (False, True), ("uniform", "normal", "zero"))
+    for from_bytes, input_dtype, normalized, init in cases:
+        x = (floats * 255).byte() if from_bytes else floats
+        out, pixels = torch.full_like(floats, torch.nan), torch.full_like(floats, torch.nan) if from_bytes else None
+        model_input = None if input_dtype is None else torch.zeros_like(floats, dtype=input_dtype)
+        statistics = (mean, std) if normalized and model_input is not None else (None, None)
+        arguments = (
+            "pgd_init", out, x, None, 0.1, ids, 9, 7, init, "linf", 0.1, 0.9, pixels, model_input, *statistics
+        )  # fmt: skip
+        ours, theirs = (call(*arguments) for call in (cuda, reference))
+        for at in (1, 12, 13):
+            if init == "normal" and isinstance(ours[at], Tensor):
+                torch.testing.assert_close(
+                    ours[at], theirs[at], rtol=1e-5 if at == 1 else None, atol=1e-6 if at == 1 else None
+                )
+            elif isinstance(ours[at], Tensor):
+                assert torch.equal(ours[at], theirs[at]), (from_bytes, input_dtype, normalized, init, at)
+
+
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attack_fixtures import compiles, fallbacks_are_errors
 from torch import Tensor, nn
 
 from fairtat.evaluation import AttackSettings, ClassFigures, Condition, Evaluation, Predictions, Samples
 
+__all__ = ["compiles", "counted", "data", "fallbacks_are_errors", "halves", "make_evaluation", "net"]
 CLASSES = 4
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from fairtat.checks import check_choice
 from fairtat.engines.model.network import InputWritten, Network
 from fairtat.engines.model.random_numbers import own_random_numbers
 from fairtat.engines.model.state import Model, frozen
+from fairtat.engines.operations import OperationCount, countable
 from fairtat.engines.patient import settled
 from fairtat.engines.steps import Steps
 from fairtat.ops import logit_loss, pgd_init
@@ -45,10 +46,12 @@ class Arena:
     norm: str
     seed: int
     amp: torch.dtype | None
-    engine: str
+    engine: str  # "auto": left to a count of operations, for each attack
     engine_check: str
     chunk_size: int
     logits: Tensor = field(repr=False)  # (N, C) of the images themselves
+    operations: float = 0.0  # of a pass forward, per image; where the engine is left to them
+    requested: bool = True  # the engine, by name
 
     @property
     def classes(self) -> int:
@@ -76,7 +79,7 @@ class Arena:
 
     def run(self, steps: Steps[Any]) -> dict[str, Tensor]:
         """Some steps on the engine that was asked for."""
-        return engines.run(steps, self.engine, check=self.engine_check)
+        return engines.run(steps, self.engine, check=self.engine_check, requested=self.requested)
 
     def noise(self, x: Tensor, ids: Tensor, stream: int, init: str) -> Tensor:
         """Random numbers for images like x from (seed, id, stream): "uniform" in [-1, 1), or "normal"."""
@@ -154,8 +157,16 @@ def arena(
         network = exact if amp is None else Network(state, images, amp=amp, normalized=normalize is not None)
         if gradient == "ste":
             network = network.calling(straight_through(network.model))
+        if gradient == "ste":
+            engine = "eager"
+        elif engine == "auto" and not countable(model, images.device):
+            engine = settled(engine, images.device)
+        count = OperationCount()
+        first, *others = images.split(size)
         with torch.no_grad():
-            logits = torch.cat([_forward(exact, part, batch.mean, batch.std) for part in images.split(size)])
+            with count if engine == "auto" and images.device.type == "cpu" else nullcontext():
+                looks = [_forward(exact, first, batch.mean, batch.std)]
+            logits = torch.cat([*looks, *(_forward(exact, part, batch.mean, batch.std) for part in others)])
         batch.check_classes(logits.shape[1], options)
         yield Arena(
             network=network,
@@ -172,8 +183,9 @@ def arena(
             norm=norm,
             seed=seed,
             amp=amp,
-            engine="eager" if gradient == "ste" else settled(engine, images.device),
+            engine=engine,
             engine_check=engine_check,
             chunk_size=size,
             logits=logits,
+            operations=count.total / max(1, len(first)),
         )

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict, Unpack
 
 from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.fab_steps import Rates
-from fairtat.attacks.autoattack.pool import Outcome, fitted
-from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
+from fairtat.attacks.autoattack.pool import Outcome
+from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage, carry_out
 from fairtat.attacks.options import PerChannel
 from fairtat.attacks.result import AttackResult
 from fairtat.engines.model.state import Model
@@ -110,8 +110,10 @@ def apgd(
         amp: torch.bfloat16 or torch.float16 around the model while it searches.
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
-        engine: "auto" ("graph" on a GPU, else "eager"), "eager", "compiled" or "graph". The last two pad the
-            batch by less than an eighth, and halve it twice as images leave, so that few programs serve.
+        engine: "eager", "compiled", "graph" or "auto". That is "graph" on a GPU, and on a CPU "compiled" where this
+            attack may take so many operations on these images that a program pays, else "eager"; a count and not a
+            clock decides, so that the same call gives the same bits. Compiled and graph pad the batch by less than an
+            eighth, and halve it twice as images leave, so that few programs serve.
         chunk_size: Images in one pass of the model; default all.
 
     Returns:
@@ -124,7 +126,7 @@ def apgd(
     Source: Croce and Hein 2020, arXiv:2003.01690.
     """
     stage = APGD(loss, n_iter, n_restarts, n_target_classes, eot_iter, rho)
-    return run_stage(stage, model, x, y, eps, norm, options, return_info, engine="eager" if eot_iter > 1 else None)
+    return run_stage(stage, model, x, y, eps, norm, options, return_info)
 
 
 @shows_call_options
@@ -223,17 +225,17 @@ def run_stage(
     norm: str,
     options: CallKeywords,
     return_info: bool,
-    engine: str | None = None,
+    *,
+    requested: bool = True,
 ) -> Tensor | AttackResult:
-    """One attack on its own; ``eps`` None: at any distance."""
+    """One attack on its own; ``eps`` None: at any distance; ``requested`` as of :func:`fairtat.engines.run`."""
     given = named(options)
-    if engine is not None:
-        given["engine"] = engine
     with arena(model, x, y, eps=0.0 if eps is None else eps, norm=norm, **given) as here:
+        here = replace(here, requested=requested)
         if eps is None:
             here = replace(here, eps=torch.full_like(here.eps, torch.inf))
         outcome = Outcome(here)
-        stage.attack(fitted(here, outcome), outcome)
+        carry_out(stage, here, outcome)
     if not return_info:
         return outcome.x_adv
     logits = outcome.logits

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairtat.attacks.autoattack.arena import Arena
 from fairtat.attacks.autoattack.resumable import Columns, Resumable, lengths
+from fairtat.engines.operations import engine_for
 from fairtat.engines.samples import empty_rows, take
 
 SHRINK = 2  # a compiled batch shrinks by this factor, twice at most: as many sizes as an engine keeps
@@ -56,11 +57,15 @@ class Outcome:
         return torch.where(self.reached[rows], away, torch.inf)
 
 
-def fitted(arena: Arena, outcome: Outcome) -> Arena:
-    """The arena with the batch that an attack of the samples left needs, where its size is built into a program.
+def fitted(arena: Arena, outcome: Outcome, name: str, passes: float) -> Arena:
+    """The arena with the engine that an attack of so many passes per image is left to, and its size of batch.
 
-    All runs of the attack keep it, so that the next target does not build a program for one sample less.
+    A program has the size of the batch built in. All runs of the attack keep it, so that the next target does not build
+    a program for one sample less.
     """
+    if arena.engine == "auto" and arena.x.device.type == "cpu":
+        operations = len(outcome.left()) * passes * arena.operations
+        arena = replace(arena, engine=engine_for(arena.network.model, operations, name), requested=False)
     if arena.engine == "eager":
         return arena
     needed = max(len(outcome.left()), 1)

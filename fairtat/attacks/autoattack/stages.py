@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fairtat.attacks.autoattack import apgd_steps, fab_steps, square_steps
 from fairtat.attacks.autoattack.arena import Arena
-from fairtat.attacks.autoattack.pool import Outcome, Run, run, steps_per_round
+from fairtat.attacks.autoattack.pool import Outcome, Run, fitted, run, steps_per_round
 from fairtat.attacks.autoattack.resumable import Columns
 from fairtat.checks import check_choice, check_count, real
+from fairtat.engines.operations import BACKWARD
 
 LOSSES = ("ce", "dlr", "dlr-targeted", "margin", "margin-targeted")
 MAX_RESTARTS = 1 << 16
@@ -79,6 +80,12 @@ class APGD:
         if self.loss.endswith("-targeted") and not target_given:
             yield from fewer_targets(self.n_target_classes, classes)
 
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """At most so many passes forward per image; one forward and back counts as `BACKWARD`."""
+        loss = self.loss_for(classes, target_given=target_given)
+        aims = aimed_at(loss.endswith("-targeted"), self.n_target_classes, classes, target_given)
+        return float(self.n_restarts * aims * (self.n_iter + 1) * self.eot_iter * BACKWARD)
+
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         loss = self.loss_for(arena.classes, target_given=arena.target is not None)
         looks = self.n_iter + 1
@@ -120,6 +127,12 @@ class FAB:
         if self.targeted and not target_given:
             yield from fewer_targets(self.n_target_classes, classes)
 
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """As of :class:`APGD`: a pass forward judges each step; untargeted, there is a pass back for each class."""
+        aims = aimed_at(self.targeted, self.n_target_classes, classes, target_given)
+        looked_at = 1 if self.targeted or target_given else classes - 1
+        return float(self.n_restarts * aims * self.n_iter * (2 + (BACKWARD - 1) * looked_at))
+
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         nearest = not self.targeted and arena.target is None
         for k, goal in goals(arena, self.targeted, self.n_target_classes):
@@ -156,6 +169,10 @@ class Square:
         """Few classes make no difference to it."""
         yield from ()
 
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """As of :class:`APGD`; there are none back."""
+        return float(self.n_restarts * (self.n_queries + 1))
+
     def attack(self, arena: Arena, outcome: Outcome) -> None:
         if arena.x.ndim != 4:
             raise ValueError(f"square needs images (N, C, H, W), got shape {tuple(arena.x.shape)}")
@@ -179,9 +196,24 @@ class Square:
             run(arena, Run(start, steps, steps_per_round(looks, 20, 30), looks, "x_best"), outcome)
 
 
+def aimed_at(targeted: bool, wanted: int, classes: int, target_given: bool) -> int:
+    """How many classes `goals` gives."""
+    return min(wanted, classes - 1) if targeted and not target_given else 1
+
+
 def fewer_targets(wanted: int, classes: int) -> Iterator[str]:
     if wanted > classes - 1:
         yield f"{classes} classes have {classes - 1} targets, not {wanted}"
+
+
+def carry_out(stage: Stage, arena: Arena, outcome: Outcome) -> None:
+    """Attack the images that are left, on the engine that serves this attack."""
+    if isinstance(stage, APGD) and stage.eot_iter > 1:  # a program would hold the random numbers of one pass
+        here = replace(arena, engine="eager")
+    else:
+        passes = stage.passes(arena.classes, target_given=arena.target is not None)
+        here = fitted(arena, outcome, type(stage).__name__, passes)
+    stage.attack(here, outcome)
 
 
 class Stage(Protocol):
@@ -189,6 +221,10 @@ class Stage(Protocol):
 
     def notes(self, classes: int, *, target_given: bool) -> Iterator[str]:
         """What is not as in the papers, for a model of few classes."""
+        ...
+
+    def passes(self, classes: int, *, target_given: bool = False) -> float:
+        """What it costs per image at most, in passes forward; one forward and back counts as `BACKWARD`."""
         ...
 
     def attack(self, arena: Arena, outcome: Outcome) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -12,8 +12,8 @@ from typing_extensions import Unpack
 
 from fairtat.attacks.autoattack.arena import arena
 from fairtat.attacks.autoattack.calls import CallKeywords, named, shows_call_options
-from fairtat.attacks.autoattack.pool import Outcome, fitted
-from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage
+from fairtat.attacks.autoattack.pool import Outcome
+from fairtat.attacks.autoattack.stages import APGD, FAB, Square, Stage, carry_out
 from fairtat.checks import check_choice
 from fairtat.engines.model.state import Model
 
@@ -99,8 +99,7 @@ def autoattack(
         found_by = torch.where(outcome.reached, 0, -1)
         accuracy, notes = [_share(~outcome.reached)], []
         for number, (name, stage) in enumerate(stages, 1):
-            random = isinstance(stage, APGD) and stage.eot_iter > 1
-            stage.attack(replace(here, engine="eager") if random else fitted(here, outcome), outcome)
+            carry_out(stage, here, outcome)
             found_by = torch.where(outcome.reached & (found_by < 0), number, found_by)
             accuracy.append(_share(~outcome.reached))
             notes += [f"{name}: {note}" for note in stage.notes(here.classes, target_given=here.target is not None)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fairtat.errors import UserError
 from fairtat.evaluation.attacks.kinds import ATTACKS, attacks_with
 from fairtat.evaluation.attacks.names import Defaults, parse_attack
-from fairtat.evaluation.attacks.pooled import few_class_notes
+from fairtat.evaluation.attacks.pooled import stage_of
 from fairtat.evaluation.attacks.settings import SUITE, AttackSettings, at_eps, radius, stages_of, suite
 from fairtat.evaluation.budget import strongest_first
 from fairtat.evaluation.checks.finding import Finding
@@ -86,5 +86,10 @@ def few_classes(asked: Iterable[AttackSettings], num_classes: int) -> list[Findi
     if stages and num_classes < 2:
         name = next(iter(stages.values())).name
         raise ValueError(f"attack {name!r} needs at least 2 classes, but the model has {num_classes}")
-    said = [f"{ATTACKS[s.attack].title}: {note}" for s in stages.values() for note in few_class_notes(s, num_classes)]
+    pooled = [settings for settings in stages.values() if ATTACKS[settings.attack].pooled]
+    said = [
+        f"{ATTACKS[settings.attack].title}: {note}"
+        for settings in pooled
+        for note in stage_of(settings).notes(num_classes, target_given=False)
+    ]
     return [Finding("attacks:few-classes", "info", "; ".join(said) + ".")] if said else []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairtat.attacks import AttackResult, fast_pgd, fast_targeted_pgd
+from fairtat.engines.patient import settled
 from fairtat.evaluation.attacks.kinds import ATTACKS
 from fairtat.evaluation.attacks.pooled import pooled_result
 from fairtat.evaluation.attacks.settings import AMP, AttackSettings
@@ -44,6 +45,7 @@ class Classifier:
     bounds: tuple[float, float] = (0.0, 1.0)
     backend: str = "auto"
     engine: str = "auto"
+    requested: bool = True  # the engine, by name
     batch_size: int | None = None  # of the images that come at a time
 
     def logits(self, x: Tensor, seed: int = 0) -> Tensor:
@@ -79,6 +81,7 @@ class Classifier:
             bounds=self.bounds,
             amp=AMP[settings.amp],
             engine=self.engine,
+            requested=self.requested,
             chunk_size=self.batch_size,
         )
 
@@ -168,9 +171,13 @@ class Classifier:
             "bounds": self.bounds,
             "bn_mode": "eval",
             "backend": self.backend,
-            "engine": self.engine,
+            "engine": settled(self.engine, self.device),
             "return_info": True,
         }
+
+    def computed_by(self) -> dict[str, str]:
+        """What attacks an image: part of the question, since the answers of two may differ in the last bit."""
+        return {"engine": settled(self.engine, self.device), "backend": self.backend}
 
     def digest(self) -> str | None:
         """A fingerprint of the model and of how it is called; None for a callable that is not a module."""

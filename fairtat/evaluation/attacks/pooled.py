@@ -5,48 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fairtat.attacks import AttackResult, apgd, cw_l2, deepfool, fab, multi_targeted_pgd, square
-from fairtat.attacks.autoattack import APGD, FAB
+from fairtat.attacks import AttackResult
+from fairtat.attacks.autoattack import APGD, FAB, Square
+from fairtat.attacks.autoattack.calls import CallKeywords, run_stage
+from fairtat.attacks.autoattack.stages import Stage
+from fairtat.attacks.carlini_wagner import CarliniWagner
+from fairtat.attacks.deep_fool import DeepFool
 from fairtat.attacks.multi_targeted import MultiTargeted
 from fairtat.evaluation.attacks.settings import AttackSettings
 
 _LOSSES = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
 
 
-def pooled_result(model: Any, x: Tensor, y: Tensor, settings: AttackSettings, **options: Any) -> AttackResult:
-    """What the attack of these settings finds."""
-    name, steps = settings.attack, settings.steps
-    options |= {"eps": settings.eps, "norm": settings.norm, "seed": settings.seed, "return_info": True}
-    found: Tensor | AttackResult
+def stage_of(settings: AttackSettings) -> Stage:
+    """The attack of these settings."""
+    name, steps, restarts = settings.attack, settings.steps, settings.restarts
+    if name in _LOSSES:
+        return APGD(_LOSSES[name], steps, restarts)
     if name == "deepfool":
-        found = deepfool(model, x, y, n_iter=steps, **options)
-    elif name == "cw-l2":
-        del options["norm"]
-        found = cw_l2(model, x, y, n_iter=steps, **options)
-    else:
-        options["n_restarts"] = settings.restarts
-        if name in _LOSSES:
-            found = apgd(model, x, y, loss=_LOSSES[name], n_iter=steps, **options)
-        elif name == "mt":
-            found = multi_targeted_pgd(model, x, y, n_iter=steps, step_size=settings.step_size, **options)
-        elif name == "square":
-            found = square(model, x, y, n_queries=steps, **options)
-        else:
-            found = fab(model, x, y, targeted=name == "fab-t", n_iter=steps, **options)
+        return DeepFool(steps)
+    if name == "cw-l2":
+        return CarliniWagner(steps)
+    if name == "mt":
+        return MultiTargeted(settings.step_size, steps, restarts)
+    if name == "square":
+        return Square(steps, restarts)
+    return FAB(name == "fab-t", steps, restarts)
+
+
+def pooled_result(
+    model: Any,
+    x: Tensor,
+    y: Tensor,
+    settings: AttackSettings,
+    *,
+    requested: bool,
+    **options: Unpack[CallKeywords],
+) -> AttackResult:
+    """What the attack of these settings finds; ``requested``: the engine was asked for by name."""
+    options["seed"] = settings.seed
+    found = run_stage(stage_of(settings), model, x, y, settings.eps, settings.norm, options, True, requested=requested)
     assert isinstance(found, AttackResult)
     return found
-
-
-def few_class_notes(settings: AttackSettings, num_classes: int) -> list[str]:
-    """What this attack does otherwise than in the papers, on a model of few classes."""
-    stage: APGD | FAB | MultiTargeted
-    if settings.attack in _LOSSES:
-        stage = APGD(_LOSSES[settings.attack])
-    elif settings.attack == "fab-t":
-        stage = FAB(targeted=True)
-    elif settings.attack == "mt":
-        stage = MultiTargeted()
-    else:
-        return []
-    return list(stage.notes(num_classes, target_given=False))

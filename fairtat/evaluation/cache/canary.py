@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fairtat.engines.operations import OperationCount, countable
 from fairtat.evaluation.attacks.classifier import Classifier
 from fairtat.evaluation.attacks.settings import AttackSettings
 from fairtat.evaluation.cache.fingerprint import tensor_bytes
@@ -32,7 +34,10 @@ class Canary:
         rows = torch.from_numpy(np.linspace(0, len(images) - 1, min(CANARIES, len(images))).astype(np.int64))
         self._x, self._y, self._ids = images.draw(rows, classifier.device)
         self._classifier = classifier
-        logits = classifier.logits(self._x)
+        count = OperationCount()
+        with count if countable(classifier.model, classifier.device) else nullcontext():
+            logits = classifier.logits(self._x)
+        self.operations = count.total / len(self._x)  # of a pass forward, per image
         self.num_classes = logits.shape[1]
         self._logits = logits
 

@@ -91,7 +91,7 @@ def probe(work: Evaluator, defaults: Defaults) -> list[Finding]:
     if defaults.eps == 0:
         return []
     about = {"eps": defaults.eps, "norm": defaults.norm, "seed": defaults.seed}
-    question = {"kind": "sanity", **work.computed_by(), **about}
+    question = {"kind": "sanity", **work.classifier.computed_by(), **about}
     kept = np.zeros(FOUND, f"U{LONGEST}")
     findings = None
     with work.answers.begin(question, "sanity checks", {"findings": kept}, 1, gradient=True) as answer:
