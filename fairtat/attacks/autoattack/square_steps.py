@@ -27,11 +27,13 @@ from fairtat.attacks.autoattack.resumable import (
     lengths,
     per_image,
 )
+from fairtat.engines.realized import realized
 from fairtat.reference.philox import philox4x32
 
 # Of the queries; after each, the share of the image that a square covers is halved again.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TINY = 1e-12
+_PASSED_OVER = 2  # queries at most in a step
 _FIRST_SIGN = 5  # words of a query: row, column, second row, second column, orientation, signs
 
 
@@ -76,7 +78,7 @@ class Windows:
 class SquareSamples(PausedSamples):
     x_best: Tensor  # (N, C, H, W)
     best_loss: Tensor  # (N,) minus the smallest margin
-    words: Tensor  # (N, S, W) int64: the random words of the next S queries
+    words: Tensor  # (N, S, W) int64: the random words of the next S queries, as many as the steps can take
     drawn_at: Tensor  # (N,) int64: the query of the first of them
 
 
@@ -110,7 +112,7 @@ class SquareSteps(Resumable):
 
     def move(self, samples: Any, grad: Tensor) -> Tensor:
         s = samples
-        counts = s.step <= self.windows.n_queries
+        counts = (s.step <= self.windows.n_queries) & ~s.found  # what is found stays, wherever a round ends
         better = counts & ((s.step == 0) | (s.loss > s.best_loss) | s.wrong)
         s.x_best.copy_(choose(better, s.x_adv, s.x_best))
         s.best_loss.copy_(torch.where(better, s.loss, s.best_loss))
@@ -118,23 +120,37 @@ class SquareSteps(Resumable):
         return self.proposal(s)
 
     def proposal(self, s: Any) -> Tensor:
+        """The next candidate. One that is the best point again needs no look: it cannot lower the margin.
+
+        In images of one channel that is half of all squares of one pixel. Each counts as a query.
+        """
+        for _ in range(passed_over(s.x.shape[1], self.arena.norm)):
+            same = (self._candidate(s) == s.x_best).flatten(1).all(1)
+            s.step += same & (s.step < self.windows.n_queries)
+        return self._candidate(s)
+
+    def _candidate(self, s: Any) -> Tensor:
         """The best point with a square of it replaced."""
         at = (s.step - s.drawn_at).clamp_max(s.words.shape[1] - 1)
         words = s.words.gather(1, at[:, None, None].expand(-1, 1, s.words.shape[2]))[:, 0]
         side = self._by_query(s.step, [(first, float(side)) for first, side in self._changes]).long()
+        # In memory: what is drawn once a sample would be computed again for every pixel.
+        side, top, left, top2, left2 = realized(
+            torch.stack([side, *(scaled(words[:, k], self._room(k, side)) for k in range(4))])
+        ).unbind()
         rows, columns = (torch.arange(k, device=s.x.device) for k in s.x.shape[2:])
-        row = rows - scaled(words[:, 0], self.windows.h - side + 1)[:, None]  # (N, H) within the window
-        column = columns - scaled(words[:, 1], self.windows.w - side + 1)[:, None]
+        row, column = rows - top[:, None], columns - left[:, None]  # (N, H), (N, W) within the window
         window = inside(row, column, side)
-        signs = random_signs(words[:, _FIRST_SIGN:], s.x.shape[1]).to(s.x.dtype)[:, :, None, None]  # (N, C, 1, 1)
+        signs = realized(random_signs(words[:, _FIRST_SIGN:], s.x.shape[1]).to(s.x.dtype))[:, :, None, None]
         if self.arena.norm == "linf":
             moved = torch.where(window, s.x + per_image(s.eps, s.x) * signs, s.x_best)
             return torch.clamp(moved, self.arena.lo, self.arena.hi)
-        row2 = rows - scaled(words[:, 2], self.windows.h - side + 1)[:, None]
-        column2 = columns - scaled(words[:, 3], self.windows.w - side + 1)[:, None]
-        return self._moved_energy(
-            s, window, inside(row2, column2, side), self._pattern(row, column, side, words) * signs
-        )
+        other = inside(rows - top2[:, None], columns - left2[:, None], side)
+        return self._moved_energy(s, window, other, self._pattern(row, column, side, words) * signs)
+
+    def _room(self, word: int, side: Tensor) -> Tensor:
+        """(N,) how many places a window has, in rows for even words and in columns for odd ones."""
+        return (self.windows.w if word % 2 else self.windows.h) - side + 1
 
     def _moved_energy(self, s: Any, window: Tensor, other: Tensor, pattern: Tensor) -> Tensor:
         """L2: what the other window holds, and what is left of the budget, goes into the window as the pattern."""
@@ -227,6 +243,11 @@ def pattern_length(side: int) -> tuple[float, float]:
         halves.append(math.sqrt(squares) or 1.0)
     whole = math.sqrt(2.0 if side > 1 else 1.0)
     return halves[0] * whole, halves[1] * whole
+
+
+def passed_over(channels: int, norm: str) -> int:
+    """How many queries a step may pass over; with more channels few squares are without effect, in L2 none."""
+    return _PASSED_OVER if channels == 1 and norm == "linf" else 0
 
 
 def query_words(arena: Arena, ids: Tensor, queries: Tensor, number: int, stream: int, channels: int) -> Tensor:

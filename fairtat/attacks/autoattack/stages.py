@@ -186,8 +186,9 @@ class Square:
 
             def steps(columns: Columns, number: int, restart: int = restart) -> square_steps.SquareSteps:
                 queries = columns["step"]
+                most = number * (1 + square_steps.passed_over(channels, arena.norm))
                 words = square_steps.query_words(
-                    arena, columns["ids"], queries, number, stream_of("square", 0, restart), channels
+                    arena, columns["ids"], queries, most, stream_of("square", 0, restart), channels
                 )
                 given = {**columns, "words": words, "drawn_at": queries.clone()}
                 del given["ids"]

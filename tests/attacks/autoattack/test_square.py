@@ -230,3 +230,30 @@ def test_it_needs_images(trained):
     model = nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"square needs images \(N, C, H, W\), got shape \(3, 4\)"):
         square(model, torch.rand(3, 4), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_squares_that_change_nothing_are_passed_over_and_change_nothing(chunk, monkeypatch):
+    # One channel: half of all squares of one pixel. Passing over them is the same search with fewer looks.
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    model = model.double().eval()
+    x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    y = model(x).argmax(1)
+    looks: list[int] = []
+    model.register_forward_hook(lambda _module, given, _out: looks.append(len(given[0])))
+    found, made = {}, {}
+    for most in (0, square_steps._PASSED_OVER, 5):
+        monkeypatch.setattr(square_steps, "_PASSED_OVER", most)
+        looks.clear()
+        found[most] = square(
+            model, x, y, eps=0.02, n_queries=3000, seed=3, chunk_size=chunk, engine="eager", return_info=True
+        )
+        made[most] = sum(looks)
+    usual = found[0]
+    assert not usual.reached.all()
+    for most, other in found.items():
+        assert torch.equal(other.x_adv, usual.x_adv), most
+        # A query counts whether it was looked at or not; one that is found leaves at the end of its round.
+        assert torch.equal(other.steps[~usual.reached], usual.steps[~usual.reached]), most
+    assert made[square_steps._PASSED_OVER] < 0.75 * made[0]
