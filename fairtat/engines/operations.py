@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.patient import EAGER_PER_BUILD, build_seconds
@@ -32,12 +31,16 @@ class OperationCount(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
+        # It imports Triton where that is installed, which takes longer than all of fairtat.
+        from torch.utils.flop_counter import flop_registry
+
         super().__init__()
         self.total = 0
+        self._formulas = flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas.get(func._overloadpacket)
         if formula is not None:
             self.total += int(formula(*args, **(kwargs or {}), out_val=out))
         return out
