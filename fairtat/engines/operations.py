@@ -52,7 +52,7 @@ def countable(model: Any, device: torch.device) -> bool:
 
 
 def engine_for(model: Any, operations: float, name: str) -> str:
-    """ "compiled" if an attack of at most so many operations on a CPU is worth a program, else "eager".
+    """The engine of an attack of at most so many operations on a CPU: compiled where a program pays, else eager.
 
     By the rule of `fairtat.engines.patient`, with a count in place of the clock: the same call always gets the same
     engine, and so the same bits.

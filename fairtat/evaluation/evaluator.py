@@ -91,10 +91,9 @@ class Evaluator:
     def classifier_for(self, settings: AttackSettings, images: int) -> Classifier:
         """The classifier with the engine that this attack on so many images is left to."""
         classifier = self.classifier
-        if classifier.engine != "auto" or not countable(classifier.model, classifier.device):
+        left_to_a_count = classifier.engine == "auto" and ATTACKS[settings.attack].pooled
+        if not left_to_a_count or not countable(classifier.model, classifier.device):
             return classifier
-        if not ATTACKS[settings.attack].pooled:
-            return replace(classifier, engine="eager")
         operations = images * passes(settings, classifier.num_classes) * self.answers.canary.operations
         return replace(classifier, engine=engine_for(classifier.model, operations, settings.title), requested=False)
 
@@ -138,8 +137,7 @@ class Evaluator:
         reached = np.zeros((samples, classes), bool)
         _reach(reached, everyone, clean.pred)
         margin = np.full(reached.shape, -np.inf, np.float32)
-        computed_by = self.classifier_for(settings, samples).computed_by()
-        question = {"kind": "targeted", **computed_by, "settings": settings.to_dict()}
+        question = {"kind": "targeted", **self.classifier.computed_by(), "settings": settings.to_dict()}
 
         answer = self.answers.begin(
             question,

@@ -161,10 +161,10 @@ def arena(
             engine = "eager"
         elif engine == "auto" and not countable(model, images.device):
             engine = settled(engine, images.device)
-        count = OperationCount()
+        count = OperationCount() if engine == "auto" and images.device.type == "cpu" else None
         first, *others = images.split(size)
         with torch.no_grad():
-            with count if engine == "auto" and images.device.type == "cpu" else nullcontext():
+            with count or nullcontext():
                 looks = [_forward(exact, first, batch.mean, batch.std)]
             logits = torch.cat([*looks, *(_forward(exact, part, batch.mean, batch.std) for part in others)])
         batch.check_classes(logits.shape[1], options)
@@ -187,5 +187,5 @@ def arena(
             engine_check=engine_check,
             chunk_size=size,
             logits=logits,
-            operations=count.total / max(1, len(first)),
+            operations=0.0 if count is None else count.total / max(1, len(first)),
         )

@@ -34,10 +34,12 @@ class Canary:
         rows = torch.from_numpy(np.linspace(0, len(images) - 1, min(CANARIES, len(images))).astype(np.int64))
         self._x, self._y, self._ids = images.draw(rows, classifier.device)
         self._classifier = classifier
-        count = OperationCount()
-        with count if countable(classifier.model, classifier.device) else nullcontext():
+        counts = classifier.engine == "auto" and countable(classifier.model, classifier.device)
+        count = OperationCount() if counts else None
+        with count or nullcontext():
             logits = classifier.logits(self._x)
-        self.operations = count.total / len(self._x)  # of a pass forward, per image
+        # Of a pass forward, per image; where the engine is left to them.
+        self.operations = 0.0 if count is None else count.total / len(self._x)
         self.num_classes = logits.shape[1]
         self._logits = logits
 
