@@ -101,7 +101,7 @@ format: $(VENV)/.dev
 # One process per script: compiled graphs, thread pools and memory of one must not affect the next.
 BENCH = for script in $(BENCH_SCRIPTS); do $(BIN)/python -m pytest -q $$script --threads 2 \
 	--benchmark-storage=.benchmarks/$$(basename $$script .py)
-BENCH_SCRIPTS ?= $(sort $(wildcard benchmarks/bench_*.py))
+BENCH_SCRIPTS ?= $(sort $(wildcard benchmarks/*/bench_*.py))
 COMPARE ?= 10%
 
 bench: $(VENV)/.dev

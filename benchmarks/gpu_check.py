@@ -36,6 +36,7 @@ from typing import Any
 from harness import records
 from harness.phases import GOOD, SKIP, Phase, run_phases, summary
 from harness.records import ROOT
+from harness.scripts import scripts
 
 HERE = ROOT / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
@@ -105,7 +106,7 @@ def phases(gpu: Mapping[str, Any], folder: Path, path: Path) -> list[Phase]:
 
     def benchmark(name: str, limit: float, budget: float, rounds: int = 5) -> Phase:
         effort = (f"--benchmark-max-time={budget:g}", f"--benchmark-min-rounds={rounds}", "--results", str(folder))
-        command = [*python, "pytest", "-q", str(HERE / f"bench_{name}.py"), "--device", "cuda", *effort]
+        command = [*python, "pytest", "-q", str(scripts()[name]), "--device", "cuda", *effort]
         return Phase(name, command, limit, tree, partial(records.read_json, records.result_path(folder, name, "cuda")))
 
     def sanitized(backend: str, tool: str) -> Phase:
@@ -130,6 +131,7 @@ def phases(gpu: Mapping[str, Any], folder: Path, path: Path) -> list[Phase]:
         benchmark("attack", 130.0, 6.0),
         benchmark("training", 100.0, 20.0, rounds=2),
         *(benchmark(op, 40.0, 0.7) for op in OPS if op != "pgd_step"),
+        benchmark("engines", 200.0, 6.0),
         Phase("tables", [*script, "--apply", str(path)], 20.0, tree, always=True),
     ]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import RESULTS, ROOT, duration, read_json, result_path
+from harness.scripts import load, scripts
 
 OPS = ("pgd_step", "pgd_init", "logit_loss", "sample_targets", "class_stats")
 ENGINES = (
@@ -32,6 +33,14 @@ GPU_ATTACK = {
     "torchattacks, same precision": f"torchattacks, {LAST}",
     "torchattacks, fp32": "torchattacks, fp32",
     "published loop, tf32": "published loop, tf32",
+}
+GPU_ENGINES = {
+    "bare model": f"bare model, {LAST}",
+    "eager": "fairtat eager",
+    "graph": "fairtat graph",
+    "compiled": "fairtat compiled",
+    "compiled_graph": "fairtat compiled_graph",
+    "torch.compile(model), graph": "torch.compile of the model, in a graph",
 }
 GPU_TRAINING = {"the parts": "sum of the parts", "fairtat": "fairtat", "published loop, tf32": "published loop"}
 ROLES = ("eager", "compile", "published", "floor")
@@ -111,6 +120,8 @@ def render_gpu(results: Path, file: Path | None = None) -> str:
             "What does a targeted PGD-10 cost? Time relative to the floor, the bare model's 10 x (forward + input "
             "gradient) in one CUDA graph, in bfloat16 and channels_last:",
             _gpu_table("attack", measured, "model, batch", GPU_ATTACK),
+            "What do the engines make of it? Relative to the same floor:",
+            _gpu_table("engines", measured, "model, batch", GPU_ENGINES),
             "What does an epoch of FAIR-TAT with PGD-10 cost? Time relative to its parts measured separately, "
             "attacks and one training pass:",
             _gpu_table("training", measured, "", GPU_TRAINING),
@@ -209,7 +220,8 @@ def write_gpu(page: Path, file: Path) -> None:
 def _load(results: Path, name: str, how: str | None = None) -> dict[str, Any]:
     path = result_path(results, name)
     if not path.is_file():
-        raise SystemExit(f"{path}: missing; run {how or f'pytest benchmarks/bench_{name}.py --results {results}'}")
+        how = how or f"pytest {scripts()[name].relative_to(ROOT)} --results {results}"
+        raise SystemExit(f"{path}: missing; run {how}")
     result = read_json(path)
     if result["quick"]:
         raise SystemExit(f"{path}: from a --quick run, whose figures mean nothing; run it in full")
@@ -278,7 +290,7 @@ def _cases_table(
 
 def gpu_cases(script: str) -> list[str]:
     """The names of a script's cases for a GPU that the pages show."""
-    cases = importlib.import_module(f"bench_{script}").BENCHMARK.cases
+    cases = load(script).BENCHMARK.cases
     return [case.name for case in cases if case.device == "cuda" and case.headline]
 
 

@@ -155,7 +155,7 @@ def test_the_tests_of_all_ops_take_it(built: Path) -> None:
 
 @pytest.mark.slow
 def test_its_benchmark_runs(built: Path) -> None:
-    done = run_tests(built, "benchmarks/bench_toy_scale.py", "--quick")
+    done = run_tests(built, "benchmarks/ops/bench_toy_scale.py", "--quick")
     assert done.returncode == 0, done.stdout[-5000:]
 
 

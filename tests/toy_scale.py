@@ -150,7 +150,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TypeError, match="x must be float32 or float64, got int64"):
         toy_scale(torch.arange(3), 2.0)
 """,
-    "benchmarks/bench_toy_scale.py": '''
+    "benchmarks/ops/bench_toy_scale.py": '''
 """toy_scale: every number times one factor."""
 
 from __future__ import annotations

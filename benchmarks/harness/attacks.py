@@ -171,7 +171,7 @@ def bare(work: Workload, p: Precision = FP32) -> Entrant:
 def attack_with(model: Any, p: Precision, device: str, *, engine: str, **options: Any) -> fairtat.TargetedPGD:
     """fairtat's attack; where there is no GPU, the eager engine stands in for CUDA graphs."""
     options = {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS, "init": "zero", **options}
-    engine = engine if device == "cuda" or engine != "graph" else "eager"
+    engine = engine if device == "cuda" or "graph" not in engine else "eager"
     return fairtat.TargetedPGD(model, seed=0, amp=p.amp, engine=engine, check=device != "cuda", **options)
 
 
@@ -224,6 +224,7 @@ class Like:
     sigmas: float = 0.0  # by which samples won and lost may differ: rounding moves single samples either way
 
 
+ON_GPU = Like(loss=0.05, pixels=1.0, sigmas=3.0)  # whatever the precision
 LOW_PRECISION = Like(loss=0.05, pixels=1.0)  # single samples go other ways, so pixels are reported and not limited
 
 

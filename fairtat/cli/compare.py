@@ -13,8 +13,16 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from fairtat.cli.jobs.runs import (
+    AttackArguments,
+    EvaluationOptions,
+    Job,
+    answers_line,
+    examine,
+    job_of_run,
+    shortest_ends,
+)
 from fairtat.cli.parser import Parser, comma_separated, number
-from fairtat.cli.runs import AttackArguments, EvaluationOptions, Job, answers_line, examine, job_of_run, shortest_ends
 from fairtat.devices import resolve_device
 from fairtat.errors import UserError
 from fairtat.evaluation import Comparison, Defaults, Evaluation

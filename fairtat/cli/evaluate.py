@@ -11,10 +11,8 @@ from rich.console import Console
 from rich.padding import Padding
 
 from fairtat import models
-from fairtat.cli.evaluate_job import DataArguments, ModelArguments, job_of
-from fairtat.cli.parser import Parser, comma_separated, number
-from fairtat.cli.processes import one_voice, stop_on_sigterm
-from fairtat.cli.runs import (
+from fairtat.cli.jobs.models import DataArguments, ModelArguments, job_of
+from fairtat.cli.jobs.runs import (
     EVALUATION,
     AttackArguments,
     EvaluationOptions,
@@ -24,6 +22,8 @@ from fairtat.cli.runs import (
     examine,
     shortened,
 )
+from fairtat.cli.parser import Parser, comma_separated, number
+from fairtat.cli.processes import one_voice, stop_on_sigterm
 from fairtat.data import CORRUPTIONS
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation

@@ -24,8 +24,6 @@ COMMANDS = {
     "doctor": "what is installed, which kernels run here, and whether they are right",
 }
 
-_MODULES = {"runs": "run_list"}  # of commands whose module has another name
-
 KEEP_ANSWERS = ("evaluate", "compare")
 """Commands that resume where they were interrupted when they are given once more."""
 
@@ -91,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(
             f"unknown {kind} {command!r}{did_you_mean(command, (*COMMANDS, '--help', '--version', '--debug'))}"
         )
-    module = importlib.import_module(f"fairtat.cli.{_MODULES.get(command, command)}")
+    module = importlib.import_module(f"fairtat.cli.{command}")
     code: int = module.run(module.parser().parse_args(rest))
     return code
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonargparse
 from rich.console import Console
 
+from fairtat.cli.jobs.runs import EVALUATION, evaluation_names
 from fairtat.cli.parser import Parser, comma_separated
-from fairtat.cli.runs import EVALUATION, evaluation_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.groups import GROUPS_HELP, read_groups

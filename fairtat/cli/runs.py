@@ -1,303 +1,172 @@
-"""What `evaluate` and `compare` share: their options, and evaluations of run folders kept in ``RUN/evaluation``."""
+"""``fairtat runs [DIR]``: the runs in a folder, what sets them apart, how far they are, and their figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jsonargparse import Namespace
-from torch import Tensor, nn
+import jsonargparse
+from rich.console import Console
+from rich.table import Table
 
-from fairtat._version import __version__
-from fairtat.cli.evaluate_progress import observe
-from fairtat.data import CORRUPTED, ImageData, load_corrupted
-from fairtat.data.stream import Data
-from fairtat.errors import UserError
-from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
-from fairtat.evaluation.cache.team import Team
-from fairtat.evaluation.progress import Standing
-from fairtat.files import refuse_links
-from fairtat.training import Number, Run
-from fairtat.training.distributed import World
+from fairtat.cli.parser import Parser
+from fairtat.errors import UserError, did_you_mean
+from fairtat.evaluation import Evaluation
+from fairtat.files import parse_json
+from fairtat.text import printable
+from fairtat.training.config import leaves
+from fairtat.training.run.overview import Glance, differing, find_runs, glance
 
-ALONE = World()
-
-EVALUATION = "evaluation"
-"""The folder of a run that holds its evaluations."""
-SPLITS = ("test", "val", "all")
-
-EXAMPLE = "8/255"
-LISTED = 8
-"""Names in a sentence before it says how many more there are."""
-
-
-@dataclass
-class AttackArguments:
-    """what an attack's name does not say; radii in pixel units (images lie in [0, 1]), also as fractions like 8/255"""
-
-    eps: Number | None = None
-    """Radius; by default that of the training (for compare: the first run's training)."""
-
-    step_size: Number | None = None
-    """Length of one step of pgd and cw; by default eps / 4."""
-
-    steps: int = 20
-    """Number of steps of pgd and cw."""
-
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the radius; by default that of the training."""
-
-    restarts: int = 1
-    """Number of random starts (pgd and cw); the strongest result counts."""
-
-    seed: int = 0
-    """Seed of starts and corruptions."""
-
-    amp: Literal["none", "bf16"] = "none"
-    """Precision of the attacks' passes: bf16 is faster where the device has instructions for it. An image counts as
-    fooled only if float32 says so."""
-
-    @classmethod
-    def parsed(cls, options: Namespace) -> AttackArguments:
-        """From the parser's namespace of this name."""
-        return cls(**vars(options))
-
-    def defaults(self, job: Job, attacks: Sequence[str] = (), active_set: bool = True) -> Defaults:
-        """These options with the training attack of ``job`` filled in, or the radius that ``attacks`` name.
-
-        Raises:
-            UserError: no radius is given, and none is known from a training.
-        """
-        norm = self.norm or job.norm or "linf"
-        eps = job.eps if self.eps is None else float(self.eps)
-        if eps is None:
-            without = next((name for name in attacks if "@" not in name), None)
-            if without is not None or not attacks:
-                needed = f"--attack.eps is needed for a model that fairtat did not train, for example {EXAMPLE}"
-                raise UserError(f"{needed}, or as {without}@{EXAMPLE}" if without else needed)
-            # The first attack in the usual norm applies where no attack says anything, such as the targeted one.
-            named = [parse_attack(name, Defaults(eps=1.0, norm=norm)) for name in attacks]
-            eps, norm = next(((each.eps, norm) for each in named if each.norm == norm), (named[0].eps, named[0].norm))
-        return Defaults(
-            eps=float(eps),
-            norm=norm,
-            steps=self.steps,
-            step_size=None if self.step_size is None else float(self.step_size),
-            restarts=self.restarts,
-            seed=self.seed,
-            active_set=active_set,
-            amp=self.amp,
-        )
-
-
-@dataclass
-class EvaluationOptions:
-    """What `evaluate` and `compare` share."""
-
-    attacks: str = "pgd"
-    """Attacks, separated by commas; the first is the main one. fgsm, pgd-20, cw-20, mt-20, noise-20, deepfool,
-    cw-l2@0.5, and AutoAttack's apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, autoattack. cw-20+square is the worst of
-    both; pgd-50x5 has 5 restarts; pgd-20@4/255 and pgd-20:l2@0.5 state their own radius."""
-
-    attack: AttackArguments = field(default_factory=AttackArguments)
-    """What the attacks' names do not say."""
-
-    active_set: bool = True
-    """Leave an image alone once it is fooled; false attacks every image for all steps, and the last step counts."""
-
-    split: Literal["test", "val", "all"] | None = None
-    """Which images; by default the test set, and all of a .npz or .parquet file that has none."""
-
-    checkpoint: Literal["last", "best"] = "last"
-    """Weights of a run: those after its last epoch, or of its best epoch on the validation set."""
-
-    batch_size: int = 256
-    """Images at a time; changes speed and memory, not the result (except the starts of AutoAttack's attacks)."""
-
-    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
-    """How the attacks' steps run: auto, eager, graph (a GPU) or compiled, for large models or many images."""
-
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:1."""
+_FIGURES = ("clean", "clean_worst", "robust", "robust_worst")
+_SORTS = ("name", "state", "epoch", *_FIGURES)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A model and the images that it is judged on, from a run folder or put together on the command line."""
+class Row:
+    """One run as it is listed; accuracies in [0, 1]."""
 
     name: str
-    model: nn.Module
-    data: Data
-    split: str
-    folder: Path  # where its evaluations are kept, ``place`` below that of the run's own data
-    source: dict[str, str | int]
-    eps: float | None = None  # of its training, as is norm
-    norm: str | None = None
-    normalize: tuple[list[float], list[float]] | None = None
-    data_root: str | None = None
-    place: str = ""
+    run: Glance
+    settings: dict[str, Any]  # those that differ among the runs
+    figures: dict[str, float | None]
+    source: str | None  # what the figures are of
 
-    @property
-    def stored(self) -> Path:
-        """Where its latest evaluation is kept; the .npz file lies beside it."""
-        return self.folder / f"{self.split}.json"
-
-    def corrupted(self, corruption: str, severity: int) -> Tensor:
-        """CIFAR-10-C's or CIFAR-100-C's images for the whole test set."""
-        found = load_corrupted(self.data.name, corruption, severity, root=self.data_root)
-        labels = self.data.labels.cpu()
-        if found.labels.shape != labels.shape or not bool((found.labels == labels).all()):
-            raise UserError(f"{found.name}: its labels are not those of the {self.split} set of {self.data.name}")
-        return found.images
-
-    @property
-    def has_corrupted_files(self) -> bool:
-        """Whether a published corrupted form of these images exists."""
-        return self.data.name in CORRUPTED and self.split == "test"
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        run = self.run
+        return {
+            "name": self.name,
+            "path": str(run.path),
+            "state": run.state,
+            "problem": run.problem,
+            "process": run.owner,
+            "epoch": run.epoch,
+            "epochs": None if run.config is None else run.config.epochs,
+            "settings": {key: _plain(value) for key, value in self.settings.items()},
+            "figures": self.figures,
+            "figures_of": self.source,
+        }
 
 
-def job_of_run(run: Run, split: str | None = None, checkpoint: str = "last") -> Job:
-    """A run's model and its own data, split as it was for its training."""
-    split = split or "test"
-    if split == "all":
-        raise UserError(f"{run.path}: split is 'all', but the run was trained on some of that; expected test or val")
-    config, folder = run.config, run.path / EVALUATION
-    refuse_links(folder, folder / "parts")
-    return Job(
-        name=str(run.path),
-        model=run.model,
-        data=getattr(run.splits(), split),
-        split=split,
-        folder=folder,
-        source={"data": config.data.name, "split": split, "epoch": run.epoch, "checkpoint": checkpoint},
-        eps=float(config.attack.eps),
-        norm=config.attack.norm,
-        data_root=config.data.root,
+def parser() -> jsonargparse.ArgumentParser:
+    """Arguments and help of the subcommand."""
+    parser = Parser(
+        "runs",
+        "List the runs in a folder and below it: state (finished, running, interrupted, broken), epochs, accuracies\n"
+        "(average and worst class, of the last evaluation on the test set, else of validation), and the settings that\n"
+        "differ. A folder that cannot be read is listed with the reason.",
+        "  fairtat runs\n  fairtat runs studies --sort robust_worst\n  fairtat runs --json | jq '.runs[].figures'",
     )
-
-
-def job_on_data(run: Run, name: str, data: Data, split: str, checkpoint: str = "last") -> Job:
-    """A run's model and other images, in a folder of their own: a shift, a new camera.
-
-    Raises:
-        UserError: images of another shape or other classes. Classes without names are numbers, which may be fewer.
-    """
-    numbered = tuple(str(k) for k in range(data.num_classes))
-    trained = f"but {run.path} was trained on"
-    if data.image_shape != run.image_shape:
-        raise UserError(f"--data.name {name} holds images of shape {data.image_shape}, {trained} {run.image_shape}")
-    if data.class_names == numbered and data.num_classes <= run.num_classes:
-        data = replace(data, class_names=run.class_names)
-    if data.class_names != run.class_names:
-        if data.num_classes != run.num_classes:
-            raise UserError(f"--data.name {name} holds {data.num_classes} classes, {trained} {run.num_classes}")
-        theirs, own = next(pair for pair in zip(data.class_names, run.class_names, strict=True) if pair[0] != pair[1])
-        raise UserError(
-            f"--data.name {name} holds class {theirs!r} where {run.path} has {own!r}; names and order must agree"
-        )
-    place = Path(name).stem
-    folder = run.path / EVALUATION / place
-    refuse_links(folder.parent, folder, folder / "parts")
-    return Job(
-        name=str(run.path),
-        model=run.model,
-        data=data.to(run.device),
-        split=split,
-        folder=folder,
-        source={"data": name, "split": split, "epoch": run.epoch, "checkpoint": checkpoint},
-        eps=float(run.config.attack.eps),
-        norm=run.config.attack.norm,
-        place=place,
+    parser.add_argument("folder", type=str, nargs="?", default="runs", help="where to look; by default runs")
+    parser.add_argument(
+        "--sort",
+        type=str,
+        default="name",
+        help=f"{', '.join(_SORTS)} or a setting such as attack.eps. Figures: largest first. What has none comes last.",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    return parser
 
 
-def evaluation_names(paths: Sequence[Path]) -> list[str]:
-    """Short names of evaluations' files: RUN/evaluation/test.json has the run's, page/ours.json is "ours".
-
-    Raises:
-        UserError: the same file is given twice.
-    """
-    parts = [_named_parts(path.resolve().with_suffix("")) for path in paths]
-    if len(set(parts)) < len(parts):
-        raise UserError("expected different evaluations, but the same file is given twice")
-    while min(map(len, parts)) > 2:
-        last = {part[-1] for part in parts}
-        if len(last) > 1 or (len(parts) == 1 and not last & set(SPLITS)):
-            break  # what tells them apart, or names the only one
-        parts = [part[:-1] for part in parts]
-    return shortest_ends(parts)
+def run(options: jsonargparse.Namespace) -> int:
+    """List the runs."""
+    folder = Path(options.folder)
+    rows = _sorted(_rows(folder), options.sort)
+    if options.json:
+        print(json.dumps({"folder": str(folder), "runs": [row.to_dict() for row in rows]}, indent=1, allow_nan=False))
+    else:
+        _print(folder, rows)
+    return 0
 
 
-def _named_parts(path: Path) -> tuple[str, ...]:
-    """The parts of a path; RUN/evaluation/DATA is one, "RUN/DATA"."""
-    *folders, name = path.parts
-    if EVALUATION not in folders[1:]:
-        return path.parts
-    at = len(folders) - 1 - folders[::-1].index(EVALUATION)
-    return (*folders[: at - 1], "/".join((folders[at - 1], *folders[at + 1 :])), name)
+def _rows(folder: Path) -> list[Row]:
+    runs = [glance(path) for path in find_runs(folder)]
+    keys = differing([run.config for run in runs if run.config is not None])
+    rows = []
+    for run in runs:
+        known = {} if run.config is None else dict(leaves(run.config))
+        figures, source = _figures(run)
+        settings = {key: known[key] for key in keys if key in known}
+        rows.append(Row(str(run.path.relative_to(folder)), run, settings, figures, source))
+    return rows
 
 
-def shortest_ends(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The shortest ends of different paths, each given by its parts, that tell them apart: mostly the last part."""
-    length = next(k for k in range(1, max(map(len, paths)) + 1) if len({path[-k:] for path in paths}) == len(paths))
-    return [str(Path(*path[-length:])) for path in paths]
+def _figures(run: Glance) -> tuple[dict[str, float | None], str | None]:
+    """Of the last evaluation on the test set, else of validation after the last epoch."""
+    file = run.path / "evaluation" / "test.json"
+    try:
+        found = Evaluation.from_dict(parse_json(file.read_bytes(), file.name))
+        values = [found.clean.average, found.clean.worst[1], found.robust.average, found.robust.worst[1]]
+        if all(math.isfinite(value) for value in values):
+            return dict(zip(_FIGURES, values, strict=True)), f"test, {found.primary}"
+    except (OSError, UserError, ValueError, KeyError, TypeError, IndexError, StopIteration):
+        pass  # not evaluated, or by another version: validation says something too
+    values_of = [value for pair in (run.clean, run.robust) for value in pair or (None, None)]
+    return dict(zip(_FIGURES, values_of, strict=True)), None if run.robust is None else "validation"
 
 
-def answers_line(evaluation: Evaluation) -> str:
-    """Which results were reused, and which were computed."""
-    reused = f"reused, since the model still answers as it did: {shortened(evaluation.reused)}"
-    worked_out = f"computed: {shortened(evaluation.worked_out)}"
-    return "; ".join([reused] * bool(evaluation.reused) + [worked_out] * bool(evaluation.worked_out))
+def _sorted(rows: list[Row], key: str) -> list[Row]:
+    settings = {name for row in rows for name in row.settings}
+    known = {name for row in rows if row.run.config is not None for name, _ in leaves(row.run.config)}
+    if key not in _SORTS and key not in known:
+        raise UserError(f"--sort is {key!r}{did_you_mean(key, (*_SORTS, *sorted(settings)))}")
+    if key == "name":
+        return rows
+    if key in _FIGURES:
+        return sorted(rows, key=lambda row: -math.inf if (value := row.figures[key]) is None else value, reverse=True)
+    return sorted(rows, key=lambda row: _order(_value(row, key)))
 
 
-def shortened(names: Sequence[str]) -> str:
-    """A list in a sentence, not longer than `LISTED`."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+def _value(row: Row, key: str) -> Any:
+    if key in ("state", "epoch"):
+        return getattr(row.run, key)
+    return None if row.run.config is None else dict(leaves(row.run.config)).get(key)
 
 
-def examine(
-    job: Job,
-    defaults: Defaults,
-    options: Namespace | EvaluationOptions,
-    *,
-    world: World = ALONE,
-    on_work: Callable[[], object] | None = None,
-    **questions: Any,
-) -> Evaluation:
-    """Evaluate, and show on stderr how far it is; results are kept in the job's folder and reused from there.
+def _order(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then text, then what is missing."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
 
-    Args:
-        options: of `EvaluationOptions`.
-        world: the processes that share the work; all call this, and the first one shows.
-        on_work: called once, when something has to be computed.
-        questions: attacks, eps_sweep, targeted, corruptions, ... of :func:`fairtat.evaluation.evaluate`.
-    """
-    with observe(job.name, job.data.class_names) if world.main else nullcontext() as shown:
-        told = False
 
-        def watch(standing: Standing) -> None:
-            nonlocal told
-            if not told and on_work is not None:
-                on_work()
-            told = True
-            if shown is not None:
-                shown(standing)
+def _print(folder: Path, rows: list[Row]) -> None:
+    console = Console(highlight=False, markup=False)
+    if not rows:
+        console.print(f"{folder}: no runs", soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("run", "state", "epoch", "clean", "worst", "robust", "worst", "of"):
+        justify: Any = "right" if title in ("epoch", "clean", "worst", "robust") else "left"
+        table.add_column(title, justify=justify, overflow="fold")
+    for row in rows:
+        run = row.run
+        epochs = "" if run.epoch is None else str(run.epoch) + (f"/{run.config.epochs}" if run.config else "")
+        figures = ["" if (value := row.figures[key]) is None else f"{100 * value:.1f}%" for key in _FIGURES]
+        table.add_row(printable(row.name), run.state, epochs, *figures, row.source or "")
+    console.print(table)
+    # Below the table, where nothing is cut.
+    notes = [(row.name, _note(row)) for row in rows]
+    if any(note for _, note in notes):
+        console.print("\nsettings that differ", style="bold")
+    for name, note in notes:
+        if note:
+            console.print(printable(f"{name}: {note}"), soft_wrap=True)
 
-        data = job.data if isinstance(job.data, ImageData) else job.data.decoded()
-        evaluation = evaluate(
-            job.model,
-            data,
-            **defaults._asdict(),
-            batch_size=options.batch_size,
-            engine=options.engine,
-            normalize=job.normalize,
-            cache=job.folder / "parts",
-            watch=watch,
-            team=Team() if world.size == 1 else Team.of_group(world.control),
-            **questions,
-        )
-    return replace(evaluation, source={**job.source, **evaluation.source, "fairtat": __version__})
+
+def _note(row: Row) -> str:
+    """What sets a run apart, or why it cannot be read."""
+    if row.run.problem is not None:
+        return f"broken: {row.run.problem}"
+    return ", ".join(f"{key} {_plain(value)}" for key, value in row.settings.items())
+
+
+def _plain(value: Any) -> Any:
+    """As YAML writes it: fractions stay fractions, and lists and mappings are their text."""
+    plain = getattr(value, "plain", None)
+    if plain is not None:
+        return plain()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

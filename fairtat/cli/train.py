@@ -16,7 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from fairtat.cli.main import INTERRUPTED, program
 from fairtat.cli.parser import Parser
 from fairtat.cli.processes import one_voice
-from fairtat.cli.train_progress import dry_run_report, observe
+from fairtat.cli.progress.training import dry_run_report, observe
 from fairtat.data import code_of
 from fairtat.errors import UserError
 from fairtat.extension import import_code, names_code

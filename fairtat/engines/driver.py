@@ -17,13 +17,14 @@ from fairtat.engines import patient
 from fairtat.engines.base import Engine
 from fairtat.engines.compiled.engine import Compiled
 from fairtat.engines.graph import runtime
+from fairtat.engines.graph.compiled import CompiledGraph
 from fairtat.engines.graph.engine import Graph
 from fairtat.engines.model.network import InputWritten
 from fairtat.engines.patient import Patient
 from fairtat.engines.samples import Results, Span
 from fairtat.engines.steps import S, Steps, run_eagerly
 
-ENGINES = ("auto", "eager", "compiled", "graph")
+ENGINES = ("auto", "eager", "compiled", "graph", "compiled_graph")
 ENGINE_CHECKS = ("first", "always", "off")
 
 
@@ -64,6 +65,8 @@ def _engine(name: str, steps: Steps[S], check: str, *, chunked: bool) -> Engine[
         return Compiled(steps, check)
     if name == "graph":
         return Graph(steps, check)
+    if name == "compiled_graph":
+        return CompiledGraph(steps, check)
     if name != "auto":
         return None
     if runtime.runtime_for(steps.x.device) is None:

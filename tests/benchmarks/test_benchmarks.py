@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.util
 import json
 import math
@@ -21,12 +20,13 @@ from harness import peers
 from harness.attacks import Workload
 from harness.case import Contestant, Entrant, Settings
 from harness.runner import QUICK, failures, run_case
+from harness.scripts import load, scripts
 from torch import Tensor
 
 from fairtat.backends import OPS
 
 ALL = (*OPS, "attack", "compare_attacks", "engines", "scaling", "training")  # those with cases for a CPU
-ON_GPU = (*OPS, "attack", "training")
+ON_GPU = (*OPS, "attack", "engines", "training")
 
 # A compilation takes seconds and two of the peers import for as long; the slow test has them all.
 SKIPPED = ("torch.compile*", "*, compiled*", "ART", "torchattacks", "torchmetrics", "scikit-learn")
@@ -34,11 +34,11 @@ LEAN = [option for pattern in SKIPPED for option in ("--skip", pattern)]
 
 
 def script(name: str) -> ModuleType:
-    return importlib.import_module(f"bench_{name}")
+    return load(name)
 
 
 def script_conftest() -> ModuleType:
-    path = Path(importlib.import_module("bench_attack").__file__).with_name("conftest.py")
+    path = Path(load("attack").__file__).parents[1] / "conftest.py"
     spec = importlib.util.spec_from_file_location("benchmarks_conftest", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -73,7 +73,7 @@ def assert_result(result: dict, name: str) -> None:
 
 def run_benchmarks(benchmarks: Path, folder: Path, names: tuple[str, ...], *options: str) -> str:
     """The output of a run that succeeds."""
-    scripts = [str(benchmarks / f"bench_{name}.py") for name in names]
+    scripts = [str(scripts()[name]) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", *scripts, *options, "--results", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
@@ -225,11 +225,11 @@ def test_a_contestant_that_computes_something_else_is_not_timed_and_fails_the_ca
 @pytest.mark.slow
 def test_a_case_with_a_failure_fails_and_its_file_says_so(tmp_path: Path, benchmarks: Path) -> None:
     """The whole way, under pytest: a rival that is wrong."""
-    path = str(benchmarks / "bench_pgd_init.py")
+    path = str(benchmarks / "ops" / "bench_pgd_init.py")
     options = [path, "-q", "--quick", "--skip", "torch.compile", "--results", str(tmp_path)]
     program = (
         f"import sys, pytest; sys.path.insert(0, {str(benchmarks)!r})\n"
-        "import bench_pgd_init as script\n"
+        "from ops import bench_pgd_init as script\n"
         "script.in_place = lambda x: x.clone()\n"
         f"sys.exit(pytest.main({options!r}))\n"
     )
@@ -242,5 +242,5 @@ def test_a_case_with_a_failure_fails_and_its_file_says_so(tmp_path: Path, benchm
     assert "seconds" in rows["fairtat"]
 
 
-def test_every_op_has_its_script(benchmarks: Path) -> None:
-    assert {path.stem for path in benchmarks.glob("bench_*.py")} == {f"bench_{name}" for name in {*ALL, *ON_GPU}}
+def test_every_op_has_its_script() -> None:
+    assert set(scripts()) == {*ALL, *ON_GPU}

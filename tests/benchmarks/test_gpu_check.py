@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import gpu_check
 import pytest
 from harness.phases import Phase
+from harness.scripts import load, scripts
 
 FOUND = {
     "gpu": "NVIDIA H100 80GB HBM3", "capability": "9.0", "torch": "2.11", "triton": "3.6", "cuda": "13.0",
@@ -128,17 +128,17 @@ def test_the_plan_builds_for_the_gpu_without_a_network_and_fits_in_nine_minutes(
     late = sum(phase.limit for phase in plan.values() if phase.always)
     assert gpu_check.DEADLINE + late <= 540
     for name, phase in plan.items():
-        if str(gpu_check.HERE / "bench_") in " ".join(phase.command):
+        if "bench_" in " ".join(phase.command):
             assert not phase.untimed, name
-    scripts = {Path(part).name for phase in plan.values() for part in phase.command if part.endswith(".py")}
-    assert all((gpu_check.HERE / name).is_file() for name in scripts if not name.startswith("test_"))
+    files = [Path(part) for phase in plan.values() for part in phase.command if part.endswith(".py")]
+    assert all(file.is_file() for file in files)
 
 
-def test_every_benchmark_with_cases_for_a_gpu_is_in_the_plan(tmp_path: Path, benchmarks: Path) -> None:
+def test_every_benchmark_with_cases_for_a_gpu_is_in_the_plan(tmp_path: Path) -> None:
     plan = {p.name for p in gpu_check.phases(FOUND, tmp_path, tmp_path / "check.json")}
-    for script in benchmarks.glob("bench_*.py"):
-        benchmark = importlib.import_module(script.stem).BENCHMARK
-        assert (benchmark.name in plan) == any(case.device == "cuda" for case in benchmark.cases), script.name
+    for script in scripts():
+        benchmark = load(script).BENCHMARK
+        assert (benchmark.name in plan) == any(case.device == "cuda" for case in benchmark.cases), script
 
 
 def test_the_gpu_tests_are_found_by_their_mark(tmp_path: Path) -> None:

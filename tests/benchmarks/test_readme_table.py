@@ -260,7 +260,7 @@ def test_a_quick_run_or_a_missing_file_makes_no_table(results: Path) -> None:
     with pytest.raises(SystemExit, match="--quick"):
         readme_table.render(results)
     step.unlink()
-    with pytest.raises(SystemExit, match=r"missing; run pytest benchmarks/bench_pgd_step\.py"):
+    with pytest.raises(SystemExit, match=r"missing; run pytest benchmarks/ops/bench_pgd_step\.py"):
         readme_table.render(results)
 
 

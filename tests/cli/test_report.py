@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairtat.cli.jobs.runs import evaluation_names
 from fairtat.cli.main import main
-from fairtat.cli.runs import evaluation_names
 from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.training import load_run

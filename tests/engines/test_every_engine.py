@@ -23,7 +23,7 @@ class Engine(NamedTuple):
     built: Callable[[], int]  # programs compiled, or graphs captured, so far
 
 
-@pytest.fixture(params=["compiled", "graph"])
+@pytest.fixture(params=["compiled", "graph", "compiled_graph"])
 def engine(request, compiles, stub):
     """An engine whose programs take no time to build, and need no GPU."""
     return Engine(request.param, lambda: len(compiles) + stub.captures)
@@ -50,7 +50,7 @@ def test_every_loss_equals_the_eager_engine(h, engine, loss, targeted):
     if targeted:
         options["y"] = y
     expected, x_adv, *_ = both(engine.name, attack, model, *data, calls=2, **options)
-    assert engine.built() == 1
+    assert engine.built() == {"compiled": 1, "graph": 1, "compiled_graph": 3}[engine.name]  # weights, program, graph
     assert not torch.equal(expected, x)
     if engine.name == "graph":
         assert torch.equal(x_adv, expected)
@@ -69,9 +69,10 @@ def test_a_smaller_last_batch_builds_nothing(h, engine, stub, bn_mode):
         assert_same(result.x_adv, expected.x_adv)
         assert_same(result.loss, expected.loss)
         torch.testing.assert_close(list(model.buffers()), list(eager.buffers()))
-    assert engine.built() == {"compiled": 1, "graph": 2}[engine.name]  # the report is a graph of its own
-    if engine.name == "graph":  # what is padded in eval mode alone
-        assert stub.replays == 2 * (5 if bn_mode == "eval" else 4)
+    # The report is a graph of its own, and so is what the program needs of the weights.
+    assert engine.built() == {"compiled": 1, "graph": 2, "compiled_graph": 4}[engine.name]
+    graphs = {"compiled": 0, "graph": 2, "compiled_graph": 3}[engine.name]
+    assert stub.replays == graphs * (5 if bn_mode == "eval" else 4)  # in eval mode alone is a batch padded
 
 
 @pytest.mark.parametrize("bn_mode", BN_MODES)
@@ -143,10 +144,12 @@ UNSUPPORTED = [
     ("compiled", SetsItself, "its forward sets calls"),
     ("compiled", HoldsATensor, "cannot be traced and compiled"),
     ("compiled", Hooked, "hooks of the model"),
+    ("compiled_graph", DecidesOnData, r"cannot be traced and compiled \(\w"),
     ("graph", SetsItself, "its forward sets calls, which a graph would not do"),
     ("graph", ReplacesABuffer, "its forward sets seen"),
     ("graph", Noisy, "its forward draws random numbers"),
     ("graph", Hooked, "the hooks of the model would run only"),
+    ("compiled_graph", Hooked, "hooks of the model"),
 ]
 
 

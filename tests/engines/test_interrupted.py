@@ -76,7 +76,7 @@ def test_a_ctrl_c_while_compiling(h, monkeypatch, where, before):
     assert ((x_adv - expected).abs() > 1e-6).double().mean() < 0.01
 
 
-@pytest.mark.parametrize("engine", ["compiled", "graph"])
+@pytest.mark.parametrize("engine", ["compiled", "graph", "compiled_graph"])
 def test_a_warning_that_is_an_error(h, engine):
     model, (x, _, target) = patchwork(h), h.images(6)
     found, state = h.snapshot(model), torch.get_rng_state()

@@ -19,7 +19,7 @@ from fairtat.attacks import EngineFallback
 LINF = {"norm": "linf", "eps": 0.1, "step_size": 0.03, "steps": 4, "seed": 0}
 L2 = {**LINF, "norm": "l2", "eps": 0.8, "step_size": 0.3}
 RADII = {"linf": LINF, "l2": L2}
-ENGINES = ["eager", "compiled", "graph"]
+ENGINES = ["eager", "compiled", "graph", "compiled_graph"]
 
 
 def tensors(model):

@@ -17,7 +17,7 @@ from fairtat import fast_pgd, fast_targeted_pgd
 from fairtat.attacks import EngineFallback
 
 pytestmark = pytest.mark.usefixtures("fallbacks_are_errors")
-ENGINES = ["eager", "compiled", "graph"]
+ENGINES = ["eager", "compiled", "graph", "compiled_graph"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 # CONTRIBUTING.md has the same list.
 OWN_FILES = (
     *("fairtat/reference/{op}.py", "csrc/math/{op}.h", "csrc/cpu/{op}.cpp", "csrc/cuda/{op}.cu", "kernels/{op}.py"),
-    *("fairtat/ops/{op}.py", "tests/ops/test_{op}.py", "benchmarks/bench_{op}.py"),
+    *("fairtat/ops/{op}.py", "tests/ops/test_{op}.py", "benchmarks/ops/bench_{op}.py"),
 )
 SHARED_FILES = {
     "fairtat/reference/__init__.py": "Definition({kernel}, ",

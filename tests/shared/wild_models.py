@@ -149,8 +149,12 @@ UNTRACED = "cannot be traced and compiled"
 FINISHED = ("exported", "traced", "scripted and frozen")  # in a dtype and a mode, for good
 
 
-# How it is made; why the compiled engine and the graph engine cannot serve it, if so.
-Kind = namedtuple("Kind", ["make", "compiled", "graph"], defaults=(None, None))
+class Kind(namedtuple("Kind", ["make", "compiled", "graph"], defaults=(None, None))):
+    """How it is made; why the compiled engine and the graph engine cannot serve it, if so."""
+
+    @property
+    def compiled_graph(self):
+        return self.compiled or self.graph
 
 
 EXACT = {

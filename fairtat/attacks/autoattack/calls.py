@@ -110,10 +110,10 @@ def apgd(
         amp: torch.bfloat16 or torch.float16 around the model while it searches.
         gradient: "autograd", or "ste": sign, rounding and step functions are skipped on the way back, for binarized
             and quantized models, whose gradients are zero; runs eagerly.
-        engine: "eager", "compiled", "graph" or "auto". That is "graph" on a GPU, and on a CPU "compiled" where this
-            attack may take so many operations on these images that a program pays, else "eager"; a count and not a
-            clock decides, so that the same call gives the same bits. Compiled and graph pad the batch by less than an
-            eighth, and halve it twice as images leave, so that few programs serve.
+        engine: "eager", "compiled", "graph", "compiled_graph" or "auto". That is "graph" on a GPU, and on a CPU
+            "compiled" where this attack may take so many operations on these images that a program pays, else "eager";
+            a count and not a clock decides, so that the same call gives the same bits. All but "eager" pad the batch by
+            less than an eighth, and halve it twice as images leave, so that few programs serve.
         chunk_size: Images in one pass of the model; default all.
 
     Returns:

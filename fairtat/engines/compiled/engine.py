@@ -11,13 +11,14 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairtat.engines.base import Engine, Unsupported
 from fairtat.engines.cache import building
 from fairtat.engines.check import Probe
+from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.samples import Results, Span, count, take
-from fairtat.engines.steps import S
+from fairtat.engines.steps import S, Steps
 
 if TYPE_CHECKING:
     from fairtat.engines.compiled.program import CompiledSteps
@@ -37,20 +38,7 @@ class Compiled(Engine[S, "CompiledSteps"]):
         return torch.get_num_threads()  # inductor writes it into its kernels
 
     def build(self, size: int, spans: Sequence[Span]) -> CompiledSteps:
-        # Tracing and inductor take seconds to import, which others need not wait for.
-        from fairtat.engines.compiled.program import build
-
-        name = type(self.model).__name__
-        _LOG.info("engine 'compiled': tracing and compiling %s for %d images", name, size)
-        try:
-            with building():
-                program = build(self.model, self.structure, self.steps, self.steps.begin(spans, expand=True))
-        except Exception as error:  # whatever a model or a compiler may raise
-            _LOG.debug("engine 'compiled' cannot serve this model", exc_info=True)
-            reason = str(error).strip().partition("\n")[0]
-            raise Unsupported(f"the model cannot be traced and compiled ({type(error).__name__}: {reason})") from error
-        _LOG.info("engine 'compiled': built in %.1f s", program.seconds)
-        return program
+        return compile_steps(self.name, self.model, self.structure, self.steps, self.steps.begin(spans, expand=True))
 
     def start(self, program: CompiledSteps, size: int, spans: Sequence[Span], results: Results) -> S:
         n = count(spans)
@@ -85,3 +73,26 @@ class Compiled(Engine[S, "CompiledSteps"]):
             prepared = program.prepare([*self.structure.parameters.values(), *self.structure.buffers.values()])
             for _ in range(runs):
                 yield program.run(self._inputs, prepared)
+
+
+def compile_steps(
+    engine: str, model: nn.Module, structure: ModelStructure, steps: Steps[S], samples: S
+) -> CompiledSteps:
+    """The program of some steps of samples like these, for an engine of this name.
+
+    Raises:
+        Unsupported: the model cannot be traced, or the compiler cannot serve it.
+    """
+    # Tracing and inductor take seconds to import, which others need not wait for.
+    from fairtat.engines.compiled.program import build
+
+    _LOG.info("engine '%s': tracing and compiling %s for %d images", engine, type(model).__name__, len(samples.x_adv))
+    try:
+        with building():
+            program = build(model, structure, steps, samples)
+    except Exception as error:  # whatever a model or a compiler may raise
+        _LOG.debug("engine '%s' cannot serve this model", engine, exc_info=True)
+        reason = str(error).strip().partition("\n")[0]
+        raise Unsupported(f"the model cannot be traced and compiled ({type(error).__name__}: {reason})") from error
+    _LOG.info("engine '%s': built in %.1f s", engine, program.seconds)
+    return program

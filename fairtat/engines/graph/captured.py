@@ -13,7 +13,7 @@ model is given where that is another tensor, and the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -175,17 +175,25 @@ class CapturedSteps:
         for size in self.sizes:
             yield self._steps, size, partial(_work, steps, self.samples.head(size), self.steps_per_run, casts_once)
             if steps.scored:
-                yield self._scores, size, partial(_work, steps, self.samples.head(size), 0, casts_once)
+                yield self._scores, size, partial(judged, steps, self.samples.head(size), casts_once)
+
+
+def judged(steps: Steps[Any], samples: Samples, casts_once: ModelStructure | None) -> Found:
+    """A forward alone, and what it said."""
+    with _casting(casts_once):
+        return steps.judge(samples), None
 
 
 def _work(steps: Steps[Any], samples: Samples, repeats: int, casts_once: ModelStructure | None) -> Found:
-    """Some steps, and what their last forward said where samples may leave; no steps: a forward of its own."""
-    with nullcontext() if casts_once is None else CastOnce(casts_once.parameters.values()):
-        if repeats == 0:
-            return steps.judge(samples), None
+    """Some steps, and what their last forward said where samples may leave."""
+    with _casting(casts_once):
         first = None
         for _ in range(repeats):
             score, grad = steps.advance(samples)
             first = first or probe(score.logits, grad)
             del grad  # so that it is gone before the next graph grows
         return score if steps.shrinks else None, first
+
+
+def _casting(once: ModelStructure | None) -> AbstractContextManager[object]:
+    return nullcontext() if once is None else CastOnce(once.parameters.values())

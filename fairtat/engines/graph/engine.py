@@ -73,23 +73,27 @@ class Graph(Engine[S, CapturedSteps]):
             if captured is None:
                 raise OutOfMemory(f"there was no memory to capture {size} images")
         except Unsupported as reason:
-            _LOG.info("engine 'graph' cannot serve %s: %s", name, reason)
+            _LOG.info("engine '%s' cannot serve %s: %s", self.name, name, reason)
             raise
-        _LOG.info("engine 'graph': captured %s for %d images", name, size)
+        _LOG.info("engine '%s': captured %s for %d images", self.name, name, size)
         return captured
 
     def _capture(self, size: int, spans: Sequence[Span]) -> CapturedSteps | None:
         """None: there is no memory. By then the error is gone, and with it the tensors that its frames hold."""
         memory = self._memory()
         try:
-            captured = CapturedSteps(self.steps, size)
+            captured = self.room(size)
             memory.enter(captured)
             with building():
                 captured.capture(self.steps, spans, self.structure, memory)
         except torch.OutOfMemoryError:
-            _LOG.debug("engine 'graph' is out of memory", exc_info=True)
+            _LOG.debug("engine '%s' is out of memory", self.name, exc_info=True)
             return None
         return captured
+
+    def room(self, size: int) -> CapturedSteps:
+        """Static tensors for so many samples, and no graph yet."""
+        return CapturedSteps(self.steps, size)
 
     def _memory(self) -> SharedMemory:
         assert self._runtime is not None
@@ -115,7 +119,7 @@ class Graph(Engine[S, CapturedSteps]):
         for _ in range(runs):
             program.step(program.size)
         # What stays in the static tensors is read before they are used again.
-        results.write(samples, self._report(program, program.size, samples))
+        results.write(samples, self.report(program, program.size, samples))
 
     def _shrink(self, program: CapturedSteps, live: S, results: Results) -> None:
         """Run the steps on ever smaller graphs, as samples stop. A stopped one stays, unmoved, until the next look."""
@@ -135,9 +139,10 @@ class Graph(Engine[S, CapturedSteps]):
             live = _closed_up(program, live, left)
             size = program.bucket(len(left))
         program.step(size)
-        results.write(live, self._report(program, size, live))
+        results.write(live, self.report(program, size, live))
 
-    def _report(self, program: CapturedSteps, size: int, live: S) -> dict[str, Tensor]:
+    def report(self, program: CapturedSteps, size: int, live: S) -> dict[str, Tensor]:
+        """The columns of the result beside x_adv, for samples where they are."""
         if not self.steps.scored:
             return {}
         return self.steps.report(live, program.judge(size).head(len(live.x_adv)))

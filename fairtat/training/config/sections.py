@@ -197,11 +197,12 @@ class AttackConfig:
     backend: Literal["auto", "cpu", "cuda", "triton", "reference"] = "auto"
     """Kernels of the attack; auto takes the fastest present (see `fairtat doctor`)."""
 
-    engine: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    engine: Literal["auto", "eager", "compiled", "graph", "compiled_graph"] = "auto"
     """How the attack's steps run, in training and validation: compiled makes a graph of them for the first batch, which
     takes seconds for a small network and half a minute for a ResNet, and is faster from then on; graph replays CUDA
-    graphs. auto is graph on a GPU; on a CPU it is settled before the first step, for the whole run: compiled where the
-    run is long enough to pay for a build and compiled attacks are faster on a batch, else eager."""
+    graphs, compiled_graph those of the compiled program. auto is graph on a GPU; on a CPU it is settled before the
+    first step, for the whole run: compiled where the run is long enough to pay for a build and compiled attacks are
+    faster on a batch, else eager."""
 
     engine_check: Literal["first", "always", "off"] = "first"
     """Compare a compiled program's or graph's first pass with the model's: once after it was built, in every step (for

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from fairtat import ClassStats
-from fairtat.cli import train_progress
-from fairtat.cli.train_progress import (
+from fairtat.cli.progress import training
+from fairtat.cli.progress.training import (
     LineLog,
     LiveProgress,
     dry_run_report,
@@ -127,7 +127,7 @@ def test_a_terminal_gets_live_figures_and_the_same_lines(start: RunStart, monkey
         return worst(stats)
 
     monkeypatch.setattr(ClassStats, "worst", counted)
-    monkeypatch.setattr(train_progress, "REFRESH_SECONDS", 1e9)
+    monkeypatch.setattr(training, "REFRESH_SECONDS", 1e9)
     stats = ClassStats(2).update(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
     with Progress(TextColumn("{task.description} {task.fields[figures]}"), console=console, transient=True) as progress:
         live = LiveProgress(progress)

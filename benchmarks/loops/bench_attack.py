@@ -14,7 +14,20 @@ from collections.abc import Callable
 from functools import partial
 
 from harness import attacks, peers
-from harness.attacks import BF16_LAST, FP32, TF32, Like, Precision, Workload, as_strong_as, bare, case, ours, theirs
+from harness.attacks import (
+    BF16_LAST,
+    FP32,
+    ON_GPU,
+    TF32,
+    Like,
+    Precision,
+    Workload,
+    as_strong_as,
+    bare,
+    case,
+    ours,
+    theirs,
+)
 from harness.case import Benchmark, Case, Contestant, Device, Role
 
 BARE, RANDOM_START, ADV_LIB = "bare model", "fairtat, random start", "adv-lib"
@@ -24,7 +37,6 @@ LIKES = {
     RANDOM_START: Like(loss=0.1, weaker=math.inf, stronger=math.inf, pixels=1.0),
     ADV_LIB: Like(loss=math.inf, weaker=0.1, stronger=math.inf, pixels=1.0),
 }
-ON_GPU = Like(loss=0.05, pixels=1.0, sigmas=3.0)  # whatever the precision
 CPU: tuple[Device, ...] = ("cpu",)
 GPU: tuple[Device, ...] = ("cuda",)
 

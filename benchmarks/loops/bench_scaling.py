@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from harness.attacks import FP32, attack_with
 from harness.case import Benchmark, Case, Contestant, Entrant, Settings
-from harness.records import RESULTS, ROOT, read_json, result_path
 
 import fairtat
 from fairtat import models, ops
@@ -91,24 +90,3 @@ BENCHMARK = Benchmark(
 
 def test_scaling(case: Case[Make], compare: Callable[[Case[Make]], None]) -> None:
     compare(case)
-
-
-def main() -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for case in read_json(result_path(RESULTS, "scaling"))["cases"]:
-        grown = {int(row["name"][1:]): row["ratio"]["median"] for row in case["contestants"] if "ratio" in row}
-        if len(grown) > 1:
-            axes.loglog(list(grown), list(grown.values()), "o-", label=case["name"].replace("`", ""))
-    axes.loglog(FACTORS, FACTORS, "k:", label="in proportion")
-    axes.set(xlabel="size, relative", ylabel="time, relative", xticks=FACTORS, xticklabels=FACTORS)
-    axes.legend(fontsize=8)
-    figure.savefig(ROOT / "docs" / "scaling.png", dpi=110)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,8 @@ import jsonargparse
 import torch
 
 from fairtat import models
+from fairtat.cli.jobs.runs import Job, job_of_run, job_on_data
 from fairtat.cli.parser import comma_separated, number
-from fairtat.cli.runs import Job, job_of_run, job_on_data
 from fairtat.data import Data, Exif, Layout, check_images, load, load_splits, load_test
 from fairtat.errors import UserError
 from fairtat.models.published import TIMM, is_published

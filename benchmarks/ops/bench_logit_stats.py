@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_logit_loss import Batch, inputs
 from harness.case import Benchmark, Case, Contestant, Entrant, Settings, Verify
 from harness.equality import close_to
 from harness.op import BASELINE, floor, op_contestants
@@ -19,6 +18,7 @@ from harness.op import BASELINE, floor, op_contestants
 import fairtat
 from fairtat import ops
 from fairtat.reference import class_stats as layout
+from ops.bench_logit_loss import Batch, inputs
 
 Count = Callable[[fairtat.ClassStats, Batch], object]
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_sample_targets import published_loop as published_targets
 from harness import peers
 from harness.attacks import BF16_LAST, EPS, FP32, STEP_SIZE, STEPS, TF32, Precision, attack_with, no_fallback
 from harness.case import Benchmark, Case, Contestant, Device, Entrant, Outcome, Role, Settings, Verify
 from harness.equality import Mismatch
+from ops.bench_sample_targets import published_loop as published_targets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

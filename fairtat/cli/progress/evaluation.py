@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fairtat.cli.train_progress import NAME, REFRESH_SECONDS, duration
+from fairtat.cli.progress.training import NAME, REFRESH_SECONDS, duration
 from fairtat.evaluation.progress import Standing, Watch
 from fairtat.text import shortened
 

@@ -11,8 +11,8 @@ import pytest
 from clocks import Clock
 from rich.console import Console
 
-from fairtat.cli import evaluate_progress
-from fairtat.cli.evaluate_progress import observe
+from fairtat.cli.progress import evaluation
+from fairtat.cli.progress.evaluation import observe
 from fairtat.evaluation.progress import Standing
 
 NAMES = ("cat [red]", "dog", "bird", "ship", "truck")
@@ -22,7 +22,7 @@ ACCURACY = np.array([0.5, 0.25, np.nan, 0.75, 0.125])
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(now=1000.0)
-    monkeypatch.setattr(evaluate_progress, "time", clock)
+    monkeypatch.setattr(evaluation, "time", clock)
     return clock
 
 
@@ -53,7 +53,7 @@ def test_without_a_terminal_there_is_a_line_a_minute(clock: Clock) -> None:
 
 
 def test_a_batch_that_takes_long_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_progress, "LINE_SECONDS", 0.01)
+    monkeypatch.setattr(evaluation, "LINE_SECONDS", 0.01)
     console = plain()
     with observe("runs/at", NAMES, console) as watch:
         watch(Standing("cw-l2@0.5", 0, 256, None, lambda: None))  # and no more

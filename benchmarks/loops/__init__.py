@@ -1,0 +1,1 @@
+"""Whole attacks and training steps, and how their cost grows."""

@@ -1,0 +1,1 @@
+"""A script for each op: equality first, then time."""
