@@ -19,6 +19,11 @@ struct Layout {
   int64_t strides[kMaxInnerDims];
 };
 
+// A large step in l2 on CUDA is shared by blocks, each of which takes a part of a sample and leaves three sums.
+constexpr int64_t kL2Part = 8192;  // elements, and the most that one block makes alone
+inline int64_t l2_parts(int64_t d) { return d > kL2Part ? (d + kL2Part - 1) / kL2Part : 0; }
+inline int64_t l2_sums(int64_t d) { return 3 * l2_parts(d); }
+
 // An index that lies outside [0, C): which argument and which value. Found before anything is written.
 struct BadIndex {
   const char* argument = nullptr;  // null: every index is in range

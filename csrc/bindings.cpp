@@ -163,6 +163,7 @@ PYBIND11_MODULE(_C, m) {
         if (!set_cpu_isa(name.c_str())) throw py::value_error("this processor cannot run " + name);
       },
       py::arg("name"), "Use another instruction set from now on: for tests and comparisons.");
+  m.def("l2_sums", &l2_sums, py::arg("d"), "Numbers that a CUDA step in l2 leaves for each sample of d elements; 0: none.");
   m.def("cuda_trouble", &cuda::trouble, py::arg("device"), "Why the CUDA kernels cannot run on a GPU, or an empty text.");
   m.attr("__version__") = FAIRTAT_VERSION;
 #if defined(__clang__)

@@ -71,7 +71,14 @@ BENCHMARK = Benchmark(
         case("MNIST CNN, 256x1x28x28", "mnist_cnn", (256, 1, 28, 28)),
         case("digits CNN, 128x1x8x8", "digits_cnn", (128, 1, 8, 8)),
         case("MLP 64-128-10, 128x1x8x8", "mlp", (128, 1, 8, 8), quick=True),
-        case("PreActResNet-18, 128x3x32x32", "preact_resnet18", (128, 3, 32, 32), rate=5e-4, device="cuda", quick=True),
+        case(
+            "PreActResNet-18 and PGD-10, 128x3x32x32",
+            "preact_resnet18",
+            (128, 3, 32, 32),
+            rate=5e-4,
+            device="cuda",
+            quick=True,
+        ),
     ),
 )
 

@@ -42,6 +42,12 @@ def _step_l2(label: str, grad: str, accesses: Mapping[str, int], moved: float) -
     return Variant(f"pgd_step L2, {label}", name, accesses, 12, moved, total=SMALL_IMAGES, goal=0.85)
 
 
+def _large_l2(label: str, kernel: str, accesses: Mapping[str, int], elements: float, moved: float) -> Variant:
+    """One of the two launches of a step whose samples no block holds."""
+    name = f"pgd_step_l2::{kernel}"
+    return Variant(f"pgd_step L2, large images, {label}", name, accesses, elements, moved, goal=0.85)
+
+
 def _cross_entropy(label: str, dtype: str, vectors: int, moved: float) -> Variant:
     accesses = {"LDG.128": vectors, "STG.128": vectors}
     name = f"logit_loss::cross_entropy_kernel<{dtype}, 32>"
@@ -75,6 +81,8 @@ CUDA = (
     _step("and normalized float32 input", "float", "float, true", {**FP32_LOADS, "LDS.128": 1, "STG.128": 2}, 20),
     _step_l2("float32 gradient", "float", {"LDG.128": 9, "STG.128": 3}, 16),
     _step_l2("bfloat16 gradient", "BFloat16", {"LDG.128": 6, "LDG.64": 3, "STG.128": 3}, 14),
+    _large_l2("the sums", "l2_sums_kernel<float, 4>", {"LDG.128": 12}, 16, 12),
+    _large_l2("the move", "l2_part_kernel<float, 4>", {"LDG.128": 6, "STG.128": 2}, 8, 16),
     _init("uniform", 0),
     _init("uniform, channels_last", 0, planes=3),
     _init("uniform, and normalized bfloat16 input", 0, model_input="BFloat16", moved=10, LDS_128=1, STG_64=1),

@@ -119,6 +119,97 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kHeldBlocks : 1)
   if (a.zero_grad != nullptr) count_unmoved<Grad>(a, sample, a.d, signs != 0);
 }
 
+// What a thread moves at a time of a sample that no block holds: a vector, or one element.
+template <int kCount>
+struct Part {
+  int64_t begin, end;
+  static constexpr int kRounds = kL2Part / kThreads / kCount;
+
+  __device__ Part(int64_t d) : begin(blockIdx.x * kL2Part), end(begin + kL2Part < d ? begin + kL2Part : d) {}
+  // Of a round; what lies beyond the part reads its beginning and counts for nothing: no load waits for a branch.
+  __device__ int64_t element(int round) const { return begin + (static_cast<int64_t>(round) * kThreads + threadIdx.x) * kCount; }
+};
+
+// The first of two launches, for the sums of each part.
+template <typename Grad, int kCount>
+__global__ void __launch_bounds__(kThreads) l2_sums_kernel(PgdStepArgs a) {
+  const int64_t sample = sample_of_block();
+  if (sample >= a.n) return;
+  const Grad* grad = static_cast<const Grad*>(a.grad) + sample * a.d;
+  const float* x_adv = a.x_adv + sample * a.d;
+  const float* x = a.x + sample * a.d;
+  const Part<kCount> part(a.d);
+  L2Sums sums = {0.0, 0.0, 0.0};
+#pragma unroll 4
+  for (int round = 0; round < Part<kCount>::kRounds; ++round) {
+    const int64_t j = part.element(round), from = j < part.end ? j : part.begin;
+    const auto g = load<kCount>(grad + from);
+    const auto at = load<kCount>(x_adv + from), center = load<kCount>(x + from);
+    if (j >= part.end) continue;
+    for (int k = 0; k < kCount; ++k) {
+      const double slope = static_cast<double>(finite_gradient(to_float(g.at[k])));
+      const double offset = static_cast<double>(at.at[k] - center.at[k]);
+      sums.gradient += slope * slope;
+      sums.across += offset * slope;
+      sums.offset += offset * offset;
+    }
+  }
+  sums = {block_sum(sums.gradient), block_sum(sums.across), block_sum(sums.offset)};
+  if (threadIdx.x == 0) reinterpret_cast<L2Sums*>(a.sums)[sample * gridDim.x + blockIdx.x] = sums;
+}
+
+// The second: each block adds up the sums of its sample, in one order, and steps its part.
+template <typename Grad, int kCount>
+__global__ void __launch_bounds__(kThreads) l2_part_kernel(PgdStepArgs a, Channels channels) {
+  __shared__ Statistics statistics[kMaxChannels];
+  const int64_t sample = sample_of_block();
+  if (sample >= a.n) return;
+  if (kCount == kWidth && a.mean != nullptr && threadIdx.x < static_cast<uint32_t>(a.channels)) {
+    statistics[threadIdx.x] = statistics_of(a.mean[threadIdx.x], a.std[threadIdx.x]);  // ahead of the barriers below
+  }
+  const Grad* grad = static_cast<const Grad*>(a.grad) + sample * a.d;
+  const Radii r = radii_of(a, sample);
+  const L2Sums* of_parts = reinterpret_cast<const L2Sums*>(a.sums) + sample * gridDim.x;
+  L2Sums sums = {0.0, 0.0, 0.0};
+  for (unsigned p = threadIdx.x; p < gridDim.x; p += kThreads) {
+    sums.gradient += of_parts[p].gradient;
+    sums.across += of_parts[p].across;
+    sums.offset += of_parts[p].offset;
+  }
+  sums = {block_sum(sums.gradient), block_sum(sums.across), block_sum(sums.offset)};
+  // The square of the smallest float is a normal double: the sum is zero only if every element is.
+  if (a.zero_grad != nullptr && sums.gradient == 0.0 && blockIdx.x == 0 && threadIdx.x == 0) ++a.zero_grad[sample];
+
+  const L2Scale scale = l2_scale(sums.gradient, r.towards);
+  const double norm = l2_norm(sums.gradient), step = static_cast<double>(r.towards) / norm;
+  const double length = l2_length_squares(sums, step);
+  if (l2_is_extreme(scale, r.towards, length, r.eps)) {
+    if (blockIdx.x == 0) l2_sample_in_double(a, sample, grad, r, norm);
+    return;
+  }
+  const float shrink = l2_shrink(length, r.eps);
+  float* x_adv = a.x_adv + sample * a.d;
+  const float* x = a.x + sample * a.d;
+  const Part<kCount> part(a.d);
+#pragma unroll 2
+  for (int round = 0; round < Part<kCount>::kRounds; ++round) {
+    const int64_t j = part.element(round), from = j < part.end ? j : part.begin;
+    const auto g = load<kCount>(grad + from);
+    const auto at = load<kCount>(x_adv + from), center = load<kCount>(x + from);
+    if (j >= part.end) continue;
+    Vector<float, kCount> out;
+    for (int k = 0; k < kCount; ++k) {
+      out.at[k] = l2_project(l2_offset(at.at[k], to_float(g.at[k]), center.at[k], scale), shrink, center.at[k], a.lo, a.hi);
+    }
+    if constexpr (kCount == kWidth) {
+      *reinterpret_cast<Vector<float>*>(x_adv + j) = out;
+      write_input_vector(a, channels, statistics, sample * a.d + j, static_cast<uint32_t>(j) / kWidth, out.at);
+    } else {
+      write_l2(a, sample, j, out.at[0]);
+    }
+  }
+}
+
 // Three passes over a sample that no block holds, or that cannot move as vectors. Whether this thread has seen a nonzero element of the gradient.
 template <typename Grad>
 __device__ bool l2_sample(const PgdStepArgs& a, int64_t s, const Grad* grad) {
@@ -175,6 +266,13 @@ __global__ void l2_momentum_kernel(PgdStepArgs a) {
   }
 }
 
+template <typename Grad, int kCount>
+void launch_parts(const PgdStepArgs& a, const Channels& channels, cudaStream_t stream) {
+  const dim3 grid = sample_grid(a.n, l2_parts(a.d) * kThreads);
+  l2_sums_kernel<Grad, kCount><<<grid, kThreads, 0, stream>>>(a);
+  l2_part_kernel<Grad, kCount><<<grid, kThreads, 0, stream>>>(a, channels);
+}
+
 template <typename Grad>
 void launch(const PgdStepArgs& a, cudaStream_t stream) {
   constexpr int kHeld = 3, kMost = 4, kLarge = 512;
@@ -183,6 +281,11 @@ void launch(const PgdStepArgs& a, cudaStream_t stream) {
   if (a.velocity != nullptr) {
     l2_momentum_kernel<Grad><<<grid_for(a.n, 1), kThreads, 0, stream>>>(a);
     return;
+  }
+  static_assert(kMost * kLarge * kWidth == kL2Part);
+  if (a.sums != nullptr && l2_parts(a.d) > 0) {
+    return is_wide(a) ? launch_parts<Grad, kWidth>(a, channels_of(a), stream)
+                      : launch_parts<Grad, 1>(a, Channels{Divisor(1), Divisor(1), true}, stream);
   }
   if (!is_wide(a) || vectors > kMost * kLarge || a.n > INT32_MAX) {
     l2_kernel<Grad><<<grid_for(a.n, 1), kThreads, 0, stream>>>(a);

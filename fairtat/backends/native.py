@@ -84,13 +84,22 @@ def pgd_init(a: PgdInitArgs) -> None:
     )  # fmt: skip
 
 
-def _step_fields(a: PgdStepArgs, grad: Tensor) -> tuple[Any, ...]:
+def _room_for_sums(a: PgdStepArgs) -> Tensor | None:
+    """What blocks that share a large step in l2 leave for each other; None: this step is not one."""
+    if a.norm != "l2" or a.velocity is not None or _place(a.x_adv)[0] < 0 or a.x.numel() == 0:
+        return None
+    numbers = core().l2_sums(a.x[0].numel())
+    return torch.empty(len(a.x) * numbers, dtype=torch.float64, device=a.x.device) if numbers else None
+
+
+def _step_fields(a: PgdStepArgs, grad: Tensor, sums: Tensor | None) -> tuple[Any, ...]:
     n = a.x.shape[0]
     return (
         a.x_adv.data_ptr(), grad.data_ptr(), _DTYPE[grad.dtype], a.x.data_ptr(), n, a.x.numel() // n if n else 0,
         _pointer(a.eps_n), a.eps, _pointer(a.step_n), a.step, a.targeted, _NORM[a.norm], a.lo, a.hi,
         _pointer(a.model_input), _dtype(a.model_input), _pointer(a.mean), _pointer(a.std), *channels_of(a.x, a.mean),
-        _pointer(a.zero_grad), _pointer(a.velocity), a.momentum, a.kept, torch.get_num_threads(), *_place(a.x_adv),
+        _pointer(a.zero_grad), _pointer(a.velocity), a.momentum, a.kept, _pointer(sums),
+        torch.get_num_threads(), *_place(a.x_adv),
     )  # fmt: skip
 
 
@@ -99,17 +108,21 @@ _GRAD_FIELDS = (1, 2)  # its address and dtype, of the fields above
 
 @taking(PgdStepArgs)
 def pgd_step_(a: PgdStepArgs) -> None:
-    core().pgd_step(*_step_fields(a, a.grad))
+    sums = _room_for_sums(a)
+    core().pgd_step(*_step_fields(a, a.grad, sums))
 
 
 @taking(PgdStepArgs)
 def plan_pgd_step_(a: PgdStepArgs) -> Callable[[Tensor], None]:
     """A function of the gradient alone; see :func:`fairtat.backends.plan`."""
     assert isinstance(a.grad, EllipsisType)
-    run = core().pgd_step_plan(_step_fields(a, a.x_adv), _GRAD_FIELDS)  # another tensor stands in for the gradient
+    sums = _room_for_sums(a)
+    # Another tensor stands in for the gradient.
+    run = core().pgd_step_plan(_step_fields(a, a.x_adv, sums), _GRAD_FIELDS)
+    kept = a, sums  # so that a plan keeps the memory that it points to
 
     def step_along(grad: Tensor) -> None:
-        run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(a.x_adv))  # that has `a` here keeps the tensors' memory
+        run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(kept[0].x_adv))
 
     return step_along
 

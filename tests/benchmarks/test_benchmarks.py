@@ -73,8 +73,8 @@ def assert_result(result: dict, name: str) -> None:
 
 def run_benchmarks(benchmarks: Path, folder: Path, names: tuple[str, ...], *options: str) -> str:
     """The output of a run that succeeds."""
-    scripts = [str(scripts()[name]) for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", *scripts, *options, "--results", str(folder)]
+    files = [str(scripts()[name]) for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", *files, *options, "--results", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

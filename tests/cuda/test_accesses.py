@@ -66,6 +66,22 @@ def test_a_step_moves_whole_sectors(record: Record, norm: str, layout: torch.mem
 
 
 @pytest.mark.slow
+def test_blocks_that_share_a_step_move_whole_sectors(record: Record) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 64, 64, generator=g)  # 12,288 elements: one block and a half
+    mean, std, zero = torch.rand(3), torch.rand(3) + 0.1, torch.zeros(2, dtype=torch.int64)
+    for dtype, input_dtype in product(LOW, (None, torch.bfloat16)):
+        x_adv, grad = x.clone(), torch.randn(x.shape, generator=g).to(dtype)
+        model_input = None if input_dtype is None else torch.empty_like(x, dtype=input_dtype)
+        statistics = (None, None) if model_input is None else (mean, std)
+        options = (None, 0.1, None, 0.03, True, "l2", 0.0, 1.0, model_input, *statistics, zero)
+        found, _ = record("pgd_step", x_adv, grad, x, *options)
+        assert_coalesced(found, x_adv=x_adv, grad=grad, x=x, model_input=model_input)
+        assert races(found) == 0
+        assert bank_conflicts(found) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["uniform", "normal", "zero"])
 def test_a_start_moves_whole_sectors(record: Record, init: str) -> None:
     floats = torch.rand(3, 3, 32, 32)

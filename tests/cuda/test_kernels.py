@@ -136,16 +136,17 @@ def test_pgd_step(cuda: Run, shape: tuple[int, ...], layout: str, dtype: torch.d
             assert torch.equal(our_zero, their_zero)
 
 
-def test_an_l2_step_at_any_magnitude(cuda: Run) -> None:
+@pytest.mark.parametrize(("rows", "width"), [(200, 5), (60, 8197), (60, 8200)])  # the wide ones shared by two blocks
+def test_an_l2_step_at_any_magnitude(cuda: Run, rows: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     table = torch.tensor([0.0, 1e-45, 1e-38, 1e-20, 1e-8, 1.0, 1e15, 1e20, 1e38, torch.nan, torch.inf])
 
     def draw(columns: int) -> Tensor:
-        return table[torch.randint(len(table), (200, 1), generator=generator)] * torch.rand(200, columns)
+        return table[torch.randint(len(table), (rows, 1), generator=generator)] * torch.rand(rows, columns)
 
-    x_adv, grad, x, eps, step = draw(5), draw(5) - 1e-3, draw(5), draw(1)[:, 0], draw(1)[:, 0]
+    x_adv, grad, x, eps, step = draw(width), draw(width) - 1e-3, draw(width), draw(1)[:, 0], draw(1)[:, 0]
     eps, step = eps.nan_to_num(0.1, 0.1), step.nan_to_num(0.1, 0.1)
-    model_input, zero = torch.empty(200, 5), torch.zeros(200, dtype=torch.int64)
+    model_input, zero = torch.empty(rows, width), torch.zeros(rows, dtype=torch.int64)
     arguments = (x_adv, grad, x, eps, 0.0, step, 0.0, False, "l2", -1e38, 1e38, model_input, None, None, zero)
     ours, theirs = (call("pgd_step", *arguments) for call in (cuda, reference))
     # float32 rounds with a sample's largest pixel, and with its largest move inside the ball.
@@ -166,10 +167,11 @@ def test_an_all_zero_gradient_is_counted(cuda: Run) -> None:
     assert cuda("pgd_step", *step)[15].tolist() == [4, 5, 4]
 
 
+@pytest.mark.parametrize("size", [(40, 40), (56, 60), (53, 53)])  # 4,800, 10,080 and 8,427 elements: the last is odd
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_sample_of_several_blocks(cuda: Run, norm: str, layout: str) -> None:
-    x = images((4, 3, 40, 40), layout)
+def test_a_sample_of_several_blocks(cuda: Run, norm: str, layout: str, size: tuple[int, int]) -> None:
+    x = images((4, 3, *size), layout)
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).contiguous(
         memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
     )
@@ -187,6 +189,29 @@ def test_a_sample_of_several_blocks(cuda: Run, norm: str, layout: str) -> None:
             assert torch.equal(ours[i], theirs[i])
         else:
             torch.testing.assert_close(ours[i], theirs[i], rtol=1e-5 if i == 1 else 1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("d", [8192, 8196, 16384, 16385, 20000])
+def test_a_large_l2_step(cuda: Run, d: int, dtype: torch.dtype) -> None:
+    """Beside float64: steps that end inside the ball, on its border, and beside the center, coming from far away."""
+    generator = torch.Generator().manual_seed(d)
+    x, grad = torch.rand(4, d, generator=generator), torch.randn(4, d, generator=generator).to(dtype)
+    x_adv = x + torch.tensor([1e-3, 1e-2, 1e-3, 0.0])[:, None] * torch.randn(4, d, generator=generator)
+    eps, step = torch.tensor([3.0, 0.5, 0.01, 0.01]), torch.tensor([0.1, 0.4, 0.0, 40.0])
+    unit = grad.double() / grad.double().norm(dim=1, keepdim=True)
+    x_adv[3] = (x[3].double() + 40.0 * unit[3]).float()  # which the step takes back to x but for rounding
+    offset = x_adv.double() - step.double()[:, None] * unit - x.double()
+    shrink = (eps.double() / offset.norm(dim=1)).clamp(max=1.0)
+    expected = x.double() + offset * shrink[:, None]
+    assert [bool(s < 1) for s in shrink[:3]] == [False, True, True]
+    arguments = (grad, x, eps, 0.0, step, 0.0, True, "l2", -100.0, 100.0, None, None, None, None)
+    ours, again = (cuda("pgd_step", x_adv.clone(), *arguments)[1] for _ in range(2))
+    assert torch.equal(ours, again)
+    torch.testing.assert_close(ours[:3].double(), expected[:3], rtol=1e-5, atol=1e-6)
+    assert bool((ours[3].double() - x[3].double()).norm() <= 0.01 + 1e-6)
+    (theirs,) = (reference("pgd_step", x_adv.clone(), *arguments)[1],)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
