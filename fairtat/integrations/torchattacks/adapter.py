@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fairtat.integrations.peer import TakesOptions, obstacle, peer_loop, require
@@ -29,15 +30,29 @@ class Fast(TakesOptions):
         found: Tensor = self._perturb(images, labels)
         return found
 
+    @property
+    def _radius(self: Any) -> float:
+        return self.eps  # type: ignore[no-any-return]
+
     def _perturb(self, images: Tensor, labels: Tensor) -> Tensor:
         """What fairtat does in place of the peer's loop."""
         raise NotImplementedError
+
+    def _classes(self: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(Labels, targets if there are any). Where only a target is known, the label is the model's own prediction, or
+        another class than the target."""
+        if not self.targeted:
+            return labels, None
+        target: Tensor = self.get_target_label(images, labels)
+        logits = self.get_output_with_eval_nograd(images)
+        pred = logits.argmax(dim=1)
+        return torch.where(pred == target, (target + 1) % logits.shape[1], pred), target
 
     def _obstacle(self: Any, images: Tensor) -> str | None:
         """Why the peer's own loop must run, or None."""
         if type(self).get_logits is not torchattacks.attack.Attack.get_logits:
             return f"{type(self).__name__}.get_logits is overridden"
-        return obstacle(self.model, images, eps=self.eps, norm=self._norm)
+        return obstacle(self.model, images, eps=self._radius, norm=self._norm)
 
     def _normalization(self: Any) -> tuple[Tensor, Tensor] | None:
         """(mean, std) where ``set_normalization_used`` was called: inside ``forward`` the images are in [0, 1]."""

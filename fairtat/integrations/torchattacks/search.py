@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fairtat.attacks import autoattack as suite
@@ -27,10 +26,7 @@ class _FastSearch(Fast):
         return _NORMS[self.norm]
 
     def _perturb(self: Any, images: Tensor, labels: Tensor) -> Tensor:
-        y, target = labels, None
-        if self.targeted:
-            target = self.get_target_label(images, labels)
-            y = self._labels_beside(target, images)
+        y, target = self._classes(images, labels)
         x_adv, flags = suite.autoattack(
             self.model,
             images,
@@ -48,12 +44,6 @@ class _FastSearch(Fast):
             for name, accuracy in zip(flags.attacks, flags.accuracy, strict=True):
                 print(f"{name}: robust accuracy {accuracy:.2%}")
         return x_adv
-
-    def _labels_beside(self: Any, target: Tensor, images: Tensor) -> Tensor:
-        """Labels for images of which only the target is known: the model's own, or another class than the target."""
-        logits = self.get_output_with_eval_nograd(images)
-        pred = logits.argmax(dim=1)
-        return torch.where(pred == target, (target + 1) % logits.shape[1], pred)
 
     def _parts(self) -> list[Any]:
         """The peer's attacks that this one runs, in order."""
