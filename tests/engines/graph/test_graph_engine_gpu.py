@@ -213,25 +213,22 @@ def test_a_model_under_torch_compile(h, bn_mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bn_mode", "amp"), [("eval", None), ("eval", torch.bfloat16), ("train", None)])
+@pytest.mark.parametrize(("bn_mode", "amp"), [("eval", torch.bfloat16), ("train", None)])
 def test_the_compiled_program_is_captured(h, bn_mode, amp):
     """What inductor makes of the steps, on its own and replayed: the same kernels, so the same bits."""
     model, x, _, target = scene(h, 16)
     options = {**SIX_STEPS, "bn_mode": bn_mode, "amp": amp, "normalize": NORMALIZE}
-    for _ in range(2):  # the second time with other weights
-        models = [copy.deepcopy(model) for _ in range(3)]
-        eager, compiled, both_ways = (
-            fast_targeted_pgd(m, x, target, engine=engine, **options)
-            for m, engine in zip(models, ("eager", "compiled", "compiled_graph"), strict=True)
-        )
-        assert torch.equal(both_ways, compiled)
-        assert ((both_ways - eager).abs() > 1e-6).double().mean() < (0.01 if amp is None else 0.1)
-        assert h.same(list(models[2].buffers()), list(models[1].buffers()))
-        again = fast_targeted_pgd(models[2], x, target, engine="compiled_graph", **options)
-        assert bn_mode == "train" or torch.equal(again, both_ways)
+    models = {engine: copy.deepcopy(model) for engine in ("eager", "compiled", "compiled_graph")}
+    for _ in range(2):  # the second time with other weights, for which nothing is built
+        found = {e: fast_targeted_pgd(m, x, target, engine=e, **options) for e, m in models.items()}
+        assert torch.equal(found["compiled_graph"], found["compiled"])
+        off = (found["compiled_graph"] - found["eager"]).abs() > 1e-6
+        assert off.double().mean() < (0.01 if amp is None else 0.1)
+        assert h.same(list(models["compiled_graph"].buffers()), list(models["compiled"].buffers()))
         with torch.no_grad():
-            for p in model.parameters():
-                p.mul_(0.9)
+            for m in models.values():
+                for p in m.parameters():
+                    p.mul_(0.9)
 
 
 class Reads(nn.Linear):
