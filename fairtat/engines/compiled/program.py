@@ -28,7 +28,7 @@ from fairtat.engines.check import Probe, probe
 from fairtat.engines.compiled import normalization, winograd
 from fairtat.engines.compiled.compiler import knows_instruction_sets
 from fairtat.engines.compiled.constants import aten, hoist
-from fairtat.engines.compiled.convolution import convolution_input_gradient
+from fairtat.engines.compiled.convolution import convolution, convolution_input_gradient
 from fairtat.engines.compiled.linear import product_and_bias
 from fairtat.engines.model.structure import ModelStructure
 from fairtat.engines.steps import S, Steps
@@ -41,7 +41,6 @@ MAX_STEPS = 5
 MAX_NODES = 280
 
 _REWRITES: dict[Any, Callable[..., Any]] = {
-    aten.convolution.default: winograd.convolution,
     aten.convolution_backward.default: convolution_input_gradient,
     aten.addmm.default: product_and_bias,
     **normalization.REWRITES,
@@ -96,7 +95,8 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
     parameters, buffers = structure.parameters, structure.buffers
     named = [*inputs.values(), *parameters.values(), *buffers.values()]
     classes = 0
-    memory_format = torch.channels_last if winograd.suits(parameters) else torch.preserve_format
+    laid_out = winograd.suits(parameters)  # in channels_last
+    memory_format = torch.channels_last if laid_out else torch.preserve_format
 
     def step(*values: Tensor) -> tuple[Tensor, ...]:
         nonlocal classes
@@ -128,7 +128,8 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
     # The casts of autocast are in the graph by now.
     with torch.no_grad(), torch.autocast(steps.x.device.type, enabled=False):
         folded = normalization.fold_into_convolutions(one_step, of_model)
-        hoisted, rest = hoist(make_fx(folded, _REWRITES, tracing_mode="fake")(*named), of_model)
+        rewrites = {**_REWRITES, aten.convolution.default: convolution} if laid_out else _REWRITES
+        hoisted, rest = hoist(make_fx(folded, rewrites, tracing_mode="fake")(*named), of_model)
         nodes = sum(node.op == "call_function" and node.target is not operator.getitem for node in rest.graph.nodes)
         together = steps_in_one(steps.number, nodes)
         arguments = [*inputs.values(), *hoisted(*named[len(inputs) :])]

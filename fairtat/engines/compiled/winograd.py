@@ -33,7 +33,7 @@ from fairtat.ops._library import register
 
 # Below, moving the tiles (four times the image) takes longer than the products save.
 LEAST_CHANNELS = 128
-LEAST_TILES = 64
+LEAST_TILES = 32
 
 
 def suits(weights: Mapping[str, Tensor]) -> bool:

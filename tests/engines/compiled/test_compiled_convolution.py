@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from fairtat import fast_targeted_pgd
+from fairtat.attacks import EngineFallback
+from fairtat.engines.compiled import program
 from fairtat.engines.compiled.convolution import convolution_input_gradient
 
 Values = int | tuple[int, ...]
@@ -75,3 +80,32 @@ def test_what_it_leaves_alone(transposed, mask):
     x, weight = torch.rand(2, 3, 5, 5), torch.rand(3, 3, 3, 3)
     arguments = (x, x, weight, None, [1, 1], [1, 1], [1, 1], transposed, [0, 0], 1, mask)
     assert convolution_input_gradient(*arguments) is NotImplemented
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_step_copies_a_weight(monkeypatch, channels):
+    """Inductor lays out convolutions in channels_last; of these tiles there are too few for Winograd's algorithm."""
+    seen = []
+
+    def as_traced(graph, inputs):
+        seen.append((graph, inputs))
+        return graph
+
+    monkeypatch.setattr(program, "compile_graph", as_traced)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(channels, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 130, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(130, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5),
+    ).eval()  # fmt: skip
+    x, target = torch.rand(2, channels, 4, 4), torch.tensor([1, 2])
+    options = {"eps": 0.1, "step_size": 0.05, "steps": 1, "seed": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineFallback)
+        x_adv = fast_targeted_pgd(model, x, target, engine="compiled", **options)
+    torch.testing.assert_close(x_adv, fast_targeted_pgd(model, x, target, engine="eager", **options))
+    ((graph, inputs),) = seen
+    given = dict(zip((n for n in graph.graph.nodes if n.op == "placeholder"), inputs, strict=True))
+    weights = [n.args[1] for n in graph.graph.nodes if n.target is torch.ops.aten.convolution.default]
+    assert len(weights) == 6
+    for weight in weights:
+        assert given[weight].is_contiguous(memory_format=torch.channels_last)
