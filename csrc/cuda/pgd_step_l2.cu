@@ -158,9 +158,10 @@ __global__ void __launch_bounds__(kThreads) l2_sums_kernel(PgdStepArgs a) {
   if (threadIdx.x == 0) reinterpret_cast<L2Sums*>(a.sums)[sample * gridDim.x + blockIdx.x] = sums;
 }
 
-// The second: each block adds up the sums of its sample, in one order, and steps its part.
+// The second: each block adds up the sums of its sample, in one order, and steps its part. One block is enough to ask for:
+// without that number the compiler holds registers back on some architectures, and spills.
 template <typename Grad, int kCount>
-__global__ void __launch_bounds__(kThreads) l2_part_kernel(PgdStepArgs a, Channels channels) {
+__global__ void __launch_bounds__(kThreads, 1) l2_part_kernel(PgdStepArgs a, Channels channels) {
   __shared__ Statistics statistics[kMaxChannels];
   const int64_t sample = sample_of_block();
   if (sample >= a.n) return;
@@ -191,21 +192,23 @@ __global__ void __launch_bounds__(kThreads) l2_part_kernel(PgdStepArgs a, Channe
   float* x_adv = a.x_adv + sample * a.d;
   const float* x = a.x + sample * a.d;
   const Part<kCount> part(a.d);
-#pragma unroll 2
-  for (int round = 0; round < Part<kCount>::kRounds; ++round) {
-    const int64_t j = part.element(round), from = j < part.end ? j : part.begin;
-    const auto g = load<kCount>(grad + from);
-    const auto at = load<kCount>(x_adv + from), center = load<kCount>(x + from);
-    if (j >= part.end) continue;
-    Vector<float, kCount> out;
-    for (int k = 0; k < kCount; ++k) {
-      out.at[k] = l2_project(l2_offset(at.at[k], to_float(g.at[k]), center.at[k], scale), shrink, center.at[k], a.lo, a.hi);
+  if constexpr (kCount == 1) {
+    for (int64_t j = part.begin + threadIdx.x; j < part.end; j += kThreads) {
+      write_l2(a, sample, j, l2_project(l2_offset(x_adv[j], to_float(grad[j]), x[j], scale), shrink, x[j], a.lo, a.hi));
     }
-    if constexpr (kCount == kWidth) {
+  } else {
+#pragma unroll 2
+    for (int round = 0; round < Part<kCount>::kRounds; ++round) {
+      const int64_t j = part.element(round), from = j < part.end ? j : part.begin;
+      const auto g = load<kCount>(grad + from);
+      const auto at = load<kCount>(x_adv + from), center = load<kCount>(x + from);
+      if (j >= part.end) continue;
+      Vector<float> out;
+      for (int k = 0; k < kCount; ++k) {
+        out.at[k] = l2_project(l2_offset(at.at[k], to_float(g.at[k]), center.at[k], scale), shrink, center.at[k], a.lo, a.hi);
+      }
       *reinterpret_cast<Vector<float>*>(x_adv + j) = out;
       write_input_vector(a, channels, statistics, sample * a.d + j, static_cast<uint32_t>(j) / kWidth, out.at);
-    } else {
-      write_l2(a, sample, j, out.at[0]);
     }
   }
 }
