@@ -120,7 +120,7 @@ def render_gpu(results: Path, file: Path | None = None) -> str:
             "What does a targeted PGD-10 cost? Time relative to the floor, the bare model's 10 x (forward + input "
             "gradient) in one CUDA graph, in bfloat16 and channels_last:",
             _gpu_table("attack", measured, "model, batch", GPU_ATTACK),
-            "What do the engines make of it? Relative to the same floor:",
+            "How do the engines compare? Time relative to the same floor:",
             _gpu_table("engines", measured, "model, batch", GPU_ENGINES),
             "What does an epoch of FAIR-TAT with PGD-10 cost? Time relative to its parts measured separately, "
             "attacks and one training pass:",

@@ -2,7 +2,7 @@
 
 The sizes are the contestants of a case. Nothing is proved here: each op and attack has a benchmark that does.
 
-    python benchmarks/bench_scaling.py    # draws docs/scaling.png of benchmarks/results/scaling-cpu.json
+    python benchmarks/scaling_plot.py    # draws docs/scaling.png of benchmarks/results/scaling-cpu.json
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kHeldBlocks : 1)
   if (a.zero_grad != nullptr) count_unmoved<Grad>(a, sample, a.d, signs != 0);
 }
 
-// What a thread moves at a time of a sample that no block holds: a vector, or one element.
+// A block's part of a sample that no block holds; threads move kCount elements at a time.
 template <int kCount>
 struct Part {
   int64_t begin, end;
@@ -158,8 +158,8 @@ __global__ void __launch_bounds__(kThreads) l2_sums_kernel(PgdStepArgs a) {
   if (threadIdx.x == 0) reinterpret_cast<L2Sums*>(a.sums)[sample * gridDim.x + blockIdx.x] = sums;
 }
 
-// The second: each block adds up the sums of its sample, in one order, and steps its part. One block is enough to ask for:
-// without that number the compiler holds registers back on some architectures, and spills.
+// The second: each block adds up the sums of its sample, in one order, and steps its part. The
+// second bound lets the compiler take more registers: without it, the kernel spills on sm_86 and sm_89.
 template <typename Grad, int kCount>
 __global__ void __launch_bounds__(kThreads, 1) l2_part_kernel(PgdStepArgs a, Channels channels) {
   __shared__ Statistics statistics[kMaxChannels];

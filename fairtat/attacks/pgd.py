@@ -150,8 +150,8 @@ def fast_targeted_pgd(
             the model, the last few shapes for each set of options, and are freed with it. What cannot be captured
             (hooks, random numbers, decisions that read from the device, callables that are not modules, SyncBatchNorm
             in train mode, a CPU) runs eagerly with one :class:`EngineFallback` warning.
-            "compiled_graph": the program of "compiled", captured and replayed as "graph" does; serves what both serve,
-            on a GPU.
+            "compiled_graph": the program of "compiled", captured and replayed as "graph" does, for models that
+            both of them serve, on a GPU.
             "auto": on a GPU, "graph" for a shape that comes twice in a row, without early_stop and chunk_size. On a
             CPU, "eager" until passes of one size with the same options have taken four times as long as a build is
             expected to take, then "compiled", unless that turns out no faster; the log says so. An attack is one

@@ -119,10 +119,9 @@ def plan_pgd_step_(a: PgdStepArgs) -> Callable[[Tensor], None]:
     sums = _room_for_sums(a)
     # Another tensor stands in for the gradient.
     run = core().pgd_step_plan(_step_fields(a, a.x_adv, sums), _GRAD_FIELDS)
-    kept = a, sums  # so that a plan keeps the memory that it points to
 
-    def step_along(grad: Tensor) -> None:
-        run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(kept[0].x_adv))
+    def step_along(grad: Tensor, kept: object = (a, sums)) -> None:  # the tensors that the plan points to
+        run(grad.data_ptr(), _DTYPE[grad.dtype], *_place(a.x_adv))
 
     return step_along
 

@@ -1,7 +1,7 @@
 """The compiled graph engine: the compiled engine's program, captured once as CUDA graphs and replayed.
 
-Captured alone, the eager step keeps autograd's kernels; compiled alone, the program is launched by the host, kernel by
-kernel. It is an engine of its own, not an option of the graph engine: it refuses what either of the two refuses, equals
+A captured eager step keeps autograd's kernels, and a compiled program without a graph needs the host for each launch.
+This is an engine of its own, not an option of the graph engine: it refuses what either of the two refuses, equals
 "eager" within rounding as "compiled" does, and cannot run smaller batches without further programs.
 
 What the steps need of the weights (casts, folded normalizations) is a graph of its own, replayed once per batch:
