@@ -68,6 +68,9 @@ class EvaluateOptions(EvaluationOptions):
     targeted: str | None = None
     """Attack every image towards every other class, with pgd or cw-20, ...: which classes can be turned into which."""
 
+    per_class: int | None = None
+    """Only so many images of each class, spread evenly over it, with results of their own: for slow attacks."""
+
     corruptions: str | None = None
     """Corruptions, separated by commas, or all. CIFAR-10-C and CIFAR-100-C are read from data.root for the test set of
     cifar10 and cifar100; others are generated (needs kornia)."""
@@ -161,10 +164,14 @@ def _run(options: jsonargparse.Namespace, device: torch.device, world: World) ->
             check_page(Path(options.report), options.images)
         if options.export is not None:
             check_export(Path(options.export))
+        if options.per_class is not None and options.per_class < 1:
+            raise UserError(f"--per_class must be at least 1, got {options.per_class}")
         if world.main and options.run is None and options.model.name is not None and options.model.download:
             models.fetch(options.model.name, options.weights)
     with world.together():
         job = job_of(options, device)
+        if options.per_class is not None:
+            job = job.per_class(options.per_class)
         data = job.data
         groupings = []
         if options.groups is not None:
@@ -257,7 +264,7 @@ def _print(
 
 
 def _baseline(path: str, job: Job) -> Evaluation:
-    file = Path(path) / EVALUATION / job.place / f"{job.split}.json" if Path(path).is_dir() else Path(path)
+    file = Path(path) / EVALUATION / job.place / job.stored.name if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such evaluation; make it with: fairtat evaluate {path}")
     return Evaluation.load(file)

@@ -36,7 +36,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "file:\n"
         "  configs: [configs/digits.yaml]       # settings of all arms, as `fairtat train --config`\n"
         "  seeds: 5\n"
-        "  judge: {attacks: 'pgd-20,cw-20', eps: 0.15}\n"
+        "  judge: {attacks: 'pgd-20,cw-20', eps: 0.15}    # also corruptions, severities and subset\n"
         "  arms:\n"
         "    at: {title: AT, eps_factors: [0.75, 1, 1.25]}\n"
         "    fairtat: {title: FAIR-TAT, configs: configs/methods/fairtat.yaml}\n"

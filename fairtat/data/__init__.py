@@ -12,7 +12,7 @@ from fairtat.data.sets.huggingface import load_huggingface
 from fairtat.data.sets.npz import load_npz, load_npz_parts
 from fairtat.data.sets.parquet import load_parquet
 from fairtat.data.sets.tinyimagenet import load_tinyimagenet
-from fairtat.data.splits import PublishedSplits, Splits, check_images, hold_out, stratified_split
+from fairtat.data.splits import PublishedSplits, Splits, check_images, hold_out, rows_per_class, stratified_split
 from fairtat.data.stream import Data, StreamData, stream_data
 from fairtat.data.types import ImageData, Layout, image_data
 
@@ -55,6 +55,7 @@ __all__ = [
     "load_tinyimagenet",
     "make_augment",
     "num_batches",
+    "rows_per_class",
     "stratified_split",
     "stream_data",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "check_images",
     "hold_out",
     "number_parts",
+    "rows_per_class",
     "stratified_split",
 ]
 
@@ -129,6 +130,19 @@ def hold_out(data: Data, *, val: float, seed: int = 0) -> tuple[Data, Data]:
         raise UserError(f"data share val={val:g}: expected a share above 0 and below 1")
     val_part, train_part = _divide(data, {"val": val}, seed)
     return train_part, val_part
+
+
+def rows_per_class(labels: Tensor, count: int) -> Tensor:
+    """(M,) int64, ascending: ``count`` rows of each class of ``labels`` (N,), all of a class that has fewer.
+
+    They are spread evenly over a class's rows, as the first ones may show one object again and again.
+    """
+    chosen = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        taken = min(count, len(members))
+        chosen.append(members[torch.arange(taken, device=labels.device) * len(members) // taken])
+    return torch.cat(chosen).sort().values
 
 
 def _divide(data: Data, shares: dict[str, float], seed: int) -> list[Data]:

@@ -24,10 +24,19 @@ from fairtat.text import printable, printable_values
 FORMAT = 2
 """Version of the JSON layout; a reader refuses any other."""
 
+EVALUATION = "evaluation"
+"""The folder of a run that holds its evaluations."""
+
 CLEAN, WORST = "clean", "worst"
 KINDS = ("clean", "attack", "sweep", "corruption", "worst")
+
 _FIELDS = {"class_names", "conditions", "primary"}
 """A file with none of them is another kind of file, not a damaged evaluation."""
+
+
+def stored_name(split: str, per_class: object = None) -> str:
+    """The name of an evaluation's file: of a split, or of so many images of each of its classes."""
+    return f"{split}.json" if per_class is None else f"{split}-{per_class}-per-class.json"
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,15 +55,18 @@ class Judged(Protocol):
     def class_names(self) -> tuple[str, ...]: ...
     @property
     def labels(self) -> np.ndarray: ...
+    @property
+    def subset(self) -> np.ndarray | None: ...
     def entries(self) -> list[Entry]: ...
 
 
 def contrast_outcomes(results: Judged, *, draws: int = DRAWS, seed: int = 0) -> list[Outcome]:
     """Every declared contrast, the primary one first.
 
-    In each draw the test images are resampled within their classes, the same ones for all models, and the seeds of
-    both arms together. A contrast is worked out for each seed from the resampled accuracies, curves and all, and
-    averaged over the resampled seeds; its deviation from their mean is stretched by ``sqrt(S / (S - 1))``, without
+    In each draw the test images are resampled within their classes (of each, the judge's subset and the rest by
+    themselves), the same ones for all models, and the seeds of both arms together. A contrast is worked out for each
+    seed from the resampled accuracies, curves and all, and averaged over the resampled seeds; its deviation from their
+    mean is stretched by ``sqrt(S / (S - 1))``, without
     which S seeds would scatter too little. Intervals are percentiles. With one seed they cover the images alone.
 
     Source: Owen & Eckles 2012, Annals of Applied Statistics 6 (crossed resampling); Holm 1979, Scandinavian Journal of
@@ -114,19 +117,26 @@ def curve_difference(x: np.ndarray, y: np.ndarray, against_x: np.ndarray, agains
 
 
 class _Resampled:
-    """Class accuracies of every model under resampled images: row 0 is the images as they are."""
+    """Class accuracies of every model under resampled images: row 0 is the images as they are.
+
+    Attributes:
+        members: of each class, the images: those of the judge's subset first.
+        counts: (draws + 1, images) of each class: how often each was drawn. Whole numbers, whose sums are exact.
+    """
 
     def __init__(self, results: Judged, draws: int, seed: int) -> None:
         random = np.random.default_rng(seed)
         labels = results.labels
         self.classes = len(results.class_names)
-        self.members = [np.flatnonzero(labels == k) for k in range(self.classes)]
+        subset = np.zeros(len(labels), bool) if results.subset is None else results.subset
+        self.members, self.counts = [], []
+        for k in range(self.classes):
+            strata = [np.flatnonzero((labels == k) & part) for part in (subset, ~subset)]
+            drawn = [_counts(random, len(stratum), draws) for stratum in strata]
+            self.members.append(np.concatenate(strata))
+            self.counts.append(np.hstack(drawn))
         n = np.array([len(each) for each in self.members])
         self.share = n / n.sum()
-        self.weights = []
-        for count in n:
-            drawn = random.multinomial(count, np.full(count, 1 / count), draws) if count else np.zeros((draws, 0))
-            self.weights.append(np.vstack([np.ones((1, count)), drawn]).astype(np.float32) / max(count, 1))
         self._kept: dict[tuple[int, str], np.ndarray] = {}
 
     def figure(self, entry: Entry, condition: str, measure: str) -> np.ndarray:
@@ -134,12 +144,20 @@ class _Resampled:
         key = (id(entry), condition)
         if key not in self._kept:
             correct = entry.correct[condition].astype(np.float32)
-            accuracy = np.full((len(self.weights[0]), self.classes), np.nan)
+            accuracy = np.full((len(self.counts[0]), self.classes), np.nan)
             for k, members in enumerate(self.members):
-                if len(members):
-                    accuracy[:, k] = self.weights[k] @ correct[members]
+                judged = members[~np.isnan(correct[members])]
+                if len(judged):  # all of the class, or the subset's, which come first
+                    right = self.counts[k][:, : len(judged)] @ correct[judged]
+                    accuracy[:, k] = right.astype(np.float64) / len(judged)
             self._kept[key] = accuracy
         return FIGURES[measure](self._kept[key], self.share)
+
+
+def _counts(random: np.random.Generator, images: int, draws: int) -> np.ndarray:
+    """(draws + 1, images): how often each image comes; once in row 0."""
+    drawn = random.multinomial(images, np.full(images, 1 / images), draws) if images else np.zeros((draws, 0))
+    return np.vstack([np.ones((1, images)), drawn]).astype(np.float32)
 
 
 def _outcome(
@@ -156,6 +174,7 @@ def _outcome(
     }
     wanted = {arm.name: len(arm.factors) for arm in study.arms}
     seeds = [s for s in study.seeds if all(len(arms[name][s]) == wanted[name] for name in arms)]
+    seeds = [s for s in seeds if all(contrast.condition in each.correct for name in arms for each in arms[name][s])]
     if not seeds:
         return missing("no seed of both arms is complete")
     if contrast.equal in _ALONG and _apart(contrast, [arms[name] for name in arms], seeds, accuracy):
@@ -210,7 +229,7 @@ def _along(x_of: X) -> Callable[..., np.ndarray]:
 X = Callable[[Entry, _Resampled], np.ndarray]
 _ALONG: dict[str, X] = {
     "clean accuracy": lambda entry, accuracy: accuracy.figure(entry, "clean", "average"),
-    "radius": lambda entry, accuracy: np.full(len(accuracy.weights[0]), entry.radius),
+    "radius": lambda entry, accuracy: np.full(len(accuracy.counts[0]), entry.radius),
 }
 """What a curve runs along."""
 

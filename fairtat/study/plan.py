@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fairtat.engines import ENGINES
 from fairtat.errors import UserError, did_you_mean
-from fairtat.evaluation import Defaults, named_attacks
-from fairtat.evaluation.attacks.settings import AMP
 from fairtat.evaluation.metrics.bootstrap import FIGURES
+from fairtat.study.judge import Judge, known_keys, read_judge
 from fairtat.training.api import CHANGEABLE
 from fairtat.training.config import Number, TrainConfig, from_dict, leaves, load_yaml, stacked
 
-__all__ = ["EQUAL", "Arm", "Cell", "Contrast", "Judge", "Study", "load_study", "settings_of"]
+__all__ = ["EQUAL", "Arm", "Cell", "Contrast", "Study", "load_study", "settings_of"]
 
 EQUAL = {
     "clean accuracy": "at equal clean average accuracy, along the curves of both arms",
@@ -48,31 +46,12 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """How every model is judged: the same attacks at the same radius, whatever it was trained at.
-
-    Attributes:
-        attacks: as ``fairtat evaluate --attacks``; the first one is "robust".
-        eps, norm: radius and norm of attacks that name none.
-        active_set, engine, amp: as ``fairtat evaluate --active_set``, ``--engine`` and ``--attack.amp``.
-        checkpoint: "last": nothing is chosen, so nothing can be chosen in an arm's favor.
-    """
-
-    attacks: tuple[str, ...]
-    eps: Number
-    norm: str
-    checkpoint: str = "last"
-    active_set: bool = True
-    engine: str = "auto"
-    amp: str = "none"
-
-
-@dataclass(frozen=True)
 class Contrast:
     """A declared difference: ``arm`` less ``against`` in ``figure``, with ``equal`` held fixed.
 
     Attributes:
-        figure: a condition ("clean", "robust", or the name of an attack) and a figure of `FIGURES`: "robust worst".
+        figure: a condition of the judge ("clean", "robust", "corrupted", an attack, ...) and a figure of `FIGURES`:
+            "robust worst".
         equal: a key of `EQUAL`.
     """
 
@@ -135,12 +114,12 @@ def load_study(path: str | Path) -> Study:
     """
     file = Path(path)
     values = load_yaml(file)
-    _known(file, "", values, _KEYS)
+    known_keys(file, "", values, _KEYS)
     base = _layers(file, "", values)
     seeds = _seeds(file, values.get("seeds", 5))
     arms = _mapping(file, "arms", values.get("arms"))
     made = tuple(_arm(file, name, arm, base, seeds[0]) for name, arm in arms.items())
-    judge = _judge(file, _mapping(file, "judge", values.get("judge", {"attacks": "pgd-20"})), made[0].config)
+    judge = read_judge(file, _mapping(file, "judge", values.get("judge", {"attacks": "pgd-20"})), made[0].config.attack)
     contrasts = values.get("contrasts", [])
     if not isinstance(contrasts, list):
         raise UserError(f"{file}: contrasts is {contrasts!r}; expected a list, the primary one first")
@@ -173,12 +152,6 @@ def _cell_config(arm: Arm, factor: float, seed: int) -> TrainConfig:
     if factor != 1:
         attack = replace(attack, eps=Number(attack.eps * factor), step_size=Number(attack.step_size * factor))
     return replace(arm.config, attack=attack, seed=seed, output=None)
-
-
-def _known(file: Path, prefix: str, values: Mapping[str, Any], keys: Iterable[str]) -> None:
-    for key in values:
-        if key not in keys:
-            raise UserError(f"{file}: unknown key {prefix + key!r}{did_you_mean(key, keys)}")
 
 
 def _mapping(file: Path, key: str, value: object) -> dict[str, Any]:
@@ -223,7 +196,7 @@ def _arm(file: Path, name: str, value: object, base: list[dict[str, Any]], seed:
     if not isinstance(values, dict):
         raise UserError(f"{file}: arms.{name} is {value!r}; expected keys and values")
     prefix = f"arms.{name}."
-    _known(file, prefix, values, ("title", "configs", "settings", "eps_factors"))
+    known_keys(file, prefix, values, ("title", "configs", "settings", "eps_factors"))
     merged = stacked([*base, *_layers(file, prefix, values)])
     config = from_dict({**merged, "seed": seed}, source=f"{file}, arm {name}")
     factors = values.get("eps_factors", [1])
@@ -242,31 +215,11 @@ def _arm(file: Path, name: str, value: object, base: list[dict[str, Any]], seed:
     return Arm(name, str(values.get("title", name)), tuple(sorted(numbers)), config)
 
 
-def _judge(file: Path, values: Mapping[str, Any], first: TrainConfig) -> Judge:
-    _known(file, "judge.", values, [each.name for each in fields(Judge)])
-    attacks = values.get("attacks", "pgd-20")
-    names = tuple(name.strip() for name in attacks.split(",")) if isinstance(attacks, str) else tuple(attacks or ())
-    norm = values.get("norm", first.attack.norm)
-    try:
-        eps = Number(values.get("eps", first.attack.eps))
-        # As an evaluation names them: the first one's radius is the judge's, whose name leaves it out.
-        names = tuple(named_attacks(names, Defaults(eps=float(eps), norm=norm)))
-    except (ValueError, TypeError, UserError) as error:
-        raise UserError(f"{file}: judge: {error}") from error
-    if not names or values.get("checkpoint", "last") not in ("last", "best"):
-        raise UserError(f"{file}: judge is {dict(values)}; expected attacks, and checkpoint last or best")
-    rest = {key: values[key] for key in ("checkpoint", "active_set", "engine", "amp") if key in values}
-    for key, known in (("active_set", (True, False)), ("engine", ENGINES), ("amp", tuple(AMP))):
-        if rest.get(key, known[0]) not in known:
-            raise UserError(f"{file}: judge.{key} is {rest[key]!r}; expected one of {', '.join(map(str, known))}")
-    return Judge(names, eps, norm, **rest)
-
-
 def _contrast(file: Path, number: int, values: object, arms: Sequence[Arm], judge: Judge) -> Contrast:
     where = f"contrasts, number {number + 1}"
     if not isinstance(values, dict):
         raise UserError(f"{file}: {where} is {values!r}; expected arm, against, figure and equal")
-    _known(file, f"{where}: ", values, ("arm", "against", "figure", "equal"))
+    known_keys(file, f"{where}: ", values, ("arm", "against", "figure", "equal"))
     missing = [key for key in ("arm", "against") if key not in values]
     if missing:
         raise UserError(f"{file}: {where} names no {missing[0]}")
@@ -279,7 +232,7 @@ def _contrast(file: Path, number: int, values: object, arms: Sequence[Arm], judg
     contrast = Contrast(
         values["arm"], values["against"], str(values.get("figure", "robust worst")), values.get("equal", "factor")
     )
-    conditions = ("clean", "robust", *judge.attacks)
+    conditions = judge.conditions
     if contrast.condition not in conditions or contrast.measure not in FIGURES:
         raise UserError(
             f"{file}: {where}: figure is {contrast.figure!r}; expected one of {', '.join(conditions)} "

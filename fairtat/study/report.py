@@ -7,7 +7,7 @@ import csv
 import html
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,9 @@ from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
 from fairtat.study.contrasts import Outcome, contrast_outcomes
-from fairtat.study.plan import EQUAL, Study
-from fairtat.study.results import Entry, Results
+from fairtat.study.judge import CORRUPTED
+from fairtat.study.plan import EQUAL, Arm, Study
+from fairtat.study.results import Entry, Results, class_accuracies
 
 __all__ = ["Table", "contrasts_table", "sentence", "write_report"]
 
@@ -47,7 +48,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     if not entries:
         raise UserError(f"{results.path}: holds no model yet; `fairtat study run {results.study.path}` makes them")
     outcomes = contrast_outcomes(results)
-    tables = [_models(results, entries), contrasts_table(results.study, outcomes)]
+    tables = [_models(results, entries), _conditions(results, entries), contrasts_table(results.study, outcomes)]
     sentences = [sentence(results.study, outcome, number) for number, outcome in enumerate(outcomes)]
     picture = _picture(results, entries)
     origin = _origin(results, entries)
@@ -63,15 +64,16 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     return [folder / name for name in written]
 
 
-def figures_of(results: Results, entry: Entry) -> dict[tuple[str, str], float]:
-    """`MEASURES` in points."""
+def figures_of(
+    results: Results, entry: Entry, measures: Sequence[tuple[str, str]] = MEASURES
+) -> dict[tuple[str, str], float]:
+    """Figures (condition, measure) in points."""
     labels, classes = results.labels, len(results.class_names)
-    n = np.bincount(labels, minlength=classes)
+    share = np.bincount(labels, minlength=classes) / len(labels)
     found = {}
-    with np.errstate(invalid="ignore"):
-        for condition, measure in MEASURES:
-            accuracy = np.bincount(labels, entry.correct[condition], minlength=classes)[None] / n
-            found[condition, measure] = 100 * float(FIGURES[measure](accuracy, n / n.sum())[0])
+    for condition, measure in measures:
+        accuracy = class_accuracies(entry.correct[condition], labels, classes)[None]
+        found[condition, measure] = 100 * float(FIGURES[measure](accuracy, share)[0])
     return found
 
 
@@ -92,19 +94,40 @@ def sentence(study: Study, outcome: Outcome, number: int, held: str | None = Non
     return f"{what}: {outcome.difference:+.1f} points [{low:+.1f}, {high:+.1f}] ({seeds}): {verdict}."
 
 
-def _models(results: Results, entries: Sequence[Entry]) -> Table:
-    head = ("arm", "factor", "seeds", "radius", *(" ".join(each) for each in MEASURES), "training, s")
-    rows = []
+def _groups(results: Results, entries: Sequence[Entry]) -> Iterator[tuple[Arm, float, list[Entry]]]:
+    """The models of each arm and factor."""
     for arm in results.study.arms:
         for factor in arm.factors:
             group = [entry for entry in entries if (entry.arm, entry.factor) == (arm.name, factor)]
-            if not group:
-                continue
-            figures = [figures_of(results, entry) for entry in group]
-            cells = [_spread([each[measure] for each in figures]) for measure in MEASURES]
-            radius = statistics.fmean(entry.radius for entry in group)
-            seconds = _spread([entry.values["seconds"] for entry in group], ".0f")
-            rows.append((arm.title, f"{factor:g}", str(len(group)), f"{radius:.4g}", *cells, seconds))
+            if group:
+                yield arm, factor, group
+
+
+def _conditions(results: Results, entries: Sequence[Entry]) -> Table:
+    """Average and worst fifth under every condition but single corruptions, which cells.csv has."""
+    judge = results.study.judge
+    names = [name for name in judge.conditions if name not in ("clean", "robust", *judge.corrupted)]
+    rows = []
+    for arm, factor, group in _groups(results, entries):
+        cells = []
+        for name in names:
+            measures = [(name, "average"), (name, "worst_fifth")]
+            judged = [figures_of(results, entry, measures) for entry in group if name in entry.correct]
+            means = [statistics.fmean(each[measure] for each in judged) for measure in measures if judged]
+            cells.append(" / ".join(f"{mean:.1f}" for mean in means) or "-")
+        rows.append((arm.title, f"{factor:g}", *cells))
+    return Table("Average / worst fifth of the classes in %, mean over seeds", ("arm", "factor", *names), rows)
+
+
+def _models(results: Results, entries: Sequence[Entry]) -> Table:
+    head = ("arm", "factor", "seeds", "radius", *(" ".join(each) for each in MEASURES), "training, s")
+    rows = []
+    for arm, factor, group in _groups(results, entries):
+        figures = [figures_of(results, entry) for entry in group]
+        cells = [_spread([each[measure] for each in figures]) for measure in MEASURES]
+        radius = statistics.fmean(entry.radius for entry in group)
+        seconds = _spread([entry.values["seconds"] for entry in group], ".0f")
+        rows.append((arm.title, f"{factor:g}", str(len(group)), f"{radius:.4g}", *cells, seconds))
     return Table("Accuracy on test images in %, mean ± standard deviation over seeds", head, rows)
 
 
@@ -139,12 +162,18 @@ def _spread(values: Sequence[float], form: str = ".1f") -> str:
 def _origin(results: Results, entries: Sequence[Entry]) -> str:
     judge, sizes = results.study.judge, np.bincount(results.labels, minlength=len(results.class_names))
     attacks = ", ".join(judge.attacks)
+    further = ""
+    if judge.corruptions:
+        severities = ", ".join(map(str, judge.severities))
+        further += f" Corrupted: the mean over {', '.join(judge.corruptions)} at severities {severities}."
+    if judge.subset is not None:
+        further += f" {', '.join(judge.subset.attacks)}: on {judge.subset.per_class} images of each class."
     planned = len(results.study.cells())
     found = sorted({finding for entry in entries for finding in entry.values["findings"]})
     return (
         f"{len(entries)} of {planned} models. Judged by {attacks} at {judge.norm} {float(judge.eps):g}, whatever the "
         f"radius of training; weights: {judge.checkpoint}. {len(results.labels)} test images, {sizes.min()} to "
-        f"{sizes.max()} per class. Warnings of `fairtat evaluate`: {', '.join(found) or 'none'}. "
+        f"{sizes.max()} per class.{further} Warnings of `fairtat evaluate`: {', '.join(found) or 'none'}. "
         f"fairtat {_list(entries, 'fairtat')} at {_list(entries, 'commit')}, torch {_list(entries, 'torch')}, device "
         f"{_list(entries, 'device')}. Intervals: test images and seeds resampled together."
     )
@@ -206,8 +235,10 @@ def _csv(results: Results, entries: Sequence[Entry]) -> str:
     labels = results.labels
     for entry in entries:
         for condition, correct in entry.correct.items():
+            if condition == CORRUPTED:
+                continue
             for k, name in enumerate(results.class_names):
-                of_class = labels == k
+                of_class = (labels == k) & ~np.isnan(correct)
                 counts = (int(of_class.sum()), int(correct[of_class].sum()))
                 writer.writerow((entry.arm, f"{entry.factor:g}", entry.seed, entry.radius, condition, name, *counts))
     return file.getvalue()

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fairtat.errors import UserError
-from fairtat.evaluation import Evaluation
+from fairtat.evaluation import Evaluation, Samples
 from fairtat.files import parse_json, sealed_json, write_atomic
-from fairtat.study.plan import Cell, Judge, Study, settings_of
+from fairtat.study.judge import CORRUPTED, Judge, Subset
+from fairtat.study.plan import Cell, Study, settings_of
 
-__all__ = ["FORMAT", "Entry", "Results"]
+__all__ = ["FORMAT", "Entry", "Results", "class_accuracies"]
 
 FORMAT = 1
 
@@ -26,7 +27,8 @@ class Entry:
     """One model's outcome.
 
     Attributes:
-        correct: (N,) bool under each condition: "clean", "robust" and every attack of the judge.
+        correct: (N,) under each condition of the judge. Bool, but for "corrupted", the share of corruptions under which
+            an image is right; and NaN for images that are not in the judge's subset, under its attacks.
         radius: mean radius of training over the last epoch's classes, in pixel units.
         values: the other things that the file says: seconds, commit, device, warnings.
     """
@@ -37,6 +39,14 @@ class Entry:
     correct: Mapping[str, np.ndarray]
     radius: float
     values: Mapping[str, Any]
+
+
+def class_accuracies(correct: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(C,): of each class, over the images of ``correct`` (N,) that are not NaN; NaN where there are none."""
+    judged = ~np.isnan(correct)
+    n = np.bincount(labels[judged], minlength=classes)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.bincount(labels[judged], correct[judged], minlength=classes) / n)
 
 
 class Results:
@@ -56,20 +66,30 @@ class Results:
             "judge": _record(study.judge),
             "class_names": None,
             "labels": None,
+            "subset": None,
             "settings": {},
             "cells": {},
         }
         if path.exists():
             found = parse_json(path.read_bytes(), path)
             for key in ("format", "study", "judge"):
-                if found.get(key) != self._content[key]:
+                stored, own = found.get(key), self._content[key]
+                if stored != own and not (key == "judge" and _is_more(own, stored)):
                     raise UserError(
-                        f"{path}: {key} is {found.get(key)!r}, but this study has {self._content[key]!r}; "
-                        "choose another --results"
+                        f"{path}: {key} is {stored!r}, but this study has {own!r}; choose another --results"
                     )
-            self._content = found
+            self._content = {**self._content, **found, "judge": self._content["judge"]}
+            self._check_subset()
             for arm in study.arms:
                 self._check_settings(arm.name, settings_of(arm.config))
+
+    def _check_subset(self) -> None:
+        found, wanted = self._content["subset"], self.study.judge.subset
+        if found and wanted and found["per_class"] != wanted.per_class:
+            raise UserError(
+                f"{self.path}: its subset has {found['per_class']} images of each class, but this study's has "
+                f"{wanted.per_class}; choose another --results"
+            )
 
     def _check_settings(self, arm: str, wanted: Mapping[str, Any]) -> None:
         stored = self._content["settings"].get(arm, {})
@@ -89,8 +109,16 @@ class Results:
         """(N,) int64."""
         return _integers(self._content["labels"])
 
+    @property
+    def subset(self) -> np.ndarray | None:
+        """(N,) bool: the images of the judge's subset."""
+        found = self._content["subset"]
+        return None if found is None else _bits(found["images"], len(self.labels))
+
     def __contains__(self, cell: Cell) -> bool:
-        return cell.name in self._content["cells"]
+        """Whether the model has been judged by all that the judge asks for now."""
+        values = self._content["cells"].get(cell.name)
+        return values is not None and set(self.study.judge.conditions) - {CORRUPTED} <= set(values["correct"])
 
     def entries(self) -> list[Entry]:
         """The models of the study that are there, in its order."""
@@ -98,20 +126,42 @@ class Results:
         for cell in self.study.cells():
             values = self._content["cells"].get(cell.name)
             if values is not None:
-                correct = {name: _bits(text, len(self.labels)) for name, text in values["correct"].items()}
+                correct = self._correct(values["correct"])
                 found.append(Entry(cell.arm.name, cell.factor, cell.seed, correct, values["radius"], values))
         return found
 
+    def _correct(self, stored: Mapping[str, str]) -> dict[str, np.ndarray]:
+        judge, subset, found = self.study.judge, self.subset, {}
+        for name in judge.conditions:
+            if name not in stored:
+                continue
+            if judge.subset is not None and subset is not None and name in judge.subset.attacks:
+                found[name] = np.full(len(subset), np.nan, np.float32)
+                found[name][subset] = _bits(stored[name], int(subset.sum()))
+            else:
+                found[name] = _bits(stored[name], len(self.labels))
+        if judge.corrupted and set(judge.corrupted) <= set(found):
+            found[CORRUPTED] = np.mean([found[name] for name in judge.corrupted], axis=0, dtype=np.float32)
+        return found
+
     def add(
-        self, cell: Cell, evaluation: Evaluation, epochs: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+        self,
+        cell: Cell,
+        evaluations: Sequence[Evaluation],
+        epochs: Sequence[Mapping[str, Any]],
+        environment: Mapping[str, Any],
     ) -> None:
         """Put a model's outcome in its place and write the file.
+
+        Args:
+            evaluations: on all images, and on the judge's subset if it has one.
 
         Raises:
             UserError: the model was judged on other images than those before it.
         """
-        samples = evaluation.samples
+        evaluation, samples = evaluations[0], evaluations[0].samples
         assert samples is not None
+        judge = self.study.judge
         labels = _packed(samples.label)
         if self._content["labels"] is None:
             self._content["labels"] = labels
@@ -120,10 +170,13 @@ class Results:
             raise UserError(f"{cell.name} was judged on other images than the models in {self.path}")
         worst, value = evaluation.robust.worst
         radii = [radius for radius in epochs[-1]["class_eps"] if radius is not None]
-        conditions = ("clean", "robust", *self.study.judge.attacks)
+        conditions = ("clean", "robust", *judge.attacks, *judge.corrupted)
+        correct = {name: _packed_bits(samples.correct(name)) for name in conditions}
+        if judge.subset is not None:
+            correct |= self._correct_of_subset(cell, judge.subset, samples, evaluations[1])
         self._content["settings"][cell.arm.name] = settings_of(cell.arm.config)
         self._content["cells"][cell.name] = {
-            "correct": {name: _packed_bits(samples.correct(name)) for name in conditions if name in _names(samples)},
+            "correct": correct,
             "radius": math.fsum(radii) / len(radii),
             "clean_average": evaluation.clean.average,
             "robust_average": evaluation.robust.average,
@@ -137,6 +190,19 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = sealed_json(self._content, indent=1)
         write_atomic(self.path, lambda stream: stream.write(content))
+
+    def _correct_of_subset(
+        self, cell: Cell, subset: Subset, samples: Samples, evaluation: Evaluation
+    ) -> dict[str, str]:
+        of_subset = evaluation.samples
+        assert of_subset is not None
+        images = np.isin(samples.sample_ids, of_subset.sample_ids)
+        found = {"per_class": subset.per_class, "images": _packed_bits(images)}
+        if self._content["subset"] is None:
+            self._content["subset"] = found
+        elif self._content["subset"] != found or not np.array_equal(samples.sample_ids[images], of_subset.sample_ids):
+            raise UserError(f"{cell.name}: its subset holds other images than those of the models in {self.path}")
+        return {name: _packed_bits(of_subset.correct(name)) for name in subset.attacks}
 
 
 def _record(judge: Judge) -> dict[str, Any]:
@@ -153,8 +219,11 @@ def _record(judge: Judge) -> dict[str, Any]:
     }
 
 
-def _names(samples: Any) -> set[str]:
-    return {"robust", *samples.names}
+def _is_more(judge: Mapping[str, Any], stored: Any) -> bool:
+    """Whether a record differs from a file's in its attacks alone, and not in the first."""
+    if not isinstance(stored, dict) or {**judge, "attacks": None} != {**stored, "attacks": None}:
+        return False
+    return bool(stored["attacks"]) and stored["attacks"][0] == judge["attacks"][0]
 
 
 def _packed(labels: np.ndarray) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fairtat.errors import UserError
-from fairtat.evaluation import Defaults, Evaluation, parse_attack
 from fairtat.files import json_lines, parse_json, write_atomic
-from fairtat.study.plan import Cell, Judge, Study, settings_of
+from fairtat.study.judge import evaluations_of, main_evaluation, next_question
+from fairtat.study.plan import Cell, Study, settings_of
 from fairtat.study.results import Results
 from fairtat.training.api import stored_config
 from fairtat.training.config import to_yaml
@@ -37,21 +37,6 @@ class Process(Protocol):
 
 
 Start = Callable[[Path, Sequence[str], int], Process]
-
-
-def evaluation_of(cell: Cell, judge: Judge, folder: Path) -> Evaluation | None:
-    """The model's evaluation as the study wants it, if its folder holds it."""
-    try:
-        found = Evaluation.load(folder / "evaluation" / "test.json")
-    except (OSError, ValueError, UserError):
-        return None
-    wanted = parse_attack(judge.attacks[0], _defaults(judge))
-    source = (found.source.get("checkpoint"), found.source.get("epoch"))
-    if found.samples is None or not set(judge.attacks) <= set(found.samples.names):
-        return None
-    fits = found.primary == judge.attacks[0] and found.attack == wanted
-    last = judge.checkpoint == "best" or source[1] == cell.config.epochs
-    return found if fits and last and source[0] == judge.checkpoint else None
 
 
 def next_command(study: Study, cell: Cell, folder: Path, trust_model: bool = False) -> tuple[str, ...] | None:
@@ -76,9 +61,8 @@ def next_command(study: Study, cell: Cell, folder: Path, trust_model: bool = Fal
         )
     if run.load_last()[1]["epoch"] < cell.config.epochs:
         return ("train", "--resume", str(folder), *trust)
-    if evaluation_of(cell, study.judge, folder) is None:
-        return ("evaluate", str(folder), *_words(study.judge), "--device", cell.config.device, *trust)
-    return None
+    question = next_question(study.judge, cell.config.epochs, folder)
+    return None if question is None else ("evaluate", str(folder), *question, "--device", cell.config.device, *trust)
 
 
 def state_of(study: Study, cell: Cell, folder: Path) -> str:
@@ -197,24 +181,6 @@ exec {command} --cell "$SLURM_ARRAY_TASK_ID"
 """
 
 
-def _defaults(judge: Judge) -> Defaults:
-    return Defaults(eps=float(judge.eps), norm=judge.norm, active_set=judge.active_set, amp=judge.amp)
-
-
-def _words(judge: Judge) -> tuple[str, ...]:
-    """The judge as options of ``fairtat evaluate``."""
-    options = {
-        "attacks": ",".join(judge.attacks),
-        "attack.eps": judge.eps.plain(),
-        "attack.norm": judge.norm,
-        "attack.amp": judge.amp,
-        "active_set": str(judge.active_set).lower(),
-        "engine": judge.engine,
-        "checkpoint": judge.checkpoint,
-    }
-    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
-
-
 def _config_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.yaml")
 
@@ -226,14 +192,14 @@ def _write_config(cell: Cell, folder: Path) -> None:
 
 
 def _collect(results: Results, cell: Cell, folder: Path) -> None:
-    evaluation = evaluation_of(cell, results.study.judge, folder)
-    assert evaluation is not None
+    evaluations = evaluations_of(results.study.judge, cell.config.epochs, folder)
+    assert evaluations is not None
     file = RunFolder(folder).metrics
     epochs = [value for _, value in json_lines(file.read_bytes(), file) if isinstance(value, dict)]
     if not epochs:
         raise UserError(f"{file}: holds no epoch")
     environment = RunFolder(folder).environment
-    results.add(cell, evaluation, epochs, parse_json(environment.read_bytes(), environment))
+    results.add(cell, evaluations, epochs, parse_json(environment.read_bytes(), environment))
 
 
 def _stop(processes: Sequence[Process], say: Callable[[str], None]) -> None:
@@ -257,7 +223,7 @@ class _Progress:
         self.say = say
 
     def done(self, cell: Cell, folder: Path, computed: bool) -> None:
-        evaluation = Evaluation.load(folder / "evaluation" / "test.json")
+        evaluation = main_evaluation(folder)
         worst = evaluation.robust.worst[1]
         figures = f"clean {evaluation.clean.average:.1%}, robust {evaluation.robust.average:.1%}, worst {worst:.1%}"
         self.computed += computed

@@ -15,7 +15,8 @@ from fairtat.errors import UserError
 from fairtat.evaluation import Evaluation
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.study.contrasts import DRAWS, Outcome, contrast_outcomes
-from fairtat.study.plan import Arm, Contrast, Judge, Study, settings_of
+from fairtat.study.judge import Judge
+from fairtat.study.plan import Arm, Contrast, Study, settings_of
 from fairtat.study.results import Entry
 from fairtat.training.config import Number, TrainConfig
 
@@ -33,12 +34,14 @@ class RunSets:
         study: an arm for each set, the baseline first, and the contrasts.
         class_names, labels: of the images (N,) that all were judged on.
         models: every run's outcome.
+        subset: none: all runs were judged on all images.
     """
 
     study: Study
     class_names: tuple[str, ...]
     labels: np.ndarray
     models: Sequence[Entry]
+    subset: np.ndarray | None = None
 
     def entries(self) -> list[Entry]:
         """The models, as `Results.entries` gives them."""

@@ -42,6 +42,26 @@ def test_results_lie_in_the_run_and_are_those_of_the_model(fairtat: Command, run
     assert robust["average"] < clean["average"]
 
 
+def test_some_images_of_each_class_have_results_of_their_own(fairtat: Command, runs: Path) -> None:
+    """The same images get the same verdicts as among all; what is kept of these stays."""
+    assert fairtat("evaluate", "runs/at", "--attack.steps", 2).code == 0
+    before = Path("runs/at/evaluation/test.json").read_bytes()
+    code, out, _ = fairtat("evaluate", "runs/at", "--attack.steps", 2, "--per_class", 3)
+    assert code == 0
+    assert "per_class 3" in out
+    assert Path("runs/at/evaluation/test.json").read_bytes() == before
+    whole, part = (Evaluation.load(f"runs/at/evaluation/test{end}.json") for end in ("", "-3-per-class"))
+    assert list(part.clean.n) == [3] * 10
+    assert part.source["per_class"] == 3
+    assert whole.samples is not None
+    assert part.samples is not None
+    rows = np.isin(whole.samples.sample_ids, part.samples.sample_ids)
+    for name in whole.samples.names:
+        assert part.samples.pred_of(name).tolist() == whole.samples.pred_of(name)[rows].tolist()
+    code, _, err = fairtat("evaluate", "runs/at", "--per_class", 0)
+    assert (code, err) == (2, "error: --per_class must be at least 1, got 0\n")
+
+
 def test_the_table_shows_every_class_and_the_worst(fairtat: Command, runs: Path) -> None:
     _, out, _ = fairtat("evaluate", "runs/at", "--attack.steps", 2)
     evaluation = Evaluation.load("runs/at/evaluation/test.json")

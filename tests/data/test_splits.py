@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairtat.data import ImageData, hold_out, image_data, stratified_split
+from fairtat.data import ImageData, hold_out, image_data, rows_per_class, stratified_split
 from fairtat.data.splits import PublishedSplits, number_parts
 from fairtat.errors import UserError
 
@@ -92,6 +95,20 @@ def test_hold_out_takes_a_share_of_each_class(share: float) -> None:
 def test_impossible_shares(counts: list[int], val: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         hold_out(data_with(counts), val=val)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 50])
+def test_some_rows_of_each_class_are_spread_evenly_over_it(count: int) -> None:
+    labels = torch.from_numpy(np.random.default_rng(count).permutation(np.repeat([0, 2, 5], [20, 4, 9])))
+    rows = rows_per_class(labels, count)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    for label, size in ((0, 20), (2, 4), (5, 9)):
+        of_class = [row for row in range(33) if labels[row] == label]
+        places = [of_class.index(row) for row in rows.tolist() if labels[row] == label]
+        assert len(places) == min(count, size)
+        assert places[0] == 0
+        gaps = {b - a for a, b in pairwise([*places, size])}
+        assert max(gaps) - min(gaps) <= 1
 
 
 def test_ids_run_on_from_part_to_part() -> None:

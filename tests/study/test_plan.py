@@ -64,6 +64,16 @@ def test_attacks_are_named_as_an_evaluation_names_them(tmp_path: Path) -> None:
     assert study.judge.attacks == ("pgd-5", "cw-5", "pgd-5@0.3")
 
 
+def test_a_judge_may_corrupt_images_and_attack_a_part_of_them(tmp_path: Path) -> None:
+    more = "pgd-5, corruptions: 'fog,contrast', severities: [1, 3], subset: {attacks: autoattack, per_class: 5}"
+    study = load_study(
+        written(tmp_path, ('"pgd-5,cw-5"', more), ("figure: clean average", "figure: corrupted worst_fifth"))
+    )
+    corrupted = ("fog/1", "fog/3", "contrast/1", "contrast/3")
+    assert study.judge.conditions == ("clean", "robust", "pgd-5", "corrupted", *corrupted, "autoattack")
+    assert (study.contrasts[1].condition, study.contrasts[1].measure) == ("corrupted", "worst_fifth")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -83,6 +93,13 @@ def test_attacks_are_named_as_an_evaluation_names_them(tmp_path: Path) -> None:
         (('"pgd-5,cw-5"', "pgd-5, amp: fp8"), "judge.amp is 'fp8'; expected one of none, bf16"),
         (('"pgd-5,cw-5"', "pgd-5, engine: fast"), "judge.engine is 'fast'; expected one of auto, "),
         (('"pgd-5,cw-5"', "pgd-5, active_set: 2"), "judge.active_set is 2; expected one of True, False"),
+        (('"pgd-5,cw-5"', "pgd-5, corruptions: fogg"), "judge: no corruption is called 'fogg'; did you mean 'fog'?"),
+        (('"pgd-5,cw-5"', "pgd-5, corruptions: fog, severities: [1, 6]"), "severity of fog is 6; expected 1 to 5"),
+        (('"pgd-5,cw-5"', "pgd-5, corruptions: fog, severities: mild"), "severities holds 'mild'; expected 1 to 5"),
+        (('"pgd-5,cw-5"', "pgd-5, subset: fab"), "judge: subset is 'fab'; expected attacks and per_class"),
+        (('"pgd-5,cw-5"', "pgd-5, subset: {per_clas: 5}"), "unknown key 'judge.subset.per_clas'; did you mean"),
+        (('"pgd-5,cw-5"', "pgd-5, subset: {per_class: 0}"), "expected attacks, and per_class of 1 or more"),
+        (('"pgd-5,cw-5"', "pgd-5, subset: {per_class: 5, attacks: pgd-5}"), "subset names an attack of all images"),
         (("arm: fairtat, against: at, equal", "arm: fairtta, against: at, equal"), "did you mean 'fairtat'?"),
         (("figure: clean average", "figure: clean mean"), "figure is 'clean mean'; expected one of clean, robust"),
         (("equal: clean accuracy", "equal: accuracy"), "equal is 'accuracy'"),

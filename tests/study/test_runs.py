@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fairtat.cli.main import main as fairtat
 from fairtat.errors import UserError
+from fairtat.evaluation import Evaluation
 from fairtat.files import DamagedFile, sealed_json
 from fairtat.study import Results, load_study, run_cells, state_of
 from tests.study.test_plan import written
@@ -111,6 +113,65 @@ def test_a_study_runs_is_interrupted_goes_on_and_reports(
     assert third.commands == ["train fairtat@1-0", "evaluate fairtat@1-0"]
     assert "2 of 3 models are in study-results.json already" in capsys.readouterr().out.replace(f"{tmp_path}/", "")
     assert before["cells.csv"] == (report / "cells.csv").read_bytes()
+
+
+def test_a_judge_may_ask_more_of_models_that_are_there(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Corruptions, and slow attacks on some images of each class: the models are judged again and not trained."""
+    pytest.importorskip("kornia")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fairtat.study.runs.launch", Here())
+    words = ["study", "run", str(file)]
+    assert fairtat(words) == 0
+    corruptions = 'corruptions: "contrast,gaussian_noise", severities: [1, 3]'
+    more = f'"pgd-1,cw-1,fgsm", {corruptions}, subset: {{attacks: apgd-ce, per_class: 3}}'
+    file.write_text(
+        file.read_text()
+        .replace('"pgd-1,cw-1"', more)
+        .replace("figure: clean average", "figure: apgd-ce average")
+        .replace("figure: robust worst", "figure: corrupted average")
+    )
+    capsys.readouterr()
+    assert fairtat(["study", "plan", str(file)]) == 0
+    assert "3 models, 3 to make" in capsys.readouterr().out
+    monkeypatch.setattr("fairtat.study.runs.launch", here := Here(interrupt="evaluate fairtat@1-0"))
+    assert fairtat(words) == 130
+    assert here.commands == ["evaluate at@1-0"] * 2 + ["evaluate at@2-0"] * 2 + ["evaluate fairtat@1-0"]
+    monkeypatch.setattr("fairtat.study.runs.launch", here := Here())
+    assert fairtat(words) == 0
+    assert here.commands == ["evaluate fairtat@1-0"] * 2
+
+    results = Results(load_study(file), tmp_path / "study-results.json")
+    assert results.subset is not None
+    assert np.bincount(results.labels[results.subset]).tolist() == [3] * 10
+    whole, part = (
+        Evaluation.load(tmp_path / "runs/small/at@2-0/evaluation" / name)
+        for name in ("test.json", "test-3-per-class.json")
+    )
+    found = next(entry for entry in results.entries() if entry.factor == 2)
+    assert whole.samples is not None
+    assert part.samples is not None
+    of_each = [whole.samples.correct(f"{name}/{k}") for name in ("contrast", "gaussian_noise") for k in (1, 3)]
+    np.testing.assert_array_equal(found.correct["corrupted"], np.mean(of_each, axis=0))
+    np.testing.assert_array_equal(found.correct["apgd-ce"][results.subset], part.samples.correct("apgd-ce"))
+    assert np.isnan(found.correct["apgd-ce"][~results.subset]).all()
+    text = (tmp_path / "study-report" / "report.md").read_text()
+    assert "| arm | factor | pgd-1 | cw-1 | fgsm | corrupted | apgd-ce |" in text
+    accuracy = np.mean(part.condition("apgd-ce").figures.accuracy)
+    assert f"| {100 * accuracy:.1f} / " in text
+    assert "at severities 1, 3. apgd-ce: on 3 images of each class." in text
+    with (tmp_path / "study-report" / "cells.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["condition"] == "apgd-ce"]
+    assert {row["images"] for row in rows} == {"3"}
+    # Another subset is another judge; without one, the rest is still there.
+    as_run = file.read_text()
+    file.write_text(as_run.replace("per_class: 3", "per_class: 4"))
+    assert fairtat(["study", "report", str(file)]) == 2
+    assert "its subset has 3 images of each class, but this study's has 4" in capsys.readouterr().err
+    file.write_text(as_run.replace(more, '"pgd-1,cw-1"').replace("apgd-ce average", "clean average"))
+    file.write_text(file.read_text().replace("corrupted average", "robust average"))
+    assert fairtat(["study", "report", str(file)]) == 0
 
 
 def test_a_failed_model_is_named_and_the_others_are_made(

@@ -13,20 +13,19 @@ from torch import Tensor, nn
 
 from fairtat._version import __version__
 from fairtat.cli.progress.evaluation import observe
-from fairtat.data import CORRUPTED, ImageData, load_corrupted
+from fairtat.data import CORRUPTED, ImageData, load_corrupted, rows_per_class
 from fairtat.data.stream import Data
 from fairtat.errors import UserError
 from fairtat.evaluation import Defaults, Evaluation, evaluate, parse_attack
 from fairtat.evaluation.cache.team import Team
 from fairtat.evaluation.progress import Standing
+from fairtat.evaluation.result import EVALUATION, stored_name
 from fairtat.files import refuse_links
 from fairtat.training import Number, Run
 from fairtat.training.distributed import World
 
 ALONE = World()
 
-EVALUATION = "evaluation"
-"""The folder of a run that holds its evaluations."""
 SPLITS = ("test", "val", "all")
 
 EXAMPLE = "8/255"
@@ -140,15 +139,22 @@ class Job:
     normalize: tuple[list[float], list[float]] | None = None
     data_root: str | None = None
     place: str = ""
+    rows: Tensor | None = None  # of the split, if not all
 
     @property
     def stored(self) -> Path:
         """Where its latest evaluation is kept; the .npz file lies beside it."""
-        return self.folder / f"{self.split}.json"
+        return self.folder / stored_name(self.split, self.source.get("per_class"))
+
+    def per_class(self, count: int) -> Job:
+        """The same on ``count`` images of each class."""
+        rows = rows_per_class(self.data.labels, count)
+        return replace(self, data=self.data.take(rows), rows=rows.cpu(), source={**self.source, "per_class": count})
 
     def corrupted(self, corruption: str, severity: int) -> Tensor:
         """CIFAR-10-C's or CIFAR-100-C's images for the whole test set."""
         found = load_corrupted(self.data.name, corruption, severity, root=self.data_root)
+        found = found if self.rows is None else found.take(self.rows)
         labels = self.data.labels.cpu()
         if found.labels.shape != labels.shape or not bool((found.labels == labels).all()):
             raise UserError(f"{found.name}: its labels are not those of the {self.split} set of {self.data.name}")

@@ -55,6 +55,15 @@ def test_published_corrupted_images_are_those_that_are_judged(job: Job, tmp_path
     assert evaluation.source["data"] == "cifar10"
 
 
+def test_some_images_of_each_class_bring_their_own_corrupted_ones(job: Job, tmp_path: Path) -> None:
+    few = job.per_class(2)
+    assert few.rows is not None
+    assert few.data.labels.bincount().tolist() == [2, 2, 2]
+    assert few.stored == tmp_path / "kept" / "test-2-per-class.json"
+    assert (few.source["per_class"], job.source) == (2, {"data": "cifar10"})
+    torch.testing.assert_close(few.corrupted("fog", 3), job.corrupted("fog", 3)[few.rows], rtol=0, atol=0)
+
+
 def test_corrupted_images_of_other_labels_are_refused(job: Job, tmp_path: Path) -> None:
     np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.arange(5 * N) % 2)
     with pytest.raises(UserError, match="labels are not those of the test set of cifar10"):
