@@ -68,11 +68,9 @@ class Compiled(Engine[S, "CompiledSteps"]):
         """Run a program so many times, and yield what it found each time."""
         if runs == 0:
             return
-        # The graph holds autocast's casts; under autocast they would be made again.
-        with torch.no_grad(), torch.autocast(self.steps.x.device.type, enabled=False):
-            prepared = program.prepare([*self.structure.parameters.values(), *self.structure.buffers.values()])
-            for _ in range(runs):
-                yield program.run(self._inputs, prepared)
+        prepared = program.prepare([*self.structure.parameters.values(), *self.structure.buffers.values()])
+        for _ in range(runs):
+            yield program.run(self._inputs, prepared)
 
 
 def compile_steps(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,21 +50,33 @@ _REWRITES: dict[Any, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class CompiledSteps:
-    """``run`` makes ``steps_per_run`` steps of a batch, in place; ``prepare`` comes before the first one."""
+    """``run`` makes ``steps_per_run`` steps of a batch, in place; ``prepare`` comes before the first one.
+
+    Neither needs autograd, and autocast's casts are in the graphs: under autocast they would be made again.
+    """
 
     steps_per_run: int
     classes: int
     seconds: float  # that it took to build
+    _device: torch.device
     _hoisted: fx.GraphModule
     _run: Callable[..., Sequence[Tensor]]
 
     def prepare(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """What every step needs of the model's parameters and buffers as they are now."""
-        return list(self._hoisted(*tensors))
+        with _as_traced(self._device):
+            return list(self._hoisted(*tensors))
 
     def run(self, tensors: Sequence[Tensor], prepared: Sequence[Tensor]) -> Probe:
         """Make the steps; what the first of them found, before it moved."""
-        return Probe(*self._run(*tensors, *prepared))
+        with _as_traced(self._device):
+            return Probe(*self._run(*tensors, *prepared))
+
+
+@contextmanager
+def _as_traced(device: torch.device) -> Iterator[None]:
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -125,8 +138,7 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
     if changed:  # which a graph would not do
         raise RuntimeError(f"its forward sets {', '.join(changed)}")
     of_model = range(len(inputs), len(named))
-    # The casts of autocast are in the graph by now.
-    with torch.no_grad(), torch.autocast(steps.x.device.type, enabled=False):
+    with _as_traced(steps.x.device):
         folded = normalization.fold_into_convolutions(one_step, of_model)
         rewrites = {**_REWRITES, aten.convolution.default: convolution} if laid_out else _REWRITES
         hoisted, rest = hoist(make_fx(folded, rewrites, tracing_mode="fake")(*named), of_model)
@@ -143,7 +155,7 @@ def build(model: nn.Module, structure: ModelStructure, steps: Steps[S], samples:
             return first
 
         run = compile_graph(make_fx(several, tracing_mode="fake")(*arguments) if together > 1 else rest, arguments)
-    return CompiledSteps(together, classes, time.perf_counter() - begin, hoisted, run)
+    return CompiledSteps(together, classes, time.perf_counter() - begin, steps.x.device, hoisted, run)
 
 
 def steps_in_one(steps: int, nodes: int) -> int:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from fairtat.engines.check import Probe
@@ -52,23 +51,20 @@ class CapturedProgram(CapturedSteps):
     def _functions(
         self, steps: Steps[Any], casts_once: ModelStructure | None
     ) -> Iterator[tuple[dict[int, Graph], int, Callable[[], Found]]]:
-        yield self._prepare, self.size, partial(self._preparation, steps)
+        yield self._prepare, self.size, self._preparation
         yield self._steps, self.size, partial(self._several_runs, steps)
         if steps.scored:
             yield self._scores, self.size, partial(judged, steps, self.samples, casts_once)
 
-    # The casts of autocast are in the program.
-    def _preparation(self, steps: Steps[Any]) -> Found:
-        with torch.no_grad(), torch.autocast(steps.x.device.type, enabled=False):
-            self._prepared = self._program.prepare(self._of_model)
+    def _preparation(self) -> Found:
+        self._prepared = self._program.prepare(self._of_model)
         return None, None
 
     def _several_runs(self, steps: Steps[Any]) -> Found:
         first: Probe | None = None
-        with torch.no_grad(), torch.autocast(steps.x.device.type, enabled=False):
-            for _ in range(self._runs):
-                found = self._program.run(self.tensors(), self._prepared)
-                first = first or found
+        for _ in range(self._runs):
+            found = self._program.run(self.tensors(), self._prepared)
+            first = first or found
         steps.classes = self._program.classes
         return None, first
 
