@@ -37,7 +37,10 @@ CORRUPTED = "corrupted"
 
 @dataclass(frozen=True)
 class Subset:
-    """Attacks that take too long for all test images, on ``per_class`` images of each class, evenly spread over it."""
+    """Attacks that take too long for all test images, on ``per_class`` images of each class, evenly spread over it.
+
+    An image that is fooled is left alone, whatever the judge's ``active_set``.
+    """
 
     attacks: tuple[str, ...]
     per_class: int
@@ -150,7 +153,8 @@ class _Question(NamedTuple):
     file: str  # that it leaves in RUN/evaluation
     attacks: tuple[str, ...]
     conditions: tuple[str, ...]  # that the file must hold
-    words: tuple[str, ...]
+    active_set: bool
+    options: dict[str, str]
 
 
 def evaluations_of(judge: Judge, epochs: int, folder: Path) -> list[Evaluation] | None:
@@ -168,33 +172,31 @@ def next_question(judge: Judge, epochs: int, folder: Path) -> tuple[str, ...] | 
     """Options of ``fairtat evaluate`` for the first evaluation that the model's folder lacks."""
     missing = (each for each in _questions(judge) if _answer(each, judge, epochs, folder) is None)
     first = next(missing, None)
-    return None if first is None else first.words
-
-
-def _questions(judge: Judge) -> Iterator[_Question]:
-    options: dict[str, str] = {
+    if first is None:
+        return None
+    options = {
+        "attacks": ",".join(first.attacks),
         "attack.eps": str(judge.eps.plain()),
         "attack.norm": judge.norm,
         "attack.amp": judge.amp,
-        "active_set": str(judge.active_set).lower(),
+        "active_set": str(first.active_set).lower(),
         "engine": judge.engine,
         "checkpoint": judge.checkpoint,
+        **first.options,
     }
+    return tuple(word for name, value in options.items() for word in (f"--{name}", value))
+
+
+def _questions(judge: Judge) -> Iterator[_Question]:
     corruptions = {}
     if judge.corruptions:
         severities = ",".join(map(str, judge.severities))
         corruptions = {"corruptions": ",".join(judge.corruptions), "severities": severities}
     conditions = (*judge.attacks, *judge.corrupted)
-    words = _words({"attacks": ",".join(judge.attacks), **options, **corruptions})
-    yield _Question(stored_name("test"), judge.attacks, conditions, words)
+    yield _Question(stored_name("test"), judge.attacks, conditions, judge.active_set, corruptions)
     if judge.subset is not None:
         attacks, count = judge.subset.attacks, judge.subset.per_class
-        words = _words({"attacks": ",".join(attacks), **options, "per_class": str(count)})
-        yield _Question(stored_name("test", count), attacks, attacks, words)
-
-
-def _words(options: dict[str, str]) -> tuple[str, ...]:
-    return tuple(word for name, value in options.items() for word in (f"--{name}", value))
+        yield _Question(stored_name("test", count), attacks, attacks, True, {"per_class": str(count)})
 
 
 def _answer(question: _Question, judge: Judge, epochs: int, folder: Path) -> Evaluation | None:
@@ -204,7 +206,7 @@ def _answer(question: _Question, judge: Judge, epochs: int, folder: Path) -> Eva
         return None
     if found.samples is None or not set(question.conditions) <= set(found.samples.names):
         return None
-    defaults = Defaults(eps=float(judge.eps), norm=judge.norm, active_set=judge.active_set, amp=judge.amp)
+    defaults = Defaults(eps=float(judge.eps), norm=judge.norm, active_set=question.active_set, amp=judge.amp)
     wanted = parse_attack(question.attacks[0], defaults)
     fits = found.primary == question.attacks[0] and found.attack == wanted
     last = judge.checkpoint == "best" or found.source.get("epoch") == epochs
