@@ -192,7 +192,8 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", nargs="*", help=f"how its name begins; default all of {'; '.join(CASES)}")
+    names = "; ".join(CASES).replace("%", "%%")
+    parser.add_argument("case", nargs="*", help=f"how its name begins; default all of {names}")
     parser.add_argument("--verified", type=Path, metavar="FILE.npz")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE.json")
