@@ -20,6 +20,8 @@ from fairtat.study.plan import Cell, Study, settings_of
 __all__ = ["FORMAT", "Entry", "Results", "class_accuracies"]
 
 FORMAT = 1
+OF_SUBSET = "correct_of_subset"
+"""Apart from the verdicts on all images, so that neither is read as the other if the judge changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,12 @@ class Results:
     def __contains__(self, cell: Cell) -> bool:
         """Whether the model has been judged by all that the judge asks for now."""
         values = self._content["cells"].get(cell.name)
-        return values is not None and set(self.study.judge.conditions) - {CORRUPTED} <= set(values["correct"])
+        if values is None:
+            return False
+        judge = self.study.judge
+        of_subset = set() if judge.subset is None else set(judge.subset.attacks)
+        of_all = set(judge.conditions) - {CORRUPTED} - of_subset
+        return of_all <= set(values["correct"]) and of_subset <= set(values.get(OF_SUBSET, {}))
 
     def entries(self) -> list[Entry]:
         """The models of the study that are there, in its order."""
@@ -126,22 +133,21 @@ class Results:
         for cell in self.study.cells():
             values = self._content["cells"].get(cell.name)
             if values is not None:
-                correct = self._correct(values["correct"])
+                correct = self._correct(values)
                 found.append(Entry(cell.arm.name, cell.factor, cell.seed, correct, values["radius"], values))
         return found
 
-    def _correct(self, stored: Mapping[str, str]) -> dict[str, np.ndarray]:
-        judge, subset, found = self.study.judge, self.subset, {}
-        for name in judge.conditions:
-            if name not in stored:
-                continue
-            if judge.subset is not None and subset is not None and name in judge.subset.attacks:
+    def _correct(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        judge, subset = self.study.judge, self.subset
+        stored = values["correct"]
+        found = {name: _bits(stored[name], len(self.labels)) for name in judge.conditions if name in stored}
+        if judge.subset is not None and subset is not None:
+            of_subset = values.get(OF_SUBSET, {})
+            for name in [name for name in judge.subset.attacks if name in of_subset]:
                 found[name] = np.full(len(subset), np.nan, np.float32)
-                found[name][subset] = _bits(stored[name], int(subset.sum()))
-            else:
-                found[name] = _bits(stored[name], len(self.labels))
+                found[name][subset] = _bits(of_subset[name], int(subset.sum()))
         if judge.corrupted and set(judge.corrupted) <= set(found):
-            found[CORRUPTED] = np.mean([found[name] for name in judge.corrupted], axis=0, dtype=np.float32)
+            found[CORRUPTED] = np.asarray(np.mean([found[name] for name in judge.corrupted], axis=0, dtype=np.float32))
         return found
 
     def add(
@@ -172,11 +178,13 @@ class Results:
         radii = [radius for radius in epochs[-1]["class_eps"] if radius is not None]
         conditions = ("clean", "robust", *judge.attacks, *judge.corrupted)
         correct = {name: _packed_bits(samples.correct(name)) for name in conditions}
+        of_subset = {}
         if judge.subset is not None:
-            correct |= self._correct_of_subset(cell, judge.subset, samples, evaluations[1])
+            of_subset = {OF_SUBSET: self._correct_of_subset(cell, judge.subset, samples, evaluations[1])}
         self._content["settings"][cell.arm.name] = settings_of(cell.arm.config)
         self._content["cells"][cell.name] = {
             "correct": correct,
+            **of_subset,
             "radius": math.fsum(radii) / len(radii),
             "clean_average": evaluation.clean.average,
             "robust_average": evaluation.robust.average,

@@ -169,6 +169,12 @@ def test_a_judge_may_ask_more_of_models_that_are_there(
     file.write_text(as_run.replace("per_class: 3", "per_class: 4"))
     assert fairtat(["study", "report", str(file)]) == 2
     assert "its subset has 3 images of each class, but this study's has 4" in capsys.readouterr().err
+    moved = as_run.replace("pgd-1,cw-1,fgsm", "pgd-1,cw-1,fgsm,apgd-ce")
+    file.write_text(moved.replace("attacks: apgd-ce, per_class", "attacks: square, per_class"))
+    study = load_study(file)
+    results = Results(study, tmp_path / "study-results.json")
+    assert not any(cell in results for cell in study.cells())
+    assert all("apgd-ce" not in entry.correct for entry in results.entries())
     file.write_text(as_run.replace(more, '"pgd-1,cw-1"').replace("apgd-ce average", "clean average"))
     file.write_text(file.read_text().replace("corrupted average", "robust average"))
     assert fairtat(["study", "report", str(file)]) == 0
