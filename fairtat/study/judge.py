@@ -99,6 +99,11 @@ def read_judge(file: Path, values: Mapping[str, Any], training: AttackConfig) ->
         for corruption in corruptions:
             for severity in severities:
                 check_corruption(corruption, severity)
+        if "severities" in values and not corruptions:
+            raise UserError("severities without corruptions")
+        for key, listed in (("corruptions", corruptions), ("severities", severities)):
+            if len({*listed}) < len(listed):  # which would count twice in their mean
+                raise UserError(f"{key} names one twice: {', '.join(map(str, listed))}")
         subset = _subset(file, values["subset"], defaults) if "subset" in values else None
     except (ValueError, TypeError, UserError) as error:
         raise UserError(f"{file}: judge: {error}") from error
