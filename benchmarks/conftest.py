@@ -58,6 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         settings = settings_of(metafunc.config)
         cases = [c for c in metafunc.module.BENCHMARK.cases if c.device == settings.device]
         chosen = [c for c in cases if c.quick or not settings.quick]
+        chosen = [c for c in chosen if not (c.in_other_processes and settings.processor_time)]
         metafunc.parametrize("case", chosen, ids=[c.name for c in chosen])
 
 

@@ -269,7 +269,8 @@ def _growth(case: Mapping[str, Any]) -> tuple[str, ...]:
     if len(grown) < 2:
         return (case["name"], smallest, NONE, NONE)
     slope = statistics.linear_regression([math.log(f) for f in grown], [math.log(r) for r in grown.values()]).slope
-    return (case["name"], smallest, f"{grown[16]:.2f}" if 16 in grown else NONE, f"{slope:.2f}")
+    most = max(grown)  # threads and ranks end where the processor's cores do
+    return (case["name"], smallest, f"{grown[most]:.2f}" + ("" if most == 16 else f" (x{most})"), f"{slope:.2f}")
 
 
 def _cases_table(

@@ -70,6 +70,7 @@ class Case(Generic[T]):
     headline: bool = False  # shown in the README or in docs/performance.md
     quick: bool = False  # part of a smoke run
     device: Device = "cpu"
+    in_other_processes: bool = False  # left out where only this one's processor time is counted
     cold: bool | None = None  # on a GPU, whether inputs rotate through more than its L2 cache; None: from 8 MiB on
 
 

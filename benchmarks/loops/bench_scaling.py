@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from harness.attacks import FP32, attack_with
 from harness.case import Benchmark, Case, Contestant, Entrant, Settings
+from harness.ranks import epochs
 
 import fairtat
 from fairtat import models, ops
@@ -53,16 +54,21 @@ def attack(n: int, steps: int, threads: int | None = None) -> Entrant:
     return Entrant(run)
 
 
-def case(name: str, make: Make, quick: bool = False) -> Case[Make]:
-    return Case(name, lambda settings, seed: make, headline=True, quick=quick)
+def by_ranks(ranks: int) -> Entrant:
+    return Entrant(epochs("digits", "digits_cnn", ranks))
+
+
+def case(name: str, make: Make, quick: bool = False, in_other_processes: bool = False) -> Case[Make]:
+    return Case(name, lambda settings, seed: make, headline=True, quick=quick, in_other_processes=in_other_processes)
 
 
 def takes_part(factor: int, settings: Settings, make: Make) -> bool:
     """Threads beyond those of the run would only wait for each other, and the processor's time hides what they save."""
-    return make is not by_threads or factor == 1 or (factor <= torch.get_num_threads() and not settings.processor_time)
+    return make not in PARALLEL or factor == 1 or (factor <= torch.get_num_threads() and not settings.processor_time)
 
 
 by_threads: Make = partial(attack, 512, 5)
+PARALLEL: tuple[Make, ...] = (by_threads, by_ranks)
 
 BENCHMARK = Benchmark(
     name="scaling",
@@ -84,6 +90,7 @@ BENCHMARK = Benchmark(
         case("PGD on an MLP, N from 32, K=10", lambda f: attack(32 * f, 10)),
         case("PGD on an MLP, K from 5, N=128", lambda f: attack(128, 5 * f)),
         case("PGD on the digits CNN, threads, N=512, K=5", by_threads),
+        case("an epoch of FAIR-TAT on digits, ranks of one thread", by_ranks, in_other_processes=True),
     ),
 )
 

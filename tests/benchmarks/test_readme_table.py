@@ -50,8 +50,11 @@ def results(tmp_path: Path) -> Path:
     case = {"name": "ResNet", "headline": True, "baseline": "fairtat, eager", "contestants": engines}
     write_json(folder / "engines-cpu.json", {**shared, "benchmark": "engines", "cases": [case]})
     growth = [row(f"x{f}", "fairtat", 1e-3, f**0.5) for f in (1, 2, 16)]
-    case = {"name": "N", "headline": True, "baseline": "x1", "contestants": growth}
-    write_json(folder / "scaling-cpu.json", {**shared, "benchmark": "scaling", "question": "?", "cases": [case]})
+    cases = [
+        {"name": name, "headline": True, "baseline": "x1", "contestants": growth[:end]}
+        for name, end in (("N", 3), ("ranks", 2), ("threads", 1))
+    ]
+    write_json(folder / "scaling-cpu.json", {**shared, "benchmark": "scaling", "question": "?", "cases": cases})
     training = [row("Trainer, eager", "fairtat", 4.2, 1.04), row("sum of the parts, eager", "floor", 4.0, 1.0)]
     case = {"name": "digits", "headline": True, "baseline": "sum of the parts, eager", "contestants": training}
     write_json(folder / "training-cpu.json", {**shared, "benchmark": "training", "question": "?", "cases": [case]})
@@ -141,6 +144,8 @@ def test_the_tables_hold_the_figures_of_the_files(results: Path) -> None:
     assert "| bare model | 1.5 |" in text
     assert "in processor time on Chip" in text
     assert cells(text, "N") == ["1.00 ms", "4.00", "0.50"]
+    assert cells(text, "ranks") == ["1.00 ms", "1.41 (x2)", "0.50"]
+    assert cells(text, "threads") == ["1.00 ms", "-", "-"]
 
 
 def test_the_cost_of_autoattack_beside_what_it_leaves(results: Path) -> None:
