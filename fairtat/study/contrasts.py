@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.study.plan import Contrast, Study
 from fairtat.study.results import Entry
 
-__all__ = ["Judged", "Outcome", "contrast_outcomes", "curve_difference", "holm"]
+__all__ = ["Band", "Judged", "Outcome", "contrast_outcomes", "curve_bands", "curve_difference", "holm"]
 
 DRAWS = 2000
+BAND_DRAWS = 500
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,51 @@ def contrast_outcomes(results: Judged, *, draws: int = DRAWS, seed: int = 0) -> 
     if not entries or not study.contrasts:
         return []
     accuracy = _Resampled(results, draws, seed)
-    found = [_outcome(study, each, entries, accuracy, draws, seed) for each in study.contrasts]
+    found = [_outcome(study, each, entries, accuracy, seed) for each in study.contrasts]
     corrected = holm([each.p_value for each in found])
     return [Outcome(**{**vars(each), "holm": value}) for each, value in zip(found, corrected, strict=True)]
+
+
+class Band(NamedTuple):
+    """95% of an arm's mean curve, in points of accuracy."""
+
+    x: np.ndarray  # (G,) clean average, where the curves of all seeds are
+    low: np.ndarray  # (G,)
+    high: np.ndarray  # (G,)
+
+
+def curve_bands(
+    results: Judged, figures: Sequence[tuple[str, str]], *, draws: int = BAND_DRAWS, seed: int = 0
+) -> dict[tuple[str, tuple[str, str]], Band]:
+    """The band of each arm that is a curve and each figure (condition, measure), along the clean average.
+
+    At a clean accuracy, each seed's curve is read under resampled images, and averaged over resampled seeds, as
+    `contrast_outcomes` does: the band covers single points of the curve and not all of them together. It is moved to
+    lie around the curve: resampling lowers the worst of several classes, which differences of two arms hardly feel. An
+    arm has none if it has fewer than two factors, no seed with all of them, or seeds whose curves share no clean
+    accuracy.
+    """
+    entries, bands = results.entries(), dict[tuple[str, tuple[str, str]], Band]()
+    accuracy = _Resampled(results, draws, seed)
+    for arm in results.study.arms:
+        curves = [
+            curve for curve in _curves(entries, arm.name, results.study).values() if len(curve) == len(arm.factors)
+        ]
+        if len(arm.factors) < 2 or not curves:
+            continue
+        x = [np.stack([accuracy.figure(entry, "clean", "average") for entry in curve], axis=1) for curve in curves]
+        low, high = max(each[0].min() for each in x), min(each[0].max() for each in x)
+        if low >= high:
+            continue
+        grid = np.linspace(low, high, 50)
+        for condition, measure in figures:
+            y = [np.stack([accuracy.figure(e, condition, measure) for e in curve], axis=1) for curve in curves]
+            read = [[_read(grid, *rows) for rows in zip(*each, strict=True)] for each in zip(x, y, strict=True)]
+            by_seed = np.stack(read, axis=2)
+            values = _over_seeds(by_seed[1:], seed)
+            values += by_seed[0].mean(axis=-1) - values.mean(axis=0)
+            bands[arm.name, (condition, measure)] = Band(100 * grid, *100 * np.percentile(values, (2.5, 97.5), axis=0))
+    return bands
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -114,6 +157,12 @@ def curve_difference(x: np.ndarray, y: np.ndarray, against_x: np.ndarray, agains
     if len(at) == 1:
         return float(distance[0])
     return float(np.sum((distance[1:] + distance[:-1]) / 2 * np.diff(at)) / (high - low))
+
+
+def _read(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A curve at some x; beyond its ends, the end."""
+    order = np.argsort(x, kind="stable")
+    return np.asarray(np.interp(at, x[order], y[order]))
 
 
 class _Resampled:
@@ -160,18 +209,11 @@ def _counts(random: np.random.Generator, images: int, draws: int) -> np.ndarray:
     return np.vstack([np.ones((1, images)), drawn]).astype(np.float32)
 
 
-def _outcome(
-    study: Study, contrast: Contrast, entries: Sequence[Entry], accuracy: _Resampled, draws: int, seed: int
-) -> Outcome:
+def _outcome(study: Study, contrast: Contrast, entries: Sequence[Entry], accuracy: _Resampled, seed: int) -> Outcome:
     def missing(why: str, seeds: int = 0) -> Outcome:
         return Outcome(contrast, None, None, None, None, None, seeds, why)
 
-    arms = {
-        name: {
-            s: sorted((e for e in entries if (e.arm, e.seed) == (name, s)), key=lambda e: e.factor) for s in study.seeds
-        }
-        for name in (contrast.arm, contrast.against)
-    }
+    arms = {name: _curves(entries, name, study) for name in (contrast.arm, contrast.against)}
     wanted = {arm.name: len(arm.factors) for arm in study.arms}
     seeds = [s for s in study.seeds if all(len(arms[name][s]) == wanted[name] for name in arms)]
     seeds = [s for s in seeds if all(contrast.condition in each.correct for name in arms for each in arms[name][s])]
@@ -183,11 +225,7 @@ def _outcome(
     by_seed = np.stack(
         [difference(contrast, arms[contrast.arm][s], arms[contrast.against][s], accuracy) for s in seeds], axis=1
     )  # (draws + 1, seeds)
-    drawn = by_seed[1:]
-    chosen = np.random.default_rng([seed, 1]).integers(len(seeds), size=(draws, len(seeds)))
-    mean = drawn.mean(axis=1)
-    stretch = math.sqrt(len(seeds) / (len(seeds) - 1)) if len(seeds) > 1 else 0.0
-    values = 100 * (mean + stretch * (np.take_along_axis(drawn, chosen, axis=1).mean(axis=1) - mean))
+    values = 100 * _over_seeds(by_seed[1:], seed)
     observed = 100 * float(by_seed[0].mean())
     low, low90, high90, high = np.percentile(values, (2.5, 5, 95, 97.5))
     against = (min((values <= 0).sum(), (values >= 0).sum()) + 1) / (len(values) + 1)
@@ -200,6 +238,21 @@ def _outcome(
         equivalent=bool(-study.margin < min(low90, observed) and max(high90, observed) < study.margin),
         seeds=len(seeds),
     )
+
+
+def _curves(entries: Sequence[Entry], arm: str, study: Study) -> dict[int, list[Entry]]:
+    """The models of an arm by seed, in the order of their factors."""
+    return {s: sorted((e for e in entries if (e.arm, e.seed) == (arm, s)), key=lambda e: e.factor) for s in study.seeds}
+
+
+def _over_seeds(drawn: np.ndarray, seed: int) -> np.ndarray:
+    """Values (draws, ..., S) averaged over S seeds, which are resampled in each draw."""
+    draws, seeds = drawn.shape[0], drawn.shape[-1]
+    chosen = np.random.default_rng([seed, 1]).integers(seeds, size=(draws, *[1] * (drawn.ndim - 2), seeds))
+    mean = drawn.mean(axis=-1)
+    stretch = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    resampled = np.take_along_axis(drawn, np.broadcast_to(chosen, drawn.shape), axis=-1).mean(axis=-1)
+    return np.asarray(mean + stretch * (resampled - mean))
 
 
 def _at_equal_factor(

@@ -17,7 +17,7 @@ from fairtat.errors import UserError
 from fairtat.evaluation.metrics.bootstrap import FIGURES
 from fairtat.files import write_atomic
 from fairtat.optional import optional_import
-from fairtat.study.contrasts import Outcome, contrast_outcomes
+from fairtat.study.contrasts import Outcome, contrast_outcomes, curve_bands
 from fairtat.study.judge import CORRUPTED
 from fairtat.study.plan import EQUAL, Arm, Study
 from fairtat.study.results import Entry, Results, class_accuracies
@@ -245,7 +245,10 @@ def _csv(results: Results, entries: Sequence[Entry]) -> str:
 
 
 def _picture(results: Results, entries: Sequence[Entry]) -> bytes:
-    """Clean average against robust worst class and robust average: a small mark per seed, a line through the means."""
+    """Clean average against robust worst class and robust average: a small mark per seed, a line through the means.
+
+    A curve has its 95% band.
+    """
     optional_import("matplotlib", purpose="the picture of a study", extra="eval")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -253,11 +256,15 @@ def _picture(results: Results, entries: Sequence[Entry]) -> bytes:
     figure = Figure(figsize=(11, 4.8), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
+    shown = (("robust", "worst"), ("robust", "average"))
+    bands = curve_bands(results, shown)
     for number, arm in enumerate(results.study.arms):
         style: Mapping[str, Any] = {"color": COLORS[number % len(COLORS)]}
         shape = SHAPES[number % len(SHAPES)]
         of_arm = [entry for entry in entries if entry.arm == arm.name]
-        for axes, measure in zip(panels, (("robust", "worst"), ("robust", "average")), strict=True):
+        for axes, measure in zip(panels, shown, strict=True):
+            if (arm.name, measure) in bands:
+                axes.fill_between(*bands[arm.name, measure], alpha=0.15, linewidth=0, **style)
             means = []
             for factor in arm.factors:
                 points = [figures_of(results, entry) for entry in of_arm if entry.factor == factor]
@@ -275,7 +282,10 @@ def _picture(results: Results, entries: Sequence[Entry]) -> bytes:
         axes.grid(alpha=0.25)
     panels[1].legend(fontsize=9)
     figure.suptitle(
-        f"{results.study.title}: seeds (small), means (large), one line per arm", x=0.01, ha="left", fontsize=11
+        f"{results.study.title}: seeds (small), means (large), one line per arm with its 95% band",
+        x=0.01,
+        ha="left",
+        fontsize=11,
     )
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})  # the same bytes from the same results

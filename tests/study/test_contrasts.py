@@ -14,7 +14,7 @@ from scipy import integrate
 
 from fairtat.files import sealed_json
 from fairtat.study import Results, contrast_outcomes, load_study
-from fairtat.study.contrasts import _Resampled, curve_difference, holm
+from fairtat.study.contrasts import _Resampled, curve_bands, curve_difference, holm
 from fairtat.study.results import FORMAT, Entry
 from tests.study.test_plan import written
 
@@ -47,10 +47,12 @@ def test_a_point_is_compared_at_its_own_place_and_curves_apart_at_their_nearest_
     assert curve_difference(*curve, np.array([0.9]), np.array([0.3])) == pytest.approx(0.2 - 0.3)
 
 
-def made(folder: Path, accuracy: Any, seeds: int = 4, change: tuple[tuple[str, str], ...] = ()) -> Results:
+def made(
+    folder: Path, accuracy: Any, seeds: int = 4, change: tuple[tuple[str, str], ...] = (), stream: int = 7
+) -> Results:
     """Results whose models are right with probability ``accuracy(arm, factor, seed, condition)`` (C,)."""
     study = load_study(written(folder, ("seeds: 2", f"seeds: {seeds}"), *change))
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(stream)
     cells = {}
     for cell in study.cells():
         correct = {}
@@ -176,3 +178,42 @@ def test_figures_of_a_subset_are_resampled_with_the_images_that_it_has(tmp_path:
     assert [found[0][0], found[1][0]] == pytest.approx([clean.mean(), float(share @ by_class)])
     np.testing.assert_allclose(np.mean(found, axis=1), np.mean(expected, axis=1), atol=0.005)
     np.testing.assert_allclose(np.cov([each[1:] for each in found]), np.cov(expected), rtol=0.12)
+
+
+def test_a_band_covers_the_curve_and_little_else(tmp_path: Path) -> None:
+    def accuracy(arm: str, factor: float, seed: int, condition: str) -> float:
+        clean = {0.5: 0.9, 1.0: 0.75, 2.0: 0.6}[factor]
+        return clean if condition == "clean" else 1.2 - clean
+
+    figure, covered, wide = ("robust", "average"), [], []
+    for stream in range(20):
+        bands = curve_bands(made(tmp_path, accuracy, 4, stream=stream), (figure, ("robust", "worst")), draws=200)
+        assert set(bands) == {("at", figure), ("at", ("robust", "worst"))}  # one factor draws no curve
+        x, low, high = bands["at", figure]
+        covered.append(np.mean((low <= 120 - x) & (120 - x <= high)))
+        wide.append(np.mean(high - low))
+    assert np.mean(covered) > 0.9
+    # Four models of 220 images each, at 45%: seeds and images are resampled, so each counts their scatter.
+    deviation = 100 * math.sqrt(0.45 * 0.55 / 220 / 4)
+    assert 2 * deviation < np.mean(wide) < 8 * deviation
+
+
+def test_a_band_lies_around_the_curve_of_the_worst_class_and_needs_complete_seeds(tmp_path: Path) -> None:
+    """Of four equal classes resampling lowers the worst, whose curve would leave the band above."""
+    worst = ("robust", "worst")
+    results = made(tmp_path, lambda arm, factor, seed, condition: ALONG[factor][condition != "clean"], 4)
+    x, low, high = curve_bands(results, [worst], draws=200)["at", worst]
+    curves = []
+    for seed in range(4):
+        curve = sorted((e for e in results.entries() if (e.arm, e.seed) == ("at", seed)), key=lambda e: -e.factor)
+        classes = {
+            c: [[e.correct[c][k == LABELS].mean() for k in range(4)] for e in curve] for c in ("clean", "robust")
+        }
+        clean = 100 * np.array(classes["clean"]) @ (np.bincount(LABELS) / len(LABELS))
+        curves.append(np.interp(x, clean, 100 * np.array(classes["robust"]).min(axis=1)))
+    mean = np.mean(curves, axis=0)
+    assert ((low < mean) & (mean < high)).all()
+    assert np.abs((low + high) / 2 - mean).max() < 0.25 * (high - low).min()
+    for seed in range(4):
+        del results._content["cells"][f"at@2-{seed}"]
+    assert curve_bands(results, [worst], draws=20) == {}
