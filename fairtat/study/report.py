@@ -27,6 +27,7 @@ __all__ = ["Table", "contrasts_table", "sentence", "write_report"]
 # Okabe and Ito's palette, then shapes: no two arms share both.
 COLORS = ("#555555", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 SHAPES = ("o", "s", "^", "D", "P", "X", "v", "*")
+_OF_TRAINING = ("class_radius", "targets")  # values per class that are kept of each model
 MEASURES = (("clean", "average"), ("clean", "worst"), ("robust", "average"), ("robust", "worst"), ("robust", "std"))
 
 
@@ -39,7 +40,7 @@ class Table(NamedTuple):
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:
-    """Write report.md, report.html, cells.csv and curves.png; returns their paths.
+    """Write report.md, report.html, cells.csv, training.csv and curves.png; returns their paths.
 
     Raises:
         UserError: the results hold no model, or matplotlib is missing.
@@ -48,7 +49,12 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     if not entries:
         raise UserError(f"{results.path}: holds no model yet; `fairtat study run {results.study.path}` makes them")
     outcomes = contrast_outcomes(results)
-    tables = [_models(results, entries), _conditions(results, entries), contrasts_table(results.study, outcomes)]
+    tables = [
+        _models(results, entries),
+        _conditions(results, entries),
+        _training(results, entries),
+        contrasts_table(results.study, outcomes),
+    ]
     sentences = [sentence(results.study, outcome, number) for number, outcome in enumerate(outcomes)]
     picture = _picture(results, entries)
     origin = _origin(results, entries)
@@ -57,6 +63,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         "report.md": _markdown(results.study, tables, sentences, origin).encode(),
         "report.html": _page(results.study, tables, sentences, origin, picture).encode(),
         "cells.csv": _csv(results, entries).encode(),
+        "training.csv": _training_csv(results, entries).encode(),
         "curves.png": picture,
     }
     for name, content in written.items():
@@ -129,6 +136,36 @@ def _models(results: Results, entries: Sequence[Entry]) -> Table:
         seconds = _spread([entry.values["seconds"] for entry in group], ".0f")
         rows.append((arm.title, f"{factor:g}", str(len(group)), f"{radius:.4g}", *cells, seconds))
     return Table("Accuracy on test images in %, mean ± standard deviation over seeds", head, rows)
+
+
+def _training(results: Results, entries: Sequence[Entry]) -> Table:
+    """Radii and targets of the last epoch, and the cost of a step that does not depend on the machine."""
+    rows = []
+    for arm, factor, group in _groups(results, entries):
+        radii, targets = (_class_means(group, key) for key in _OF_TRAINING)
+        passes = results.passes_of(arm.name)
+        if radii is None and passes is None:
+            continue
+        cells = [*_extremes(radii, results.class_names), *_extremes(targets, results.class_names)]
+        rows.append((arm.title, f"{factor:g}", *cells, "-" if passes is None else f"{passes:.1f}"))
+    head = ("arm", "factor", "smallest radius", "largest", "rarest target", "likeliest", "passes")
+    return Table("Radii and shares of targets in the last epoch, mean over seeds; passes forward per image", head, rows)
+
+
+def _extremes(values: np.ndarray | None, names: Sequence[str]) -> tuple[str, str]:
+    """The smallest and the largest of a value per class, each with the name of its class if they differ."""
+    if values is None or np.isnan(values).all():
+        return "-", "-"
+    if np.nanmin(values) == np.nanmax(values):
+        return (f"{np.nanmin(values):.3g}",) * 2
+    low, high = (f"{values[k]:.3g} ({names[k]})" for k in (int(np.nanargmin(values)), int(np.nanargmax(values))))
+    return low, high
+
+
+def _class_means(group: Sequence[Entry], key: str) -> np.ndarray | None:
+    """(C,) over the models that have values."""
+    values = [entry.values[key] for entry in group if entry.values.get(key) is not None]
+    return np.asarray(np.mean(np.asarray(values, np.float64), axis=0)) if values else None
 
 
 def contrasts_table(study: Study, outcomes: Sequence[Outcome]) -> Table:
@@ -241,6 +278,17 @@ def _csv(results: Results, entries: Sequence[Entry]) -> str:
                 of_class = (labels == k) & ~np.isnan(correct)
                 counts = (int(of_class.sum()), int(correct[of_class].sum()))
                 writer.writerow((entry.arm, f"{entry.factor:g}", entry.seed, entry.radius, condition, name, *counts))
+    return file.getvalue()
+
+
+def _training_csv(results: Results, entries: Sequence[Entry]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("arm", "factor", "seed", "class", "radius", "target share"))
+    for entry in entries:
+        radii, targets = (entry.values.get(key) or [None] * len(results.class_names) for key in _OF_TRAINING)
+        for values in zip(results.class_names, radii, targets, strict=True):
+            writer.writerow((entry.arm, f"{entry.factor:g}", entry.seed, *values))
     return file.getvalue()
 
 

@@ -70,6 +70,7 @@ class Results:
             "labels": None,
             "subset": None,
             "settings": {},
+            "passes": {},
             "cells": {},
         }
         if path.exists():
@@ -127,6 +128,15 @@ class Results:
         of_all = set(judge.conditions) - {CORRUPTED} - of_subset
         return of_all <= set(values["correct"]) and of_subset <= set(values.get(OF_SUBSET, {}))
 
+    def has_training(self, cell: Cell) -> bool:
+        """Whether the file says how the model was trained: files of before these figures were kept do not."""
+        return "class_radius" in self._content["cells"].get(cell.name, {})
+
+    def passes_of(self, arm: str) -> float | None:
+        """What a step of an arm costs per image, in passes of its model forward; None if it was not counted."""
+        value = self._content["passes"].get(arm)
+        return None if value is None else float(value)
+
     def entries(self) -> list[Entry]:
         """The models of the study that are there, in its order."""
         found = []
@@ -156,11 +166,14 @@ class Results:
         evaluations: Sequence[Evaluation],
         epochs: Sequence[Mapping[str, Any]],
         environment: Mapping[str, Any],
+        passes: float | None = None,
     ) -> None:
         """Put a model's outcome in its place and write the file.
 
         Args:
             evaluations: on all images, and on the judge's subset if it has one.
+            epochs: the lines of the run's metrics.
+            passes: what a step of its arm costs, if that was counted.
 
         Raises:
             UserError: the model was judged on other images than those before it.
@@ -182,10 +195,14 @@ class Results:
         if judge.subset is not None:
             of_subset = {OF_SUBSET: self._correct_of_subset(cell, judge.subset, samples, evaluations[1])}
         self._content["settings"][cell.arm.name] = settings_of(cell.arm.config)
+        if passes is not None:
+            self._content["passes"][cell.arm.name] = round(passes, 3)
         self._content["cells"][cell.name] = {
             "correct": correct,
             **of_subset,
             "radius": math.fsum(radii) / len(radii),
+            "class_radius": epochs[-1]["class_eps"],
+            "targets": _drawn(epochs[-1]["target_weight"]),
             "clean_average": evaluation.clean.average,
             "robust_average": evaluation.robust.average,
             "robust_worst": [evaluation.class_names[worst], value],
@@ -211,6 +228,19 @@ class Results:
         elif self._content["subset"] != found or not np.array_equal(samples.sample_ids[images], of_subset.sample_ids):
             raise UserError(f"{cell.name}: its subset holds other images than those of the models in {self.path}")
         return {name: _packed_bits(of_subset.correct(name)) for name in subset.attacks}
+
+
+def _drawn(weights: Sequence[Any] | None) -> list[float] | None:
+    """How often each class is drawn as a target where all labels are as frequent; None for untargeted attacks.
+
+    Args:
+        weights: (C,) or (C, C) by [label, target]. A label is never its own target.
+    """
+    if weights is None:
+        return None
+    table = np.array(np.broadcast_to(np.asarray(weights, np.float64), (len(weights), len(weights))))
+    np.fill_diagonal(table, 0.0)
+    return [round(float(share), 6) for share in (table / table.sum(axis=1, keepdims=True)).mean(axis=0)]
 
 
 def _record(judge: Judge) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from fairtat.errors import UserError
 from fairtat.files import json_lines, parse_json, write_atomic
+from fairtat.study.cost import passes_of_a_step
 from fairtat.study.judge import evaluations_of, main_evaluation, next_question
 from fairtat.study.plan import Cell, Study, settings_of
 from fairtat.study.results import Results
@@ -111,7 +113,7 @@ def run_cells(
         try:
             words = next_command(study, cell, folder, trust_model)
             if words is None:
-                if results is not None and (after is not None or cell not in results):
+                if results is not None and (after is not None or cell not in results or not results.has_training(cell)):
                     _collect(results, cell, folder)
                 return progress.done(cell, folder, after is not None)
             if words == after:
@@ -199,7 +201,11 @@ def _collect(results: Results, cell: Cell, folder: Path) -> None:
     if not epochs:
         raise UserError(f"{file}: holds no epoch")
     environment = RunFolder(folder).environment
-    results.add(cell, evaluations, epochs, parse_json(environment.read_bytes(), environment))
+    passes = None
+    if results.passes_of(cell.arm.name) is None:
+        with suppress(UserError):  # such as data that have gone since: the verdicts do not need them
+            passes = passes_of_a_step(cell.config)
+    results.add(cell, evaluations, epochs, parse_json(environment.read_bytes(), environment), passes)
 
 
 def _stop(processes: Sequence[Process], say: Callable[[str], None]) -> None:

@@ -22,6 +22,7 @@ from tests.study.test_plan import written
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+REPORT = ["cells.csv", "curves.png", "report.html", "report.md", "training.csv"]
 TINY = (
     ("epochs: 3", "epochs: 1, eval: {steps: 1}, model: {name: mlp, options: {width: 8}}"),
     ("attack: {steps: 2}", "attack: {steps: 1}"),
@@ -88,7 +89,7 @@ def test_a_study_runs_is_interrupted_goes_on_and_reports(
     assert fairtat(words) == 0
     assert second.commands == ["evaluate at@2-0", "train fairtat@1-0", "evaluate fairtat@1-0"]
     report = tmp_path / "study-report"
-    assert sorted(path.name for path in report.iterdir()) == ["cells.csv", "curves.png", "report.html", "report.md"]
+    assert sorted(path.name for path in report.iterdir()) == REPORT
     text = (report / "report.md").read_text()
     assert "3 of 3 models. Judged by pgd-1, cw-1 at linf 0.15" in text
     assert text.count("Primary: FAIR-TAT less AT in robust worst") == 1
