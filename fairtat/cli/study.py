@@ -14,6 +14,7 @@ from fairtat.cli.parser import Parser
 from fairtat.errors import UserError
 from fairtat.study import Results, Study, contrast_outcomes, emit_slurm, load_study, run_cells, state_of, write_report
 from fairtat.study.report import sentence
+from fairtat.study.submit import submitting
 from fairtat.training.run.lock import run_lock
 
 ACTIONS = {
@@ -53,6 +54,11 @@ def parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--output", type=str | None, help="folder of the report; by default FILE-report beside the file"
     )
+    parser.add_argument(
+        "--submit", type=dict | None,
+        help="run: models as jobs of a cluster through submitit, --jobs at a time, with these parameters, such as "
+        "'{timeout_min: 600, slurm_partition: gpu, slurm_gpus_per_task: 1}'",
+    )  # fmt: skip
     parser.add_argument("--cell", type=int | None, help="run: this model alone (a number of `plan`), and no report")
     parser.add_trust_model()
     return parser
@@ -89,8 +95,11 @@ def run(options: jsonargparse.Namespace) -> int:
         # Other cells may run beside it, so the results file stays as it is: `fairtat study run` collects.
         failed = run_cells(study, [cells[options.cell]], runs, None, 1, say=say, trust_model=options.trust_model)
         return 1 if failed else 0
+    start = None if options.submit is None else submitting(runs / ".submitit", options.submit)
     with run_lock(runs):
-        failed = run_cells(study, cells, runs, results, options.jobs, say=say, trust_model=options.trust_model)
+        failed = run_cells(
+            study, cells, runs, results, options.jobs, say=say, trust_model=options.trust_model, start=start
+        )
     code = _report(console, study, results, options.output) if results.entries() else 0
     if failed:
         print(f"failed: {', '.join(failed)}; call it again to try them again", file=sys.stderr)

@@ -24,7 +24,7 @@ from fairtat.training.api import stored_config
 from fairtat.training.config import to_yaml
 from fairtat.training.run import RunFolder
 
-__all__ = ["Process", "emit_slurm", "next_command", "run_cells", "state_of"]
+__all__ = ["Process", "Start", "emit_slurm", "launch", "next_command", "run_cells", "state_of"]
 
 POLL_SECONDS = 0.2
 
