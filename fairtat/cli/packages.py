@@ -26,6 +26,7 @@ OPTIONAL = {
     "datasets": ("datasets", "hf"),
     "pyarrow": ("pyarrow.parquet", "parquet"),
     "torchmetrics": ("torchmetrics", "torchmetrics"),
+    "submitit": ("submitit", "submitit"),
     "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
     "wandb": ("wandb", "wandb"),
     "mlflow-skinny": ("mlflow", "mlflow"),
