@@ -3,6 +3,10 @@
 What decides is the logits and the gradient of the first pass, before a step has been made. A step in Linf keeps the
 signs of the gradient alone, which flip wherever rounding crosses zero and take the later steps with them: images that
 differ in a percent of their pixels say nothing. Logits and gradients are the same up to rounding, or the model is not.
+
+But a ReLU whose input lies within a rounding of zero is on in one computation and off in the other, and then the
+gradient of that sample is another one; among a few dozen images a ResNet-18 has such units. So where samples differ,
+the model is asked whether it differs from itself on them, when its input moves by a few roundings.
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ MISMATCH = "what was built computes something else than the model"
 CHANGES = "the model computes something else at every call"
 
 MAX_ENTRIES = 16  # of an image's gradient, or one of each row: keeping all would take the memory of a batch
-ROUNDINGS = 4  # how much further than one rounding of its input moves the model a program may be off: it has many
+ROUNDINGS = 4  # how much further than a moved input moves a sample's pass a program may be off: it has many roundings
+# By how many roundings the input is moved, first up, then down. A unit that a program's roundings switch is switched by
+# one of a pair nearly always if they move it further.
+NUDGES = (1, -1, 8, -8, 8, -8, 8, -8, 8, -8)
 
 
 class Probe(NamedTuple):
@@ -57,21 +64,30 @@ class FirstPass:
         self.restore()
 
     def confirms(self, found: Probe) -> bool | None:
-        """Whether this is the same computation; None: it is, but telling took a second pass, and all is at its start.
+        """Whether this is the same computation; None: it is, but telling took further passes, and all is at its start.
 
-        It is the same if both agree in half of the digits of their precision, or better than the model agrees with
-        itself when its input moves by one rounding and its random numbers are others.
+        It is the same if both agree in half of the digits of their precision. If not, every sample must agree so, or
+        better than the model agrees with itself on it when its input moves by some roundings and its random numbers
+        are others.
         """
         found = found.head(len(self._expected.logits))
         eps = max(torch.finfo(t.dtype).eps for t in (found.logits, torch.empty(0, dtype=self._steps.network.precision)))
-        apart = _distances(found, self._expected)
-        if max(apart) <= eps**0.5:
+        if all(_distance(a, b) <= eps**0.5 for a, b in zip(found, self._expected, strict=True)):
             return True
-        self._restore_buffers()
-        self._steps.restart(self._samples)
-        own = _distances(self._pass(nudge=eps), self._expected)
+        if any(a.shape != b.shape for a, b in zip(found, self._expected, strict=True)):
+            return False
+        apart = _of_samples(found, self._expected)
+        own = torch.full_like(apart, eps**0.5 / ROUNDINGS)
+        for number, roundings in enumerate(NUDGES):
+            self._restore_buffers()
+            self._steps.restart(self._samples)
+            moved = self._pass(roundings * eps, number // 2)
+            own = torch.maximum(own, _of_samples(moved, self._expected))
+            if (apart <= ROUNDINGS * own).all():
+                self.restore()
+                return None
         self.restore()
-        return None if all(a <= max(eps**0.5, ROUNDINGS * b) for a, b in zip(apart, own, strict=True)) else False
+        return False
 
     def restore(self) -> None:
         """Put buffers and generators back."""
@@ -79,13 +95,13 @@ class FirstPass:
         for generator, state in self._generators:
             generator.set_state(state)
 
-    def _pass(self, nudge: float = 0.0) -> Probe:
-        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up and down."""
+    def _pass(self, nudge: float = 0.0, pattern: int = 0) -> Probe:
+        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up or down."""
         steps = self._steps
         leaf = self._samples.model_input.detach()
         if nudge:
-            signs = torch.ones_like(leaf)
-            signs[..., ::2] = -1
+            generator = torch.Generator().manual_seed(pattern)
+            signs = torch.randint(0, 2, leaf.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1).to(leaf)
             leaf = leaf * (1 + nudge * signs)
         leaf.requires_grad_()
         with steps.network.state.statistics_held():
@@ -98,8 +114,26 @@ class FirstPass:
                 tensor.copy_(value)
 
 
-def _distances(found: Probe, expected: Probe) -> tuple[float, ...]:
-    return tuple(_distance(*pair) for pair in zip(found, expected, strict=True))
+def _of_samples(found: Probe, expected: Probe) -> Tensor:
+    """(2, N): how far each sample's logits and gradient are apart, relative to its own or to the batch's usual size.
+
+    So what hardly moves a step decides nothing, such as the gradient of a sample that is classified without a doubt.
+    """
+    rows = []
+    for a, b in zip(found, expected, strict=True):
+        odd, same = _odd(a, b)
+        a, b = (t.double().masked_fill(odd, 0.0).flatten(1) for t in (a, b))
+        size = torch.maximum(a.norm(dim=1), b.norm(dim=1))
+        usual = size.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        apart = (a - b).norm(dim=1) / torch.maximum(size, usual)
+        rows.append(torch.where(same.flatten(1).all(dim=1), apart, torch.inf))
+    return torch.stack(rows)
+
+
+def _odd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(What is not finite in either, where both are finite or the same)."""
+    odd = ~(a.isfinite() & b.isfinite())
+    return odd, ~odd | (a == b) | (a.isnan() & b.isnan())
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -107,8 +141,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return torch.inf
     a, b = found.double(), expected.double()
-    odd = ~(a.isfinite() & b.isfinite())
-    same = (~odd | (a == b) | (a.isnan() & b.isnan())).all()
+    odd, same = _odd(a, b)
     a, b = a.masked_fill(odd, 0.0), b.masked_fill(odd, 0.0)
     size = torch.maximum(a.norm(), b.norm()).clamp_min(torch.finfo(torch.float64).tiny)
-    return float(torch.where(same, (a - b).norm() / size, torch.inf))
+    return float(torch.where(same.all(), (a - b).norm() / size, torch.inf))
