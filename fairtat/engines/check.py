@@ -96,22 +96,33 @@ class FirstPass:
             generator.set_state(state)
 
     def _pass(self, nudge: float = 0.0, pattern: int = 0) -> Probe:
-        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up or down."""
+        """The pass of a step that is not made; ``nudge`` moves the input by that share of each pixel, up or down.
+
+        It moves the logits as well, since losses have roundings of their own: those of TRADES' divergence, which is
+        nearly none where an attack begins, are most of its gradient.
+        """
         steps = self._steps
         leaf = self._samples.model_input.detach()
+        generator = torch.Generator().manual_seed(pattern)
         if nudge:
-            generator = torch.Generator().manual_seed(pattern)
-            signs = torch.randint(0, 2, leaf.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1).to(leaf)
-            leaf = leaf * (1 + nudge * signs)
+            leaf = leaf * (1 + nudge * _signs(leaf, generator))
         leaf.requires_grad_()
         with steps.network.state.statistics_held():
-            score = steps.score(steps.network(leaf), self._samples)
+            logits = steps.network(leaf)
+            if nudge:
+                logits = logits + nudge * _signs(logits, generator) * logits.detach().abs().clamp_min(1.0)
+            score = steps.score(logits, self._samples)
         return probe(score.logits, steps.gradient(leaf, score))
 
     def _restore_buffers(self) -> None:
         with torch.no_grad():
             for tensor, value in self._buffers:
                 tensor.copy_(value)
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """As many numbers, 1 or -1."""
+    return torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1).to(like)
 
 
 def _of_samples(found: Probe, expected: Probe) -> Tensor:

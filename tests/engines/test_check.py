@@ -371,17 +371,18 @@ def test_a_probe_is_small_and_has_entries_of_every_row(shape):
 
 
 @contextlib.contextmanager
-def first_pass(model, x, target):
-    options = PGDOptions.named({"eps": 0.3, "init": "zero", "steps": 1}, targeted=True)
-    batch = make_batch(x, target, options)
+def first_pass(model, x, target, *, clean_logits=None, **more):
+    named = {"eps": 0.3, "init": "zero", "steps": 1, "seed": 0, **more}
+    options = PGDOptions.named(named, targeted=clean_logits is None)
+    batch = make_batch(x, target, options, clean_logits=clean_logits)
     with frozen(model, "eval") as state:
         steps = PGDSteps(Network(state, batch.x, amp=None, normalized=False), batch, options, 0)
         yield FirstPass(steps, steps.begin([Span(0, slice(0, len(x)), len(x))]), ())
 
 
 def textbook(model, x, target):
-    """The first pass in float64."""
-    leaf = x.double().requires_grad_()
+    """The first pass in float64; the gradient to probabilities is that of the divergence from them."""
+    leaf = x.detach().double().requires_grad_()
     logits = copy.deepcopy(model).double()(leaf)
     (grad,) = torch.autograd.grad(nn.functional.cross_entropy(logits, target, reduction="sum"), leaf)
     return probe(logits.float(), grad.float())
@@ -430,3 +431,22 @@ def test_among_units_that_rounding_switches_another_model_is_seen(kinked, wrong)
         else:
             logits = logits[:, :4]
         assert first.confirms(Probe(logits, gradient)) is False
+
+
+def test_a_divergence_that_is_nearly_none_is_compared_by_its_own_roundings():
+    """TRADES' at its start: probabilities less probabilities that are the same to four digits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.Softplus(), nn.Linear(64, 5))
+    x, y = torch.rand(64, 1, 6, 6), torch.randint(5, (64,))
+    clean = model(x).detach()
+    p = clean.double().softmax(1)
+    with first_pass(model, x, y, clean_logits=clean, loss="kl", init="normal", eps=3e-4) as first:
+        start = first._samples.x_adv
+        found = textbook(model, start, p)
+        assert _distance(found.gradient, first._expected.gradient) > 3.5e-4
+        assert first.confirms(found) is None
+        assert first.confirms(textbook(model, start, p.roll(1, 1))) is False
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other[3].weight[2, 7] += 0.05
+        assert first.confirms(textbook(other, start, p)) is False
