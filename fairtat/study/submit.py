@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,27 @@ def submitting(folder: Path, parameters: Mapping[str, Any]) -> Start:
     def start(run: Path, words: Sequence[str], threads: int) -> Process:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**{"name": run.name, "cpus_per_task": threads, **chosen})
-        return _Job(executor.submit(_work, run, words, threads))
+        with _sigint_heard():
+            return _Job(executor.submit(_work, run, words, threads))
 
     return start
+
+
+@contextmanager
+def _sigint_heard() -> Iterator[None]:
+    """A process that is started in here hears SIGINT, by which submitit ends a local job.
+
+    A shell's background ignores it, and so would all that comes of it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(run: Path, words: Sequence[str], threads: int) -> int:

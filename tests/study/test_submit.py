@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,25 @@ def test_a_study_runs_as_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all("$ fairtat train" in log and "$ fairtat evaluate" in log for log in logs.values())
 
 
+@pytest.fixture(params=["foreground", "background"])
+def shell(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As a shell starts a command: in its background, SIGINT is ignored."""
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler if request.param == "foreground" else signal.SIG_IGN
+    )
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("shell")
 def test_a_job_that_fails_says_so_and_one_that_is_stopped_keeps_its_epochs(tmp_path: Path) -> None:
     start = submitting(tmp_path / ".submitit", {"cluster": "local"})
     failing = start(tmp_path / "failing", ("train", "--epochs", "none"), 1)
     assert failing.wait() == 2
     assert "epochs" in (tmp_path / "failing.log").read_text()
     run = tmp_path / "run"
-    words = ("--data.name", "digits", "--model.name", "mlp", "--attack.steps", "1", "--epochs", "100000")
+    words = ("--data.name", "digits", "--model.name", "mlp", "--attack.steps", "1", "--epochs", "2000")
     job = start(run, ("train", *words, "--output", str(run)), 1)
     deadline = time.monotonic() + 120
     while not (run / "checkpoint.pt").exists():
