@@ -25,9 +25,9 @@ MISMATCH = "what was built computes something else than the model"
 CHANGES = "the model computes something else at every call"
 
 MAX_ENTRIES = 16  # of an image's gradient, or one of each row: keeping all would take the memory of a batch
-ROUNDINGS = 4  # how much further than a moved input moves a sample's pass a program may be off: it has many roundings
-# By how many roundings the input is moved, first up, then down. A unit that a program's roundings switch is switched by
-# one of a pair nearly always if they move it further.
+ROUNDINGS = 4  # a program may be off by so many times what a moved input changes: it has many roundings
+# By how many roundings the input is moved, first up, then down. The larger moves switch nearly every unit that a
+# program's roundings switch.
 NUDGES = (1, -1, 8, -8, 8, -8, 8, -8, 8, -8)
 
 

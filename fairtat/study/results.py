@@ -129,7 +129,7 @@ class Results:
         return of_all <= set(values["correct"]) and of_subset <= set(values.get(OF_SUBSET, {}))
 
     def has_training(self, cell: Cell) -> bool:
-        """Whether the file says how the model was trained: files of before these figures were kept do not."""
+        """Whether the file says how the model was trained; older files do not."""
         return "class_radius" in self._content["cells"].get(cell.name, {})
 
     def passes_of(self, arm: str) -> float | None:
