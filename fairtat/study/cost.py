@@ -17,12 +17,12 @@ __all__ = ["passes_of_a_step"]
 _IMAGES = 8  # of the step that is counted
 
 
-def passes_of_a_step(config: TrainConfig) -> float:
+def passes_of_a_step(config: TrainConfig) -> float | None:
     """What the first step of a run costs per image, in passes of its model forward.
 
     Operations are counted in convolutions and products of matrices, of the attack, the training pass, a teacher and
     whatever else the step does, on the CPU and on few images. A pass back to the images costs one, so PGD of K steps
-    and a training pass cost about ``2 * K + 3``.
+    and a training pass cost about ``2 * K + 3``. None for a model that holds neither: there is nothing to count by.
 
     Raises:
         UserError: as `train` before its first step.
@@ -42,4 +42,4 @@ def passes_of_a_step(config: TrainConfig) -> float:
             trainer.model.eval()(x)
     finally:
         torch.set_num_threads(threads)
-    return step.total / forward.total
+    return step.total / forward.total if forward.total else None

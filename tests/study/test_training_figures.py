@@ -42,6 +42,21 @@ def test_the_passes_of_a_step_are_counted(more: dict[str, Any], passes: float) -
     assert passes_of_a_step(config) == pytest.approx(passes)
 
 
+def test_a_model_without_products_has_no_passes_to_count_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scaled_mean.py").write_text(
+        "import torch\n"
+        "class Make(torch.nn.Module):\n"
+        "    def __init__(self, **_):\n"
+        "        super().__init__()\n"
+        "        self.scale = torch.nn.Parameter(torch.arange(10.0))\n"
+        "    def forward(self, x):\n"
+        "        return x.flatten(1).mean(1, keepdim=True) * self.scale\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = from_dict({"data": {"name": "digits"}, "model": {"name": "scaled_mean:Make"}, "attack": {"steps": 3}})
+    assert passes_of_a_step(config) is None
+
+
 def test_a_class_is_drawn_as_often_as_the_sampler_draws_it() -> None:
     random = np.random.default_rng(0)
     assert _drawn(None) is None
