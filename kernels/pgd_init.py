@@ -73,14 +73,14 @@ def _store_start(out, model_input, mean, std, channels, channel_stride, at, star
 def linf_kernel(
     out, x, eps_n, eps, sample_ids, seed: tl.int64, stream: tl.int64, lo, hi,
     pixels, model_input, mean, std, channels, channel_stride,
-    d, size1, size2, size3, stride0, stride1, stride2, stride3,
+    d, size1, size2, size3, stride0, stride1, stride2, stride3, n,
     INIT: tl.constexpr, DIMS: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """BLOCK elements of one sample, four to a Philox counter; INIT is "uniform", "normal" or "zero"."""
-    blocks = tl.cdiv(d, BLOCK)
-    program = tl.program_id(0)
-    sample = (program // blocks).to(tl.int64)
-    block = program % blocks
+    block = tl.program_id(0)
+    sample = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    if sample >= n:
+        return
     if WIDE:
         block = block.to(tl.int64)
     element = block * BLOCK + tl.arange(0, BLOCK)

@@ -23,12 +23,12 @@ def philox(position, stream, sample_id, seed):
     k0 = seed.to(tl.uint32)
     k1 = (seed >> 32).to(tl.uint32)
     for _ in tl.static_range(10):
-        before0 = c0
-        before2 = c2
-        c0 = tl.umulhi(before2, 0xCD9E8D57) ^ c1 ^ k0
-        c1 = before2 * 0xCD9E8D57
-        c2 = tl.umulhi(before0, 0xD2511F53) ^ c3 ^ k1
-        c3 = before0 * 0xD2511F53
+        product0 = c0.to(tl.uint64) * 0xD2511F53  # one instruction for both halves
+        product2 = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (product2 >> 32).to(tl.uint32) ^ c1 ^ k0
+        c1 = product2.to(tl.uint32)
+        c2 = (product0 >> 32).to(tl.uint32) ^ c3 ^ k1
+        c3 = product0.to(tl.uint32)
         k0 += 0x9E3779B9
         k1 += 0xBB67AE85
     return c0, c1, c2, c3

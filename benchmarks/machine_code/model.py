@@ -13,7 +13,8 @@ For one round of a warp (32 threads, each on its way through the loop or the ker
 so that a kernel near two limits is predicted below either: a limit at 60% of the memory's time costs 3%. A call takes
 its rounds and one life, in which the chip fills and empties; a copy of the same bytes takes the memory's time and one
 latency. Their ratio is the share. The chips' figures are from data sheets, a copy is taken to reach 92% of the peak,
-and the latencies under load are assumptions: the model orders kernels and names their limits; it measures nothing.
+and the latencies under load are assumptions; what warps wait for each other at a barrier is left out. The model orders
+kernels and names their limits; it measures nothing.
 """
 
 from __future__ import annotations

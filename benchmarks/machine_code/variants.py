@@ -49,18 +49,22 @@ def _large_l2(label: str, kernel: str, accesses: Mapping[str, int], elements: fl
 
 
 def _cross_entropy(label: str, dtype: str, vectors: int, moved: float) -> Variant:
+    threads = 64  # a row's, and a block
     accesses = {"LDG.128": vectors, "STG.128": vectors}
-    name = f"logit_loss::cross_entropy_kernel<{dtype}, 32>"
-    return Variant(f"logit_loss ce, {label}", name, accesses, CLASSES / 32, moved, total=ROWS * CLASSES, goal=0.85)
+    name = f"logit_loss::cross_entropy_kernel<{dtype}, 2>"
+    total = ROWS * CLASSES
+    elements = CLASSES / threads
+    return Variant(f"logit_loss ce, {label}", name, accesses, elements, moved, total, goal=0.85, threads=threads)
 
 
 def _init(
-    label: str, init: int, *, model_input: str = "NoInput", planes: int = 1, moved: float = 8, **accesses: int
+    label: str, init: int, *, model_input: str = "NoInput, false", planes: int = 1, moved: float = 8, **accesses: int
 ) -> Variant:
     kernel = f"pgd_init::linf_vector_kernel<Init({init}), float, {model_input}, {planes}>"
     others = {kind.replace("_", "."): count for kind, count in accesses.items()}
-    given = {"LDG.128": planes, "STG.128": planes, **others}
-    return Variant(f"pgd_init Linf {label}", kernel, given, 4 * planes, moved, goal=0.95)
+    vectors = planes if planes > 1 else 2  # of a thread
+    given = {"LDG.128": vectors, "STG.128": vectors, **others}
+    return Variant(f"pgd_init Linf {label}", kernel, given, 4 * vectors, moved, goal=0.95)
 
 
 FP32_LOADS = {"LDG.128": 3}
@@ -85,10 +89,10 @@ CUDA = (
     _large_l2("the move", "l2_part_kernel<float, 4>", {"LDG.128": 6, "STG.128": 2}, 8, 16),
     _init("uniform", 0),
     _init("uniform, channels_last", 0, planes=3),
-    _init("uniform, and normalized bfloat16 input", 0, model_input="BFloat16", moved=10, LDS_128=1, STG_64=1),
+    _init("uniform, and normalized bfloat16 input", 0, model_input="BFloat16, true", moved=10, LDS_128=2, STG_64=2),
     _init("normal", 1),
-    _cross_entropy("float32", "float", 8, 8),
-    _cross_entropy("bfloat16", "BFloat16", 4, 4),
+    _cross_entropy("float32", "float", 4, 8),
+    _cross_entropy("bfloat16", "BFloat16", 2, 4),
     Variant("pgd_step Linf, scalar fallback", "pgd_step_linf::linf_scalar_kernel<float>", {"STG.32": 1}, 1, 16),
 )  # fmt: skip
 
@@ -105,6 +109,6 @@ TRITON = (
         "and normalized bfloat16 input", "bfloat16 everything", {**BF16_LOADS, "STG.128": 1, "STG.64": 1}, 16
     ),
     Variant(
-        "pgd_init Linf uniform", "pgd_init linf uniform", {"LDG.128": 1, "STG.128": 1}, 4, 8, goal=0.95
+        "pgd_init Linf uniform", "pgd_init linf uniform", {"LDG.128": 2, "STG.128": 2}, 8, 8, goal=0.95
     ),
 )  # fmt: skip

@@ -6,10 +6,10 @@ namespace fairtat {
 namespace cuda {
 namespace {
 
-// A team of threads works on one row: a warp where a row is short, a whole block where it is long.
-// Every reduction leaves its result in every thread of the team, in one fixed order.
+// A crew of threads works on a row that no team holds: a warp where it is short, a whole block where it is long.
+// Every reduction leaves its result in every thread of the crew, in one fixed order.
 template <bool kBlock>
-struct Team {
+struct Crew {
   __device__ static int size() { return kBlock ? static_cast<int>(blockDim.x) : kWarp; }
   __device__ static int rank() { return kBlock ? static_cast<int>(threadIdx.x) : static_cast<int>(threadIdx.x % kWarp); }
 
@@ -52,18 +52,18 @@ __device__ Best better(Best a, Best b) {
 
 template <bool kBlock>
 __device__ float sum(float value) {
-  return Team<kBlock>::reduce(Sum{value}, [](Sum a, Sum b) { return Sum{a.value + b.value}; }).value;
+  return Crew<kBlock>::reduce(Sum{value}, [](Sum a, Sum b) { return Sum{a.value + b.value}; }).value;
 }
 
 // The best entry of a row among those for which `eligible(index, value)` holds.
 template <bool kBlock, typename Row, typename Eligible>
 __device__ Best best_of(Row z, int64_t classes, Eligible eligible) {
   Best best{0.0f, -1};
-  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+  for (int64_t j = Crew<kBlock>::rank(); j < classes; j += Crew<kBlock>::size()) {
     const float value = z(j);
     if (eligible(j, value)) best = better(best, Best{value, j});
   }
-  return Team<kBlock>::reduce(best, better);
+  return Crew<kBlock>::reduce(best, better);
 }
 
 template <typename T>
@@ -82,7 +82,7 @@ __device__ float weight(Row<T> z, int64_t j, Best best) {
 template <bool kBlock, typename T>
 __device__ float rest_of(Row<T> z, int64_t classes, Best best) {
   float rest = 0.0f;
-  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+  for (int64_t j = Crew<kBlock>::rank(); j < classes; j += Crew<kBlock>::size()) {
     if (j != best.index) rest += weight(z, j, best);
   }
   return sum<kBlock>(rest) + nan_unless_finite(best.value);
@@ -92,14 +92,14 @@ template <bool kBlock, typename T>
 __device__ float cross_entropy(Row<T> z, T* dz, int64_t classes, Best best, int64_t target) {
   const float rest = rest_of<kBlock>(z, classes, best);
   float others = 0.0f;
-  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+  for (int64_t j = Crew<kBlock>::rank(); j < classes; j += Crew<kBlock>::size()) {
     if (j == target) continue;
     const float p = weight(z, j, best) / (1.0f + rest);
     others += p;
     store(dz + j, p);
   }
   others = sum<kBlock>(others);
-  if (Team<kBlock>::rank() == 0) store(dz + target, -others);
+  if (Crew<kBlock>::rank() == 0) store(dz + target, -others);
   return log1pf(rest) + (best.value - z(target));
 }
 
@@ -110,7 +110,7 @@ __device__ float divergence(Row<T> z, Row<Clean> clean, T* dz, int64_t classes, 
   const float rest = rest_of<kBlock>(z, classes, best);
   const float log_scales = log1pf(rest) - log1pf(clean_rest);
   float total = 0.0f;
-  for (int64_t j = Team<kBlock>::rank(); j < classes; j += Team<kBlock>::size()) {
+  for (int64_t j = Crew<kBlock>::rank(); j < classes; j += Crew<kBlock>::size()) {
     const float p = weight(clean, j, clean_best) / (1.0f + clean_rest);
     total += divergence_term(clean(j), clean_best.value, z(j), best.value, p, log_scales);
     store(dz + j, weight(z, j, best) / (1.0f + rest) - p);
@@ -144,7 +144,7 @@ __device__ float difference(const LogitLossArgs& a, bool dlr, Row<T> z, T* dz, B
     }
   }
   const float loss = gap / scale;
-  for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) {
+  for (int64_t j = Crew<kBlock>::rank(); j < a.classes; j += Crew<kBlock>::size()) {
     float d = 0.0f;
     if (j == plus) d += 1.0f;
     if (j == minus) d -= 1.0f;
@@ -172,49 +172,48 @@ __device__ float kl(const LogitLossArgs& a, Row<T> z, T* dz, int64_t at, Best be
 
 __device__ LossKind kind_of(const LogitLossArgs& a, int64_t sample) { return is_towards(a, sample) ? a.kind : a.kind_away; }
 
-// Cross-entropy of a row that a warp holds in registers, kHeld entries a thread: one read of the logits, whose loads
-// are all in flight at once, one exponential for each and one write. Rows of other kinds are left alone.
-template <typename T, int kHeld>
-__global__ void __launch_bounds__(kThreads, kFullBlocks * 3 / 8) cross_entropy_kernel(LogitLossArgs a) {
-  constexpr int kWidth = Vector<T>::kWidth, kVectors = kHeld / kWidth;
-  const int64_t s = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+// Cross-entropy of a row that a team holds in registers: one read of the logits, whose loads are all in flight at once,
+// one exponential for each and one write. Rows of other kinds are left alone.
+template <typename T, int kWarps>
+__global__ void __launch_bounds__(Team<kWarps>::kBlock, Team<kWarps>::kBlocks) cross_entropy_kernel(LogitLossArgs a) {
+  using Team = Team<kWarps>;
+  constexpr int kWidth = Vector<T>::kWidth, kVectors = Team::kHeld / kWidth;
+  const int64_t s = Team::row();
   if (s >= a.n || kind_of(a, s) != LossKind::ce) return;
-  const int lane = threadIdx.x % kWarp, classes = static_cast<int>(a.classes);
+  const int rank = Team::rank(), classes = static_cast<int>(a.classes);
   const T* row = static_cast<const T*>(a.logits) + s * classes;
   T* dz = static_cast<T*>(a.dlogits) + s * classes;
   Words16 words[kVectors];
-  load_row<T, kHeld>(row, classes, words);
+  load_row<T, kWarps>(row, classes, words);
   const int64_t target = a.target[s];
-  const bool in_range = target >= 0 && target < classes;
+  const bool in_range = static_cast<uint64_t>(target) < static_cast<uint64_t>(a.classes);
   const float at_target = in_range ? to_float(row[target]) : 0.0f;
 
-  HeldRow<kHeld> held;
-  weigh_row<T, kHeld>(words, classes, held);
+  HeldRow<Team::kHeld> held;
+  weigh_row<T, kWarps>(words, classes, held);
   const float top = held.top, rest = held.rest;
+  const bool has_softmax = rest == rest;
   int64_t best = held.best;
-
-  float loss;
-  if (rest != rest || !in_range) {
-    if (rest != rest) best = best_of<false>(Row<T>{row}, classes, [](int64_t, float) { return true; }).index;
-    loss = nanf("");
-    for (int j = lane; j < classes; j += kWarp) store(dz + j, loss);
-  } else {
-    const float scale = 1.0f / (1.0f + rest);
+  if (has_softmax && in_range) {
+    const float scale = hardware_reciprocal(1.0f + rest);
     for (int i = 0; i < kVectors; ++i) {
-      const int j = (i * kWarp + lane) * kWidth;
+      const int j = (i * Team::kSize + rank) * kWidth;
       Vector<T> out;
-      for (int k = 0; k < kWidth; ++k) store(&out.at[k], held.weight[i * kWidth + k] * scale);
+      const float* weight = held.weight + i * kWidth;
+      for (int k = 0; k < kWidth; k += 2) store_two(&out.at[k], weight[k] * scale, weight[k + 1] * scale);
       if (j < classes) *reinterpret_cast<Vector<T>*>(dz + j) = out;
     }
     // After the vector that holds it, in the same thread. Not p - 1: a confident sample keeps a gradient.
-    if (static_cast<int>(target) / kWidth % kWarp == lane) {
+    if (static_cast<int>(target) / kWidth % Team::kSize == rank) {
       const float others = target == best ? rest : 1.0f + (rest - hardware_exp(at_target - top));
       store(dz + target, -(others * scale));
     }
-    loss = log1pf(rest) + (top - at_target);
+  } else {
+    if (!has_softmax) best = best_of<false>(Row<T>{row}, classes, [](int64_t, float) { return true; }).index;
+    for (int j = rank; j < classes; j += Team::kSize) store(dz + j, nanf(""));
   }
-  if (lane == 0) {
-    a.loss[s] = loss;
+  if (rank == 0) {
+    a.loss[s] = in_range ? log1pf(rest) + (top - at_target) : nanf("");
     a.pred[s] = best;
     a.reached[s] = best == target;
   }
@@ -240,7 +239,7 @@ __global__ void logit_loss_kernel(LogitLossArgs a, bool done) {
     if (!in_range || nan_unless_finite(best.value) != 0.0f) {
       // No softmax; or an index out of range, which cannot raise without a synchronisation.
       loss = nanf("");
-      for (int64_t j = Team<kBlock>::rank(); j < a.classes; j += Team<kBlock>::size()) store(dz + j, loss);
+      for (int64_t j = Crew<kBlock>::rank(); j < a.classes; j += Crew<kBlock>::size()) store(dz + j, loss);
     } else if (kind == LossKind::ce) {
       loss = cross_entropy<kBlock>(z, dz, a.classes, best, target);
     } else if (kind == LossKind::kl) {
@@ -249,7 +248,7 @@ __global__ void logit_loss_kernel(LogitLossArgs a, bool done) {
       const int64_t plus = targeted ? y : best_of<kBlock>(z, a.classes, [=](int64_t j, float) { return j != target; }).index;
       loss = difference<kBlock>(a, kind == LossKind::dlr, z, dz, best, plus, target, targeted);
     }
-    if (Team<kBlock>::rank() == 0) {
+    if (Crew<kBlock>::rank() == 0) {
       a.loss[s] = loss;
       a.pred[s] = best.index;
       a.reached[s] = best.index == target;
@@ -266,11 +265,10 @@ void launch(const LogitLossArgs& a, cudaStream_t stream) {
   const bool done = some && is_held<T>(a.logits, a.classes) && is_aligned(a.dlogits);
   // The same kernel whatever else the batch holds: a sample has the same bits in any company.
   if (done) {
-    const unsigned blocks = static_cast<unsigned>((a.n + kRows - 1) / kRows);
-    if (a.classes <= kShortRow * kWarp) {
-      cross_entropy_kernel<T, kShortRow><<<blocks, kThreads, 0, stream>>>(a);
+    if (a.classes <= kShortRow) {
+      cross_entropy_kernel<T, 1><<<Team<1>::blocks(a.n), Team<1>::kBlock, 0, stream>>>(a);
     } else {
-      cross_entropy_kernel<T, kHeldRow><<<blocks, kThreads, 0, stream>>>(a);
+      cross_entropy_kernel<T, 2><<<Team<2>::blocks(a.n), Team<2>::kBlock, 0, stream>>>(a);
     }
     const bool all = a.kind == LossKind::ce && (!mixed || a.kind_away == LossKind::ce);
     if (all) return;

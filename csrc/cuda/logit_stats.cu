@@ -48,25 +48,26 @@ __device__ float logit_of(const T* row, int64_t label, int64_t classes) {
   return in_range(label, classes) ? to_float(row[label]) : 0.0f;
 }
 
-// A warp for each row that logit_loss holds in registers, in its order.
-template <typename T, int kHeld>
-__global__ void held_rows_kernel(LogitStatsArgs a) {
-  const int64_t s = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+// A team for each row that logit_loss holds in registers, in its order.
+template <typename T, int kWarps>
+__global__ void __launch_bounds__(Team<kWarps>::kBlock, Team<kWarps>::kBlocks) held_rows_kernel(LogitStatsArgs a) {
+  using Team = Team<kWarps>;
+  const int64_t s = Team::row();
   if (s >= a.n) return;
-  const int lane = static_cast<int>(threadIdx.x % kWarp), classes = static_cast<int>(a.classes);
+  const int classes = static_cast<int>(a.classes);
   const T* row = static_cast<const T*>(a.logits) + s * classes;
-  Words16 words[kHeld / Vector<T>::kWidth];
-  load_row<T, kHeld>(row, classes, words);
+  Words16 words[Team::kHeld / Vector<T>::kWidth];
+  load_row<T, kWarps>(row, classes, words);
   const float own = logit_of(row, a.label[s], a.classes);
-  HeldRow<kHeld> held;
-  weigh_row<T, kHeld>(words, classes, held);
+  HeldRow<Team::kHeld> held;
+  weigh_row<T, kWarps>(words, classes, held);
   Best best{held.top, static_cast<int>(held.best)};
   if (held.rest != held.rest) {
     best = kNothing;
-    for (int j = lane; j < classes; j += kWarp) best = better(best, {to_float(row[j]), j});
+    for (int j = threadIdx.x % kWarp; j < classes; j += kWarp) best = better(best, {to_float(row[j]), j});
     best = best_of_warp(best);
   }
-  if (lane == 0) count_row(a, s, best, held.rest, own);
+  if (Team::rank() == 0) count_row(a, s, best, held.rest, own);
 }
 
 // A warp for each other row that is short: kPerLane logits to a lane, all loads before the first use.
@@ -137,11 +138,10 @@ template <typename T>
 void launch(const LogitStatsArgs& a, cudaStream_t stream) {
   const unsigned warps = grid_for(a.n, kThreads / kWarp);
   if (is_held<T>(a.logits, a.classes)) {
-    const unsigned blocks = static_cast<unsigned>((a.n + kThreads / kWarp - 1) / (kThreads / kWarp));
-    if (a.classes <= kShortRow * kWarp) {
-      held_rows_kernel<T, kShortRow><<<blocks, kThreads, 0, stream>>>(a);
+    if (a.classes <= kShortRow) {
+      held_rows_kernel<T, 1><<<Team<1>::blocks(a.n), Team<1>::kBlock, 0, stream>>>(a);
     } else {
-      held_rows_kernel<T, kHeldRow><<<blocks, kThreads, 0, stream>>>(a);
+      held_rows_kernel<T, 2><<<Team<2>::blocks(a.n), Team<2>::kBlock, 0, stream>>>(a);
     }
   } else if (a.classes <= kWarp) {
     short_rows_kernel<T, 1><<<warps, kThreads, 0, stream>>>(a);

@@ -91,72 +91,106 @@ __device__ Vector<float> in_pixels(const Vector<uint8_t>& bytes) {
   return x;
 }
 
-// Images in whole vectors. A thread makes a group of four elements, which is a vector (kPlanes 1), or in channels_last the
-// groups of the same four pixels in each of three planes, which are three vectors in a row (kPlanes 3).
-template <Init kInit, typename Source, typename Input, int kPlanes>
-__global__ void linf_vector_kernel(PgdInitArgs a, Channels channels, uint32_t items) {
-  constexpr bool kWritten = InputOf<Input>::kWritten;
-  __shared__ Statistics statistics[kWritten ? kMaxChannels : 1];
-  const uint32_t sample = sample_of_block(), item = blockIdx.x * kThreads + threadIdx.x;
-  if (sample >= a.n) return;
-  const bool inside = item < items;
-  const int64_t first = (static_cast<int64_t>(sample) * items + item) * kPlanes;
-  Vector<float> x[kPlanes] = {};
-  for (int p = 0; p < kPlanes; ++p) {
-    if (inside) x[p] = in_pixels(load(static_cast<const Source*>(a.x) + (first + p) * kWidth));
+// Two standard normal numbers by the hardware's functions, within 7e-4: near 1 the logarithm is off by 2**-22 and a root
+// makes that more; sine and cosine are within 2**-20. A start, of which they are thousandths, is then within 1e-6.
+__device__ void hardware_normal_pair(uint32_t word_a, uint32_t word_b, float* first, float* second) {
+#if defined(__CUDA_ARCH__)
+  float log2, radius, sine, cosine;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log2) : "f"(positive_uniform(word_a)));
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(radius) : "f"(fmaxf(log2 * -1.3862943611198906f, 0.0f)));
+  // The turn of word_b from -1/2 to 1/2, where the functions are at their best.
+  const float angle = static_cast<float>(static_cast<int32_t>(word_b) >> 8) * 0x1.921fb6p-22f;
+  asm("sin.approx.ftz.f32 %0, %1;" : "=f"(sine) : "f"(angle));
+  asm("cos.approx.ftz.f32 %0, %1;" : "=f"(cosine) : "f"(angle));
+  *first = radius * cosine;
+  *second = radius * sine;
+#else
+  normal_pair(word_a, word_b, first, second);
+#endif
+}
+
+// Images in whole vectors. A thread makes the groups of four elements of its items. On contiguous images an item is a
+// group, which is a vector (kPlanes 1), and a thread has two, which share the cost of what comes before the first; in
+// channels_last an item is the groups of the same four pixels in each of three planes, three vectors in a row (kPlanes 3).
+template <int kPlanes>
+constexpr int kItems = kPlanes == 1 ? 2 : 1;
+
+template <Init kInit, typename Source, typename Input, bool kNormalised, int kPlanes>
+__global__ void linf_vector_kernel(PgdInitArgs a, PhiloxKeys keys, Channels channels, uint32_t items) {
+  __shared__ Statistics statistics[kNormalised ? kMaxChannels : 1];
+  const uint32_t sample = sample_of_block(), first = blockIdx.x * (kThreads * kItems<kPlanes>) + threadIdx.x;
+  if (sample >= static_cast<uint32_t>(a.n)) return;  // a grid has fewer than 2**32 rows
+  const int64_t begin = (static_cast<int64_t>(sample) * items + first) * (kPlanes * kWidth);  // of the first item
+  constexpr int kStride = kThreads * kPlanes * kWidth;                                        // from an item to the next
+  Vector<float> x[kItems<kPlanes>][kPlanes] = {};
+  for (int i = 0; i < kItems<kPlanes>; ++i) {
+    for (int p = 0; p < kPlanes; ++p) {
+      const int64_t at = begin + i * kStride + p * kWidth;
+      if (first + i * kThreads < items) x[i][p] = in_pixels(load(static_cast<const Source*>(a.x) + at));
+    }
   }
   const uint64_t id = id_of(a, sample);
   const float eps = eps_of(a, sample);
-  if constexpr (kWritten) {
-    if (a.mean != nullptr) {
-      const uint32_t c = threadIdx.x;
-      if (c < static_cast<uint32_t>(a.channels)) statistics[c] = statistics_of(a.mean[c], a.std[c]);
-      __syncthreads();
-    }
+  if (kNormalised) {
+    const uint32_t c = threadIdx.x;
+    if (c < static_cast<uint32_t>(a.channels)) statistics[c] = statistics_of(a.mean[c], a.std[c], a.lo, a.hi);
+    __syncthreads();
   }
-  if (!inside) return;
-  Vector<float> start[kPlanes];
-  for (int p = 0; p < kPlanes; ++p) {
-    const uint32_t group = p * items + item;
-    Words words{};
-    float normals[4] = {};
-    if (kInit == Init::uniform) words = philox(group, a.stream, id, a.seed);
-    if (kInit == Init::normal) normals_of(a, group, id, normals);
-    for (int k = 0; k < kWidth; ++k) {
-      const int e = k * kPlanes + p;
-      const float pixel = x[e / kWidth].at[e % kWidth];
-      start[e / kWidth].at[e % kWidth] = start_of<kInit>(a, pixel, words.w[k], normals[k], eps);
+#pragma unroll  // so that images stay in registers
+  for (int i = 0; i < kItems<kPlanes>; ++i) {
+    const uint32_t item = first + i * kThreads;
+    if (item >= items) return;
+    Vector<float> start[kPlanes];
+    for (int p = 0; p < kPlanes; ++p) {
+      Words words{};
+      float normals[kWidth] = {};
+      if (kInit != Init::zero) words = philox(p * items + item, a.stream, id, keys);
+      if (kInit == Init::normal) {
+        hardware_normal_pair(words.w[0], words.w[1], &normals[0], &normals[1]);
+        hardware_normal_pair(words.w[2], words.w[3], &normals[2], &normals[3]);
+      }
+      for (int k = 0; k < kWidth; ++k) {
+        const int e = k * kPlanes + p;
+        const float pixel = x[i][e / kWidth].at[e % kWidth];
+        start[e / kWidth].at[e % kWidth] = start_of<kInit>(a, pixel, words.w[k], normals[k], eps);
+      }
     }
-  }
-  for (int p = 0; p < kPlanes; ++p) {
-    const int64_t at = (first + p) * kWidth;
-    if constexpr (sizeof(Source) == 1) *reinterpret_cast<Vector<float>*>(a.pixels + at) = x[p];
-    *reinterpret_cast<Vector<float>*>(a.out + at) = start[p];
-    if constexpr (kWritten) {
-      if (a.mean != nullptr) normalise_vector(channels, statistics, item * kPlanes + p, start[p].at, start[p].at);
-      store_vector<Input>(a.model_input, at, start[p].at);
+    for (int p = 0; p < kPlanes; ++p) {
+      const int64_t at = begin + i * kStride + p * kWidth;
+      if constexpr (sizeof(Source) == 1) *reinterpret_cast<Vector<float>*>(a.pixels + at) = x[i][p];
+      *reinterpret_cast<Vector<float>*>(a.out + at) = start[p];
+      if constexpr (InputOf<Input>::kWritten) {
+        if constexpr (kNormalised) normalise_vector(channels, statistics, item * kPlanes + p, start[p].at, start[p].at);
+        store_vector<Input>(a.model_input, at, start[p].at);
+      }
     }
   }
 }
 
-template <Init kInit, typename Source, int kPlanes>
+template <Init kInit, int kPlanes, typename Source, typename Input>
 void launch_planes(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
-  const dim3 grid = sample_grid(a.n, items);
+  constexpr bool kNormalised = InputOf<Input>::kWritten;
+  const dim3 grid = sample_grid(a.n, (items + kItems<kPlanes> - 1) / kItems<kPlanes>);
   const uint32_t count = static_cast<uint32_t>(items);
   const Channels channels = channels_of(a);
-  if (a.model_input == nullptr) {
-    linf_vector_kernel<kInit, Source, NoInput, kPlanes><<<grid, kThreads, 0, stream>>>(a, channels, count);
+  const PhiloxKeys keys = philox_keys(a.seed);
+  if (kNormalised && a.mean != nullptr) {
+    linf_vector_kernel<kInit, Source, Input, kNormalised, kPlanes><<<grid, kThreads, 0, stream>>>(a, keys, channels, count);
   } else {
-    with_type(a.input_dtype, [&](auto input) {
-      linf_vector_kernel<kInit, Source, decltype(input), kPlanes><<<grid, kThreads, 0, stream>>>(a, channels, count);
-    });
+    linf_vector_kernel<kInit, Source, Input, false, kPlanes><<<grid, kThreads, 0, stream>>>(a, keys, channels, count);
   }
+}
+
+template <Init kInit, int kPlanes, typename Source>
+void launch_to(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
+  if (a.model_input == nullptr) return launch_planes<kInit, kPlanes, Source, NoInput>(a, items, stream);
+  with_type(a.input_dtype, [&](auto input) { launch_planes<kInit, kPlanes, Source, decltype(input)>(a, items, stream); });
 }
 
 template <Init kInit, int kPlanes>
 void launch_from(const PgdInitArgs& a, int64_t items, cudaStream_t stream) {
-  if (a.pixels == nullptr) return launch_planes<kInit, float, kPlanes>(a, items, stream);
-  launch_planes<kInit, uint8_t, kPlanes>(a, items, stream);
+  if (a.pixels == nullptr) return launch_to<kInit, kPlanes, float>(a, items, stream);
+  launch_to<kInit, kPlanes, uint8_t>(a, items, stream);
 }
 
 template <int kPlanes>

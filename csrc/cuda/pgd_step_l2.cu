@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kBlock, kBlock == kThreads ? kHeldBlocks : 1)
     x[h] = load(a.x + base + j);
   }
   const Radii r = radii_of(a, sample);
-  if (fetches) statistics[c] = statistics_of(mean, std);
+  if (fetches) statistics[c] = statistics_of(mean, std, a.lo, a.hi);
 
   float g[kHeld][kWidth];
   double squares = 0.0;
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) l2_part_kernel(PgdStepArgs a, Cha
   const int64_t sample = sample_of_block();
   if (sample >= a.n) return;
   if (kCount == kWidth && a.mean != nullptr && threadIdx.x < static_cast<uint32_t>(a.channels)) {
-    statistics[threadIdx.x] = statistics_of(a.mean[threadIdx.x], a.std[threadIdx.x]);  // ahead of the barriers below
+    statistics[threadIdx.x] = statistics_of(a.mean[threadIdx.x], a.std[threadIdx.x], a.lo, a.hi);  // ahead of the barriers below
   }
   const Grad* grad = static_cast<const Grad*>(a.grad) + sample * a.d;
   const Radii r = radii_of(a, sample);

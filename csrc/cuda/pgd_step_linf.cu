@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads, kNormalised && kFullBlocks > 6 ? 6 :
   }
   const Radii r = radii_of(a, sample);
   if (kNormalised) {
-    if (fetches) statistics[c] = statistics_of(mean, std);
+    if (fetches) statistics[c] = statistics_of(mean, std, a.lo, a.hi);
     __syncthreads();
   }
   uint32_t signs = 0;

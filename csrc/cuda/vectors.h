@@ -52,7 +52,11 @@ inline __device__ void normalise_vector(const Channels& channels, const Statisti
       centered[k] = value[k] - of.mean;
       safe &= division_is_safe(centered[k], of);
     }
-    for (int k = 0; k < kWidth; ++k) out[k] = safe ? divide_safely(centered[k], of) : centered[k] / of.std;
+    if (safe) {
+      for (int k = 0; k < kWidth; ++k) out[k] = divide_safely(centered[k], of);
+    } else {
+      for (int k = 0; k < kWidth; ++k) out[k] = centered[k] / of.std;
+    }
     return;
   }
   const uint32_t first = vector * kWidth, row = channels.stride.quotient(first);
@@ -71,7 +75,7 @@ inline __device__ void normalise_vector(const Channels& channels, const Statisti
 template <typename Input>
 __device__ void store_vector(void* to, int64_t i, const float (&value)[kWidth]) {
   Vector<Input> input;
-  for (int k = 0; k < kWidth; ++k) store(&input.at[k], value[k]);
+  for (int k = 0; k < kWidth; k += 2) store_two(&input.at[k], value[k], value[k + 1]);
   *reinterpret_cast<Vector<Input>*>(static_cast<Input*>(to) + i) = input;
 }
 

@@ -42,6 +42,16 @@ FAIRTAT_FN float float_of(uint32_t bits) {
   return value;
 }
 
+// a * b + c in one instruction of a GPU, which does not round the product: for products that are exact, and for results
+// that are compared with a tolerance.
+FAIRTAT_FN float multiply_add(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return __fmaf_rn(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 FAIRTAT_FN float to_float(float value) { return value; }
 
 FAIRTAT_FN float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
@@ -88,6 +98,34 @@ FAIRTAT_FN void store(Float16* out, float value) {
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
   half = magnitude > 0x7f800000u ? 0x7e00u : half;
   out->bits = static_cast<uint16_t>(sign | half);
+#endif
+}
+
+// Two values side by side, the first at an even place: a GPU rounds both in one instruction.
+FAIRTAT_FN void store_two(float* out, float first, float second) {
+  out[0] = first;
+  out[1] = second;
+}
+
+FAIRTAT_FN void store_two(BFloat16* out, float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  memcpy(out, &both, sizeof both);
+#else
+  store(out, first);
+  store(out + 1, second);
+#endif
+}
+
+FAIRTAT_FN void store_two(Float16* out, float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  memcpy(out, &both, sizeof both);
+#else
+  store(out, first);
+  store(out + 1, second);
 #endif
 }
 

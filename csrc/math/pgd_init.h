@@ -16,7 +16,7 @@ FAIRTAT_FN float start_uniform(float x, uint32_t word, float eps, float lo, floa
 }
 
 FAIRTAT_FN float start_normal(float x, float normal, float eps, float lo, float hi) {
-  return clip(clip(x + kNormalStd * normal, x - eps, x + eps), lo, hi);
+  return clip_but_for_sign(clip_but_for_sign(multiply_add(kNormalStd, normal, x), x - eps, x + eps), lo, hi);
 }
 
 // The factor on a sample's normal direction of length `length` that makes it uniform in the L2 ball.

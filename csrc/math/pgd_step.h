@@ -12,6 +12,17 @@ FAIRTAT_FN float clip(float value, float lo, float hi) {
   return value > hi ? hi : value;
 }
 
+// `clip`, but for the sign of a zero that lies on a bound, in one instruction of a GPU for each bound.
+FAIRTAT_FN float clip_but_for_sign(float value, float lo, float hi) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(lo));
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(hi));
+  return value;
+#else
+  return clip(value, lo, hi);
+#endif
+}
+
 // sign(0) = sign(NaN) = 0
 FAIRTAT_FN float sign_of(float grad) { return static_cast<float>(grad > 0.0f) - static_cast<float>(grad < 0.0f); }
 
@@ -120,20 +131,20 @@ FAIRTAT_FN float normalise(float value, float mean, float std) { return (value -
 // A channel's statistics, with what divides by its std many times.
 struct alignas(16) Statistics {
   float mean, std, reciprocal;
-  float largest;  // dividend that divide_safely takes; -1: none
+  float smallest;  // dividend that divide_safely takes, by its magnitude; infinity: none
 };
 
-constexpr float kSmallestDividend = 0x1p-60f;
-
-FAIRTAT_FN Statistics statistics_of(float mean, float std) {
+// Of a channel whose pixels lie in [lo, hi].
+FAIRTAT_FN Statistics statistics_of(float mean, float std, float lo, float hi) {
   // Between these no product or remainder below over- or underflows.
-  const bool usable = fabsf(std) >= 0x1p-30f && fabsf(std) <= 0x1p30f;
-  return {mean, std, 1.0f / std, usable ? 0x1p60f : -1.0f};
+  const bool usable = fabsf(std) >= 0x1p-30f && fabsf(std) <= 0x1p30f && fabsf(lo) + fabsf(hi) + fabsf(mean) <= 0x1p60f;
+  // A difference from such a mean is 0, whose quotient has the division's sign too, or at least 2**-44.
+  const float smallest = fabsf(mean) >= 0x1p-20f ? 0.0f : 0x1p-60f;
+  return {mean, std, 1.0f / std, usable ? smallest : INFINITY};
 }
 
-FAIRTAT_FN bool division_is_safe(float value, const Statistics& by) {
-  return fabsf(value) >= kSmallestDividend && fabsf(value) <= by.largest;
-}
+// `value`: a pixel minus the mean.
+FAIRTAT_FN bool division_is_safe(float value, const Statistics& by) { return fabsf(value) >= by.smallest; }
 
 // value / std with the bits of the division, by the reciprocal. The first correction makes the quotient faithful; where
 // the reciprocal is rounded to nearest and the quotient faithful, one more rounds it to nearest (Markstein's theorem;

@@ -27,27 +27,46 @@ FAIRTAT_FN void wide_product(uint32_t a, uint32_t b, uint32_t* high, uint32_t* l
 #endif
 }
 
-// counter = (position, stream, sample id low, sample id high), key = (seed low, seed high)
-FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, uint64_t seed) {
+// The two words of the key in each round.
+struct PhiloxKeys {
+  uint32_t of[10][2];
+};
+
+FAIRTAT_FN PhiloxKeys philox_keys(uint64_t seed) {
+  PhiloxKeys keys;
+  uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
+  for (auto& key : keys.of) {
+    key[0] = low;
+    key[1] = high;
+    low += 0x9e3779b9u;
+    high += 0xbb67ae85u;
+  }
+  return keys;
+}
+
+// counter = (position, stream, sample id low, sample id high)
+FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, const PhiloxKeys& keys) {
   uint32_t c0 = position, c1 = stream;
   uint32_t c2 = static_cast<uint32_t>(sample_id), c3 = static_cast<uint32_t>(sample_id >> 32);
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
+  for (const auto& key : keys.of) {
     uint32_t high0, low0, high1, low1;
     wide_product(0xd2511f53u, c0, &high0, &low0);
     wide_product(0xcd9e8d57u, c2, &high1, &low1);
-    c0 = high1 ^ c1 ^ k0;
+    c0 = high1 ^ c1 ^ key[0];
     c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
+    c2 = high0 ^ c3 ^ key[1];
     c3 = low0;
-    k0 += 0x9e3779b9u;
-    k1 += 0xbb67ae85u;
   }
   return {{c0, c1, c2, c3}};
 }
 
+// key = (seed low, seed high)
+FAIRTAT_FN Words philox(uint32_t position, uint32_t stream, uint64_t sample_id, uint64_t seed) {
+  return philox(position, stream, sample_id, philox_keys(seed));
+}
+
 // U[-1, 1): exact in float, so every backend gets the same bits.
-FAIRTAT_FN float symmetric_uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-23f - 1.0f; }
+FAIRTAT_FN float symmetric_uniform(uint32_t word) { return multiply_add(static_cast<float>(word >> 8), 0x1p-23f, -1.0f); }
 
 // (0, 1]: a radius or the argument of a logarithm
 FAIRTAT_FN float positive_uniform(uint32_t word) { return static_cast<float>((word >> 8) + 1u) * 0x1p-24f; }

@@ -30,9 +30,11 @@ from fairtat.reference.sample_targets import SampleTargetsArgs, empty_targets
 # Elements of images, samples or classes to a program, and its threads. Four float32 a thread are one 16-byte access;
 # eight would suit a bfloat16 gradient better, but then threads would exchange elements to bring two layouts together.
 ELEMENTS, ELEMENT_THREADS = 1024, 256
+DRAWN = 2 * ELEMENTS  # of a block that draws them: its threads have two vectors each, and share what precedes the first
 SAMPLES, SAMPLE_THREADS = 256, 128
 MAX_CLASSES, CLASSES_PER_THREAD = 2048, 8
 WARP = 64 if torch.version.hip else 32
+MAX_ROWS = 65535  # of a grid, in y and z
 MAX_DIMS = 4  # of a sample's layout, as the kernels walk it
 
 
@@ -65,8 +67,9 @@ def pgd_init(a: PgdInitArgs) -> None:
     )  # fmt: skip
     with on_device(x):
         if a.norm == "linf" or a.init == "zero":
-            starts.linf_kernel[(n * blocks(d, ELEMENTS),)](
-                *arguments, INIT=a.init, DIMS=dims, BLOCK=ELEMENTS, WIDE=is_wide(d), **options(ELEMENT_THREADS)
+            rows = min(n, MAX_ROWS)
+            starts.linf_kernel[(blocks(d, DRAWN), rows, blocks(n, rows))](
+                *arguments, n, INIT=a.init, DIMS=dims, BLOCK=DRAWN, WIDE=is_wide(d), **options(ELEMENT_THREADS)
             )
         else:
             starts.l2_kernel[(n,)](*arguments, INIT=a.init, DIMS=dims, BLOCK=ELEMENTS, **options(ELEMENT_THREADS))
@@ -160,7 +163,7 @@ def blocks(elements: int, block: int) -> int:
 
 def is_wide(elements: int) -> bool:
     """Whether the index of an element, the last block's padding included, needs 64 bits."""
-    return elements > 2**31 - ELEMENTS
+    return elements > 2**31 - DRAWN
 
 
 def row_shape(classes: int) -> tuple[int, int]:
