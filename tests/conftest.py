@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import faults
 import pytest
 import torch
-from torchvision_beside_cpu import make_importable
+from harness.torchvision_beside_cpu import make_importable
 
 make_importable()
 

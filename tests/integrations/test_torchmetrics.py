@@ -13,8 +13,8 @@ from torch import distributed as dist
 
 # This file is also run as a script, as one process of several.
 sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
+from harness.torchvision_beside_cpu import make_importable
 from jobs import started
-from torchvision_beside_cpu import make_importable
 
 make_importable()
 torchmetrics = pytest.importorskip("torchmetrics")
