@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 # This file is also run as a script, as one process of several.
 sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from harness.torchvision_beside_cpu import make_importable
 from jobs import started
 
